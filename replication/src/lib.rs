@@ -1,0 +1,1 @@
+//! PostgreSQL's streaming replication protocol, its state machines and their drivers.

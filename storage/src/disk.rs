@@ -1,0 +1,122 @@
+//! The only door to the file system: [`Disk`] and [`DiskFile`].
+//!
+//! Everything above speaks to these two traits, so that a twin which tears, loses, flips, fills
+//! and fails can stand in for the real disk in tests. The promises are the operating system's:
+//! written data are safe only after `sync` of the file returned, a new or renamed name only after
+//! [`Disk::sync_dir`] of its directory. Nothing here retries a failed sync: after one, the kernel
+//! may have dropped the pages and a second sync would report success for lost data.
+
+mod os;
+#[cfg(feature = "sim")]
+mod sim;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use os::OsDisk;
+#[cfg(feature = "sim")]
+pub use sim::*;
+
+/// A file system, or its simulated twin.
+pub trait Disk: Send + Sync + Debug {
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `PermissionDenied` on a read-only file or file system.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates a file that must not exist yet, readable by its owner only, and opens it for
+    /// reading and writing. Its name is durable after [`sync_dir`](Self::sync_dir).
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames a file, replacing any file of the new name. Durable after `sync_dir` of the
+    /// directory (of both, where they differ).
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates a directory and its missing parents, accessible by its owner only. An existing one
+    /// is left as it is.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes names created, renamed and removed in this directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Names of the entries of a directory, sorted, directories among them.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+
+    /// Whether a file or directory of this name exists.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Takes the exclusive lock that the file `path` stands for, creating the file if needed.
+    /// It is held until the returned value is dropped or the process ends.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another holder, in this process or another, has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
+}
+
+/// An exclusive lock; released when dropped.
+pub trait DiskLock: Send + Sync + Debug {}
+
+/// An open file. All offsets are in bytes from its start.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Reads at `offset` into `buffer`; fewer bytes than asked for at the end of the file or by
+    /// chance, zero only at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes `bytes` at `offset`, growing the file; may write fewer than given.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes written data durable (`fdatasync`): contents and size.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Cuts or extends the file; an extension reads as zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Size in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills `buffer` from `offset`, retrying short and interrupted reads.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before.
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(buffer, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    buffer = &mut buffer[read..];
+                    offset += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes` at `offset`, retrying short and interrupted writes.
+    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Positions, disk, write-ahead log, recovery and stores of Mainstay.
+
+mod disk;
+mod entry;
+mod error;
+mod lsn;
+mod signal;
+mod store;
+mod timeline;
+
+pub use disk::*;
+pub use entry::*;
+pub use error::*;
+pub use lsn::*;
+pub use signal::*;
+pub use store::*;
+pub use timeline::*;

@@ -1,0 +1,268 @@
+//! One climbing position that others read or wait for.
+//!
+//! The flushed, commit and applied positions each are a [`Signal`]: one writer raises it, many
+//! wait until it reaches a target, from threads ([`Signal::wait_blocking`]) or from any async
+//! runtime ([`Signal::wait`]). Waiters are kept in order of their targets, so raising the signal
+//! wakes exactly those it releases, whatever their number. This room knows no runtime.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::lsn::Lsn;
+
+/// A shared, climbing position. Clones are handles on the same one.
+///
+/// ```
+/// use mainstay_storage::{Lsn, Signal};
+/// let signal = Signal::new(Lsn::new(8));
+/// let waiter = std::thread::spawn({ let s = signal.clone(); move || s.wait_blocking(Lsn::new(16), None) });
+/// signal.raise(Lsn::new(24));
+/// assert_eq!(waiter.join().unwrap(), Ok(Lsn::new(24)));
+/// ```
+#[derive(Clone)]
+pub struct Signal {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    value: AtomicU64,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Default)]
+struct Waiters {
+    /// Keyed by target first, so that the released ones are a prefix.
+    by_target: BTreeMap<(Lsn, u64), Waker>,
+    next_id: u64,
+    closed: bool,
+}
+
+/// Why a wait ended without its target.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// The signal was closed; it will not climb any more.
+    #[error("stopped before the position was reached")]
+    Closed,
+    /// The time given was over first.
+    #[error("timed out before the position was reached")]
+    TimedOut,
+}
+
+impl Signal {
+    /// A signal that stands at `value`.
+    pub fn new(value: Lsn) -> Self {
+        let value = AtomicU64::new(value.get());
+        Self {
+            shared: Arc::new(Shared {
+                value,
+                waiters: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The position now.
+    pub fn get(&self) -> Lsn {
+        Lsn::new(self.shared.value.load(Ordering::Acquire))
+    }
+
+    /// Raises the position to `to` and wakes whom that releases; a lower `to` changes nothing.
+    pub fn raise(&self, to: Lsn) {
+        if self.shared.value.fetch_max(to.get(), Ordering::AcqRel) >= to.get() {
+            return;
+        }
+        let released = {
+            let mut waiters = self.shared.waiters.lock();
+            let above = waiters.by_target.split_off(&(to, u64::MAX));
+            std::mem::replace(&mut waiters.by_target, above)
+        };
+        released.into_values().for_each(Waker::wake);
+    }
+
+    /// Sets the position back to `to`, after log was cut. Waiters stay.
+    pub fn reset(&self, to: Lsn) {
+        self.shared.value.store(to.get(), Ordering::Release);
+    }
+
+    /// Ends every wait, present and future, that is not released already, with
+    /// [`WaitError::Closed`].
+    pub fn close(&self) {
+        let waiting = {
+            let mut waiters = self.shared.waiters.lock();
+            waiters.closed = true;
+            std::mem::take(&mut waiters.by_target)
+        };
+        waiting.into_values().for_each(Waker::wake);
+    }
+
+    /// Waits, on any async runtime, until the position is at least `target`, and returns the
+    /// position then. Dropping the future ends the wait and leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`WaitError::Closed`] when the signal is closed before.
+    pub fn wait(&self, target: Lsn) -> SignalWait {
+        SignalWait {
+            signal: self.clone(),
+            target,
+            registered: None,
+        }
+    }
+
+    /// Waits on this thread until the position is at least `target`, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`WaitError::TimedOut`], or [`WaitError::Closed`] when the signal is closed before.
+    pub fn wait_blocking(&self, target: Lsn, timeout: Option<Duration>) -> Result<Lsn, WaitError> {
+        // A deadline only bounds this wait; no decision is made from the clock.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        let mut wait = self.wait(target);
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut wait).poll(&mut context) {
+                return result;
+            }
+            match deadline {
+                None => thread::park(),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(WaitError::TimedOut);
+                    }
+                    thread::park_timeout(left);
+                }
+            }
+        }
+    }
+
+    /// How many are waiting.
+    pub fn waiters(&self) -> usize {
+        self.shared.waiters.lock().by_target.len()
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signal({})", self.get())
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The wait that [`Signal::wait`] returns.
+#[derive(Debug)]
+#[must_use = "a wait does nothing unless it is awaited"]
+pub struct SignalWait {
+    signal: Signal,
+    target: Lsn,
+    registered: Option<u64>,
+}
+
+impl Future for SignalWait {
+    type Output = Result<Lsn, WaitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let value = self.signal.get();
+        if value >= self.target {
+            return Poll::Ready(Ok(value));
+        }
+        let signal = self.signal.clone();
+        let mut waiters = signal.shared.waiters.lock();
+        // `raise` stores before it takes the lock, so a value that is still low here will be
+        // followed by a wake.
+        let value = self.signal.get();
+        if value >= self.target {
+            return Poll::Ready(Ok(value));
+        }
+        if waiters.closed {
+            return Poll::Ready(Err(WaitError::Closed));
+        }
+        let id = *self.registered.get_or_insert_with(|| {
+            waiters.next_id += 1;
+            waiters.next_id
+        });
+        waiters
+            .by_target
+            .insert((self.target, id), context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for SignalWait {
+    fn drop(&mut self) {
+        if let Some(id) = self.registered {
+            self.signal
+                .shared
+                .waiters
+                .lock()
+                .by_target
+                .remove(&(self.target, id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn raising_wakes_exactly_the_released_waiters() {
+        let signal = Signal::new(Lsn::ZERO);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut waits = (1..=10_000u64)
+            .map(|n| signal.wait(Lsn::new(n * 8)))
+            .collect::<Vec<_>>();
+        for wait in &mut waits {
+            assert!(Pin::new(wait).poll(&mut context).is_pending());
+        }
+        signal.raise(Lsn::new(100 * 8 + 4));
+        assert_eq!(count.0.load(Ordering::SeqCst), 100);
+        signal.raise(Lsn::new(50)); // lower: nothing
+        assert_eq!(signal.get(), Lsn::new(804));
+        drop(waits.split_off(5_000)); // given-up waits leave nothing behind
+        assert_eq!(signal.waiters(), 4_900);
+        signal.close();
+        assert_eq!(count.0.load(Ordering::SeqCst), 5_000);
+        assert_eq!(
+            Pin::new(&mut waits[0]).poll(&mut context),
+            Poll::Ready(Ok(Lsn::new(804)))
+        );
+        assert_eq!(
+            Pin::new(&mut waits[200]).poll(&mut context),
+            Poll::Ready(Err(WaitError::Closed))
+        );
+    }
+
+    #[test]
+    fn a_blocking_wait_times_out_and_leaves_nothing_behind() {
+        let signal = Signal::new(Lsn::ZERO);
+        let waited = signal.wait_blocking(Lsn::new(8), Some(Duration::from_millis(5)));
+        assert_eq!(waited, Err(WaitError::TimedOut));
+        assert_eq!(signal.waiters(), 0);
+    }
+}
