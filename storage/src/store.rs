@@ -5,12 +5,16 @@
 //! where the log must be replayed after a crash. It never sees half a transaction, never decides
 //! what is committed, and knows no peers.
 
+mod read;
+
 use std::fmt;
 use std::path::Path;
 
 use crate::entry::WalEntry;
 use crate::error::Result;
 use crate::lsn::Lsn;
+
+pub use read::*;
 
 /// A committed transaction, as it lies in the log.
 ///
