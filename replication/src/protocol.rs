@@ -35,6 +35,7 @@ pub mod level;
 pub mod name;
 pub mod policy;
 pub mod progress;
+pub mod sender;
 
 #[cfg(test)]
 mod script;
