@@ -1,5 +1,6 @@
 //! Positions, disk, write-ahead log, recovery and stores of Mainstay.
 
+mod control;
 mod disk;
 mod entry;
 mod error;
@@ -7,7 +8,9 @@ mod lsn;
 mod signal;
 mod store;
 mod timeline;
+mod wal;
 
+pub use control::*;
 pub use disk::*;
 pub use entry::*;
 pub use error::*;
@@ -15,3 +18,4 @@ pub use lsn::*;
 pub use signal::*;
 pub use store::*;
 pub use timeline::*;
+pub use wal::*;
