@@ -5,6 +5,8 @@
 //! where the log must be replayed after a crash. It never sees half a transaction, never decides
 //! what is committed, and knows no peers.
 
+mod change;
+mod key;
 mod read;
 
 use std::fmt;
@@ -14,6 +16,8 @@ use crate::entry::WalEntry;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
+pub use change::*;
+pub use key::*;
 pub use read::*;
 
 /// A committed transaction, as it lies in the log.
