@@ -6,7 +6,10 @@
 //! what is committed, and knows no peers.
 
 mod change;
+#[cfg(any(test, feature = "sim"))]
+pub mod conformance;
 mod key;
+mod memory;
 mod read;
 
 use std::fmt;
@@ -18,6 +21,7 @@ use crate::lsn::Lsn;
 
 pub use change::*;
 pub use key::*;
+pub use memory::*;
 pub use read::*;
 
 /// A committed transaction, as it lies in the log.
