@@ -6,6 +6,7 @@
 //! at the first difference, and says with which seed the random part ran.
 
 mod cases;
+mod durability;
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,7 @@ pub trait Specimen {
 /// At the first thing that the store does otherwise than [`Store`] and [`ReadAt`] promise.
 pub fn conformance<S: Specimen>(specimen: &mut S, seed: u64) {
     cases::run(specimen);
+    durability::run(specimen);
     random_life(specimen, seed, 300);
 }
 
@@ -187,6 +189,13 @@ impl<'a, S: Specimen> Case<'a, S> {
         assert_eq!(self.reader().applied(), durable);
         self.check_at(durable);
         durable
+    }
+
+    /// Cuts off the log that was never committed, as a failover may. Only a store that has not
+    /// applied it, or has just crashed, may be used further.
+    fn cut(&mut self) {
+        let committed = self.committed;
+        self.log.retain(|logged| logged.end <= committed);
     }
 
     /// Applies the log again from the transaction with number `from` on.

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use super::{Case, FIRST, Failing, Specimen, check_contents, scanned};
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::store::{CATALOG, Change, KEY_MAX, ReadAt, Store, TableId, Transaction};
 
 /// Runs every case.
@@ -26,10 +25,6 @@ pub(super) fn run<S: Specimen>(specimen: &mut S) {
     tables_do_not_mix(&mut Case::new(specimen));
     catalog_names_tables(&mut Case::new(specimen));
     keys_have_limits(&mut Case::new(specimen));
-    checkpoint_keeps_below_its_argument(&mut Case::new(specimen));
-    replay_is_exactly_once(&mut Case::new(specimen));
-    closed_is_not_flushed(&mut Case::new(specimen));
-    copy_is_the_durable_state(&mut Case::new(specimen));
     large_values_come_back(&mut Case::new(specimen));
     old_positions_are_right_or_refused(&mut Case::new(specimen));
 }
@@ -258,92 +253,6 @@ fn keys_have_limits<S: Specimen>(case: &mut Case<'_, S>) {
         let rows = scanned(case.reader(), 1, from, to, at);
         assert!(rows.is_err(), "a bound that is too long was taken");
     }
-}
-
-fn checkpoint_keeps_below_its_argument<S: Specimen>(case: &mut Case<'_, S>) {
-    let mut ends = Vec::new();
-    for n in 0..12u8 {
-        ends.push(case.apply(&[Change::put(1, vec![n % 5, 1], vec![n; 100])]));
-    }
-    for (n, end) in ends.iter().enumerate() {
-        // Just short of an end, the transaction is not covered yet.
-        let upto = if n % 3 == 0 {
-            *end
-        } else {
-            Lsn::new(end.get() - 1)
-        };
-        case.raise(upto);
-        let durable = case.checkpoint(upto);
-        assert!(durable <= upto, "checkpoint({upto}) made {durable} durable");
-        assert!(
-            durable < FIRST || ends.contains(&durable),
-            "durable at {durable}, inside one"
-        );
-        if n % 4 == 1 {
-            case.crash();
-            case.replay();
-            case.check();
-        }
-    }
-}
-
-fn replay_is_exactly_once<S: Specimen>(case: &mut Case<'_, S>) {
-    for n in 0..20u8 {
-        let end = case.commit(&[
-            Change::put(1, vec![1, n % 7], vec![n; 50]),
-            Change::delete(1, vec![1, (n + 3) % 7]),
-        ]);
-        if n % 6 == 5 {
-            case.checkpoint(end);
-        }
-    }
-    let durable = case.crash();
-    case.replay();
-    case.check();
-    // A second crash, and a replay that begins too early, as one after a lost checkpoint does.
-    assert!(case.crash() >= durable);
-    case.replay_from(0);
-    case.check();
-}
-
-fn closed_is_not_flushed<S: Specimen>(case: &mut Case<'_, S>) {
-    let end = case.commit(&[Change::put(1, "a", "1")]);
-    case.checkpoint(end);
-    case.apply(&[Change::put(1, "a", "never committed")]);
-    case.store().close().unwrap();
-    // `crash` checks that nothing above the committed position survived.
-    case.crash();
-    case.replay();
-    case.check();
-}
-
-fn copy_is_the_durable_state<S: Specimen>(case: &mut Case<'_, S>) {
-    for n in 0..30u8 {
-        let end = case.commit(&[
-            Change::put(1, vec![n], vec![n; 200]),
-            Change::put(2, "last", vec![n]),
-            Change::delete(1, vec![n / 2]),
-        ]);
-        if n == 20 {
-            case.checkpoint(end);
-        }
-    }
-    case.apply(&[Change::put(1, "late", "not committed")]);
-    let dir = case.specimen.directory();
-    let before = case.store().durable();
-    let position = case.store().snapshot(&dir).unwrap();
-    assert!(before <= position && position <= case.committed);
-    let (mut copy, reader) = case.specimen.open_copy(&dir);
-    assert_eq!((copy.durable(), copy.applied()), (position, position));
-    let keys = case.keys();
-    check_contents(&reader, position, &case.model_at(position), &keys).unwrap();
-    for logged in &case.log {
-        copy.apply(&logged.transaction()).unwrap();
-    }
-    check_contents(&reader, case.end(), &case.model_at(case.end()), &keys).unwrap();
-    drop(reader);
-    copy.close().unwrap();
-    case.check();
 }
 
 fn large_values_come_back<S: Specimen>(case: &mut Case<'_, S>) {

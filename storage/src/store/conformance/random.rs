@@ -34,6 +34,9 @@ pub(super) fn run<S: Specimen>(specimen: &mut S, seed: u64, steps: usize) {
             70..=74 => {
                 case.crash();
                 open.clear();
+                if random.below(2) == 0 {
+                    case.cut();
+                }
                 case.replay();
             }
             75..=82 => {
