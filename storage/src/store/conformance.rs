@@ -35,7 +35,8 @@ pub trait Specimen {
     fn crash(&mut self, store: Self::Store, reader: Self::Reader) -> (Self::Store, Self::Reader);
 
     /// The log is flushed and committed up to `upto` from now on: a store that gates what it makes
-    /// durable by itself raises its gate. The suite never asks for a checkpoint above it.
+    /// durable by itself raises its gate. The suite never asks for a checkpoint above it. It
+    /// outlives crashes.
     fn committed(&mut self, upto: Lsn);
 
     /// A new, empty directory.
