@@ -88,12 +88,18 @@ pub struct Control {
 impl Control {
     /// The current timeline.
     pub fn timeline(&self) -> Timeline {
-        Timeline { number: self.timeline_number, id: Uuid::from_bytes(self.timeline_id) }
+        Timeline {
+            number: self.timeline_number,
+            id: Uuid::from_bytes(self.timeline_id),
+        }
     }
 
     /// The highest timeline accepted.
     pub fn accepted(&self) -> Timeline {
-        Timeline { number: self.accepted_number, id: Uuid::from_bytes(self.accepted_id) }
+        Timeline {
+            number: self.accepted_number,
+            id: Uuid::from_bytes(self.accepted_id),
+        }
     }
 }
 
@@ -118,11 +124,19 @@ pub(crate) struct ControlFile {
 impl ControlFile {
     /// Creates the file with `control` in both slots. The caller syncs the directory.
     pub(crate) fn create(disk: &dyn Disk, path: &Path, control: Control) -> Result<Self> {
-        let file = disk.create(path).map_err(|source| Error::io("create", path, source))?;
+        let file = disk
+            .create(path)
+            .map_err(|source| Error::io("create", path, source))?;
         let path = path.to_owned();
         file.set_len(WATERMARKS_AT + 2 * WATERMARK_STRIDE)
             .map_err(|source| Error::io("extend", &path, source))?;
-        let mut this = Self { path, file, generation: 0, current: control.clone(), next_watermark: 0 };
+        let mut this = Self {
+            path,
+            file,
+            generation: 0,
+            current: control.clone(),
+            next_watermark: 0,
+        };
         this.replace(control.clone())?;
         this.replace(control)?;
         Ok(this)
@@ -133,16 +147,27 @@ impl ControlFile {
     /// # Errors
     /// `Corrupt` when neither slot is valid, `Format` when the newest is of a newer version.
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<(Self, Watermark)> {
-        let file = disk.open(path).map_err(|source| Error::io("open", path, source))?;
+        let file = disk
+            .open(path)
+            .map_err(|source| Error::io("open", path, source))?;
         let slots = [read_slot(&*file, 0), read_slot(&*file, SLOT_LEN)];
-        let newest = slots.iter().flatten().max_by_key(|(generation, _)| *generation);
+        let newest = slots
+            .iter()
+            .flatten()
+            .max_by_key(|(generation, _)| *generation);
         let Some((generation, control)) = newest.cloned() else {
             return Err(no_valid_slot(path, &slots));
         };
         let marks = [0, 1].map(|index| read_watermark(&*file, index));
         let watermark = marks.into_iter().flatten().max_by_key(|mark| mark.flushed);
         let path = path.to_owned();
-        let this = Self { path, file, generation, current: control, next_watermark: 0 };
+        let this = Self {
+            path,
+            file,
+            generation,
+            current: control,
+            next_watermark: 0,
+        };
         Ok((this, watermark.unwrap_or_default()))
     }
 
@@ -160,7 +185,11 @@ impl ControlFile {
             .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
         if body.len() > CONTROL_BODY_MAX {
             let (size, max) = (body.len() as u64, CONTROL_BODY_MAX as u64);
-            return Err(Error::TooLarge { what: "the control file", size, max });
+            return Err(Error::TooLarge {
+                what: "the control file",
+                size,
+                max,
+            });
         }
         let generation = self.generation + 1;
         let slot = encode_slot(generation, &body);
@@ -190,7 +219,9 @@ impl ControlFile {
 }
 
 fn codec() -> impl bincode::config::Config {
-    bincode::config::standard().with_fixed_int_encoding().with_limit::<{ 128 << 10 }>()
+    bincode::config::standard()
+        .with_fixed_int_encoding()
+        .with_limit::<{ 128 << 10 }>()
 }
 
 fn encode_slot(generation: u64, body: &[u8]) -> Vec<u8> {
@@ -217,14 +248,16 @@ enum BadSlot {
 
 fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
     let mut head = [0; SLOT_HEAD_LEN];
-    file.read_exact_at(&mut head, at).map_err(|_| BadSlot::Unreadable)?;
+    file.read_exact_at(&mut head, at)
+        .map_err(|_| BadSlot::Unreadable)?;
     let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
     let length = u32_at(12) as usize;
     if head[0..8] != MAGIC || length > CONTROL_BODY_MAX {
         return Err(BadSlot::Unreadable);
     }
     let mut body = vec![0; length];
-    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64).map_err(|_| BadSlot::Unreadable)?;
+    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64)
+        .map_err(|_| BadSlot::Unreadable)?;
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&head[..24]);
     hasher.update(&body);
@@ -245,21 +278,36 @@ fn no_valid_slot(path: &Path, slots: &[Result<(u64, Control), BadSlot>; 2]) -> E
     let path = path.to_owned();
     for slot in slots {
         if let Err(BadSlot::Version(found)) = slot {
-            return Error::Format { path, found: *found, supported: CONTROL_VERSION };
+            return Error::Format {
+                path,
+                found: *found,
+                supported: CONTROL_VERSION,
+            };
         }
     }
     let why = "neither of its two slots is valid".to_owned();
-    Error::Corrupt { path, what: "control file", at: Lsn::ZERO, proven: Lsn::ZERO, why }
+    Error::Corrupt {
+        path,
+        what: "control file",
+        at: Lsn::ZERO,
+        proven: Lsn::ZERO,
+        why,
+    }
 }
 
 fn read_watermark(file: &dyn DiskFile, index: u64) -> Option<Watermark> {
     let mut bytes = [0; WATERMARK_LEN];
-    file.read_exact_at(&mut bytes, WATERMARKS_AT + index * WATERMARK_STRIDE).ok()?;
+    file.read_exact_at(&mut bytes, WATERMARKS_AT + index * WATERMARK_STRIDE)
+        .ok()?;
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
     let valid = crc32fast::hash(&bytes[..20]) == u32_at(20);
     let (flushed, commit) = (Lsn::new(u64_at(0)), Lsn::new(u64_at(8)));
-    valid.then_some(Watermark { flushed, commit, timeline_number: u32_at(16) })
+    valid.then_some(Watermark {
+        flushed,
+        commit,
+        timeline_number: u32_at(16),
+    })
 }
 
 #[cfg(test)]
@@ -306,7 +354,10 @@ mod tests {
     fn the_newer_valid_slot_counts_and_a_damaged_one_falls_back() {
         let disk = disk_with(sample());
         let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
-        let newer = Control { checkpoint: Lsn::new(2 << 20), ..sample() };
+        let newer = Control {
+            checkpoint: Lsn::new(2 << 20),
+            ..sample()
+        };
         file.replace(newer.clone()).unwrap();
         assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &newer);
         let mut bytes = disk.read_file(path());
@@ -317,7 +368,10 @@ mod tests {
         assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &sample());
         bytes[older] ^= 0x80;
         disk.write_file(path(), &bytes);
-        assert!(matches!(ControlFile::open(&disk, path()), Err(Error::Corrupt { .. })));
+        assert!(matches!(
+            ControlFile::open(&disk, path()),
+            Err(Error::Corrupt { .. })
+        ));
     }
 
     #[test]
@@ -336,7 +390,14 @@ mod tests {
         }
         disk.write_file(path(), &file);
         let opened = ControlFile::open(&disk, path());
-        assert!(matches!(opened, Err(Error::Format { found: 7, supported: 1, .. })));
+        assert!(matches!(
+            opened,
+            Err(Error::Format {
+                found: 7,
+                supported: 1,
+                ..
+            })
+        ));
     }
 
     #[test]
@@ -346,10 +407,18 @@ mod tests {
         assert_eq!(none, Watermark::default());
         for lsn in [8, 16, 24] {
             let (flushed, commit) = (Lsn::new(lsn), Lsn::new(lsn / 2));
-            file.note_watermark(Watermark { flushed, commit, timeline_number: 1 }).unwrap();
+            file.note_watermark(Watermark {
+                flushed,
+                commit,
+                timeline_number: 1,
+            })
+            .unwrap();
         }
         let read = || ControlFile::open(&disk, path()).unwrap().1;
-        assert_eq!((read().flushed, read().commit), (Lsn::new(24), Lsn::new(12)));
+        assert_eq!(
+            (read().flushed, read().commit),
+            (Lsn::new(24), Lsn::new(12))
+        );
         let mut bytes = disk.read_file(path());
         bytes[WATERMARKS_AT as usize] ^= 1;
         disk.write_file(path(), &bytes);

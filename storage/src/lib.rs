@@ -1,5 +1,6 @@
 //! Positions, disk, write-ahead log, recovery and stores of Mainstay.
 
+mod apply;
 mod control;
 mod disk;
 mod entry;
@@ -11,6 +12,7 @@ mod store;
 mod timeline;
 mod wal;
 
+pub use apply::*;
 pub use control::*;
 pub use disk::*;
 pub use entry::*;

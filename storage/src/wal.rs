@@ -63,7 +63,7 @@ use uuid::Uuid;
 
 use crate::control::Control;
 use crate::disk::{Disk, DiskLock};
-use crate::entry::WalEntry;
+use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::signal::Signal;
@@ -193,7 +193,9 @@ impl Wal {
     /// raised by [`advance_commit`](Self::advance_commit) alone: under a synchronous policy, and on
     /// a standby.
     pub fn set_commit_follows(&self, follows: bool) {
-        self.shared().commit_follows.store(follows, Ordering::Release);
+        self.shared()
+            .commit_follows
+            .store(follows, Ordering::Release);
         if follows {
             self.shared().commit.raise(self.shared().flushed.get());
         }
@@ -219,7 +221,9 @@ impl Wal {
     pub fn append(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
         if let Some(entry) = entries.iter().find(|entry| entry.entry_type.is_internal()) {
             let entry_type = entry.entry_type;
-            return Err(Error::Invalid(format!("{entry_type:?} is written by the log itself")));
+            return Err(Error::Invalid(format!(
+                "{entry_type:?} is written by the log itself"
+            )));
         }
         self.append_any(entries)
     }
@@ -227,8 +231,16 @@ impl Wal {
     /// As [`append`](Self::append), for the log's own `NewTimeline` and `Config` too. Segment
     /// headers and fillers are placed by the writer alone.
     pub(crate) fn append_any(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
-        let records = entries.iter().map(|entry| self.unplaced(entry)).collect::<Result<_>>()?;
+        let records = entries
+            .iter()
+            .map(|entry| self.unplaced(entry))
+            .collect::<Result<_>>()?;
+        let mut configs = self.shared().configs.lock();
         let (start, end) = self.shared().append(records)?;
+        let last = entries
+            .last()
+            .filter(|entry| entry.entry_type == WalEntryType::Config);
+        configs.extend(last.map(|entry| (end, entry.data.clone())));
         Ok(start..end)
     }
 
@@ -236,7 +248,11 @@ impl Wal {
         let (size, max) = (entry.data.len(), self.inner.size.payload_max());
         if size > max {
             let (size, max) = (size as u64, max as u64);
-            return Err(Error::TooLarge { what: "an entry's data", size, max });
+            return Err(Error::TooLarge {
+                what: "an entry's data",
+                size,
+                max,
+            });
         }
         let crc = PayloadCrc::of(&entry.data);
         if entry.checksum != 0 && entry.checksum != crc.value() {
@@ -271,18 +287,30 @@ impl Wal {
         }
         let prev_crc = queue.last_crc.flatten();
         let mut scan = Scan::new(&owner, bytes, at, prev_crc);
+        let mut configs = Vec::new();
         loop {
+            let record = scan.remaining();
             match scan.step() {
-                Ok(Step::Record { .. } | Step::Rest { .. }) => {}
+                Ok(Step::Record { parsed, .. }) => {
+                    if parsed.head.entry_type == WalEntryType::Config {
+                        let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
+                        configs.push((scan.at(), bytes.slice_ref(payload)));
+                    }
+                }
+                Ok(Step::Rest { .. }) => {}
                 Err(record::Invalid::Short) => break,
                 Err(why) => {
-                    return Err(Error::Refused { at: scan.at(), why: why.to_string() });
+                    return Err(Error::Refused {
+                        at: scan.at(),
+                        why: why.to_string(),
+                    });
                 }
             }
         }
         let len = bytes.len() - scan.remaining().len();
         if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
             shared.append_raw(&mut queue, bytes.slice(..len), crc);
+            shared.configs.lock().append(&mut configs);
         }
         Ok(queue.cursor.next)
     }
@@ -313,12 +341,36 @@ impl Wal {
     pub fn checkpoint(&self, durable: Lsn) -> Result<()> {
         let flushed = self.flushed().get();
         if durable > flushed {
-            return Err(Error::Ahead { wanted: durable, end: flushed });
+            return Err(Error::Ahead {
+                wanted: durable,
+                end: flushed,
+            });
         }
+        let mut configs = self.shared().configs.lock();
+        let passed = configs.iter().rposition(|(end, _)| *end <= durable);
         self.update_control(|control| {
             control.checkpoint = control.checkpoint.max(durable);
             control.watermark = flushed;
-        })
+            if let Some((end, config)) = passed.map(|at| &configs[at]) {
+                control.config_lsn = *end;
+                control.config = config.to_vec();
+            }
+        })?;
+        configs.drain(..passed.map_or(0, |at| at + 1));
+        Ok(())
+    }
+
+    /// The newest `Config` entry of the log and the end of its record; empty and zero when there
+    /// is none. It counts from the moment it is in the log, committed or not.
+    pub fn config(&self) -> (Bytes, Lsn) {
+        let newest = self.shared().configs.lock().last().cloned();
+        newest.map_or_else(
+            || {
+                let control = self.control();
+                (Bytes::from(control.config), control.config_lsn)
+            },
+            |(end, config)| (config, end),
+        )
     }
 
     /// The error that every append now ends with, if the log was poisoned.

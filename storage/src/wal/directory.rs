@@ -55,7 +55,10 @@ impl NewLog {
     /// A new cluster, with a random identity, whose log begins at the first usable position.
     pub fn new_cluster(size: SegmentSize) -> Self {
         let begin = size.first_lsn();
-        let timeline = Timeline { number: 1, id: Uuid::new_v4() };
+        let timeline = Timeline {
+            number: 1,
+            id: Uuid::new_v4(),
+        };
         let (high, _) = Uuid::new_v4().as_u64_pair();
         Self {
             // Stock tools take a system id of zero for "none".
@@ -77,7 +80,8 @@ impl Wal {
     /// Disk errors.
     pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
         let path = control_path(dir);
-        disk.exists(&path).map_err(|source| Error::io("inspect", &path, source))
+        disk.exists(&path)
+            .map_err(|source| Error::io("inspect", &path, source))
     }
 
     /// Creates the data directory `dir` and opens it. The control file is written last, so an
@@ -95,13 +99,19 @@ impl Wal {
         let size = options.segment_size;
         if size.offset_of(new.begin) != 0 || new.begin < size.first_lsn() {
             let begin = new.begin;
-            return Err(Error::Invalid(format!("a log cannot begin at {begin}, inside a segment")));
+            return Err(Error::Invalid(format!(
+                "a log cannot begin at {begin}, inside a segment"
+            )));
         }
         let wal = wal_dir(dir);
-        disk.create_dir(&wal).map_err(|source| Error::io("create", &wal, source))?;
+        disk.create_dir(&wal)
+            .map_err(|source| Error::io("create", &wal, source))?;
         let lock = lock(&*disk, dir)?;
         if Self::exists(&*disk, dir)? {
-            return Err(Error::Invalid(format!("{} already holds a log", dir.display())));
+            return Err(Error::Invalid(format!(
+                "{} already holds a log",
+                dir.display()
+            )));
         }
         refuse_orphans(&*disk, &wal, size)?;
         write_history(&*disk, &wal, &new.history)?;
@@ -136,7 +146,11 @@ impl Wal {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Format`], [`Error::Locked`], disk errors. Nothing was changed
     /// then.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: &WalOptions) -> Result<(Self, Recovered)> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: &WalOptions,
+    ) -> Result<(Self, Recovered)> {
         let lock = lock(&*disk, dir)?;
         Self::open_locked(disk, dir, options, lock)
     }
@@ -153,7 +167,11 @@ impl Wal {
             .ok_or_else(|| bad_control(dir, "its segment size is impossible"))?;
         let wal = wal_dir(dir);
         let history = Arc::new(read_history(&*disk, &wal, &control)?);
-        let owner = Arc::new(Owner { system_id: control.system_id, history, size });
+        let owner = Arc::new(Owner {
+            system_id: control.system_id,
+            history,
+            size,
+        });
         let recovery = Recovery {
             disk: &*disk,
             wal_dir: &wal,
@@ -166,22 +184,38 @@ impl Wal {
         };
         let found = recovery.run()?;
         let end = found.end.lsn;
-        let mut opened = Control { clean: false, watermark: end, ..control.clone() };
+        let mut opened = Control {
+            clean: false,
+            watermark: end,
+            ..control.clone()
+        };
         if options.accept_loss_from.is_some_and(|from| from == end) {
             opened.incarnation = *Uuid::new_v4().as_bytes();
             opened.checkpoint = opened.checkpoint.min(end);
         }
         control_file.replace(opened)?;
-        let recovered = Recovered { end, clean: control.clean, torn: found.torn.clone() };
-        let names = disk.list(&wal).map_err(|source| Error::io("list", &wal, source))?;
+        let recovered = Recovered {
+            end,
+            clean: control.clean,
+            torn: found.torn.clone(),
+        };
+        let names = disk
+            .list(&wal)
+            .map_err(|source| Error::io("list", &wal, source))?;
         let spares = Arc::new(Spares::open(disk.clone(), &wal, size, &names)?);
         spares.cover_from(end);
         let queue = Queue::new(Cursor { next: end, size }, found.end.prev_crc);
         let tail = Tail::new(end, options.tail_bytes);
         let commit = watermark.commit.clamp(control.checkpoint.min(end), end);
         let clock = options.wall_clock;
-        let file =
-            LogFile::new(disk.clone(), &wal, owner.clone(), spares.clone(), clock, found.end);
+        let file = LogFile::new(
+            disk.clone(),
+            &wal,
+            owner.clone(),
+            spares.clone(),
+            clock,
+            found.end,
+        );
         let shared = Arc::new(Shared::new(
             queue,
             file,
@@ -191,6 +225,7 @@ impl Wal {
             owner,
             spares,
             commit,
+            found.configs,
         ));
         let threads = start_threads(&shared, dir)?;
         let identity = Identity {
@@ -207,23 +242,35 @@ impl Wal {
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(lock)),
         };
-        Ok((Self { inner: Arc::new(inner) }, recovered))
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            recovered,
+        ))
     }
 }
 
 fn start_threads(shared: &Arc<Shared>, dir: &Path) -> Result<Vec<thread::JoinHandle<()>>> {
     let spawn = |name: &str, run: fn(&Shared)| {
         let shared = shared.clone();
-        let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared));
+        let spawned = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&shared));
         spawned.map_err(|source| Error::io("start a thread for", dir, source))
     };
-    Ok(vec![spawn("wal-writer", Shared::write_groups)?, spawn("wal-spares", Shared::make_spares)?])
+    Ok(vec![
+        spawn("wal-writer", Shared::write_groups)?,
+        spawn("wal-spares", Shared::make_spares)?,
+    ])
 }
 
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
     let path = dir.join("lock");
     disk.lock(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => Error::Locked { path: dir.to_owned() },
+        io::ErrorKind::WouldBlock => Error::Locked {
+            path: dir.to_owned(),
+        },
         _ => Error::io("lock", &path, source),
     })
 }
@@ -231,13 +278,24 @@ fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
 fn bad_control(dir: &Path, why: &str) -> Error {
     let path = control_path(dir);
     let why = why.to_owned();
-    Error::Corrupt { path, what: "control file", at: Lsn::ZERO, proven: Lsn::ZERO, why }
+    Error::Corrupt {
+        path,
+        what: "control file",
+        at: Lsn::ZERO,
+        proven: Lsn::ZERO,
+        why,
+    }
 }
 
 /// Segments without a control file are a damaged directory, not an interrupted creation.
 fn refuse_orphans(disk: &dyn Disk, wal: &Path, size: SegmentSize) -> Result<()> {
-    let names = disk.list(wal).map_err(|source| Error::io("list", wal, source))?;
-    if let Some(name) = names.iter().find(|name| parse_segment_file_name(name, size).is_some()) {
+    let names = disk
+        .list(wal)
+        .map_err(|source| Error::io("list", wal, source))?;
+    if let Some(name) = names
+        .iter()
+        .find(|name| parse_segment_file_name(name, size).is_some())
+    {
         let path = wal.join(name);
         return Err(Error::Invalid(format!(
             "{} is a log segment, but there is no control file beside it; restore the control \
@@ -251,8 +309,12 @@ fn refuse_orphans(disk: &dyn Disk, wal: &Path, size: SegmentSize) -> Result<()> 
 /// Writes the control file under another name and renames it, so that it is there whole or not.
 fn create_control(disk: &dyn Disk, dir: &Path, control: Control) -> Result<()> {
     let unfinished = dir.join("control.tmp");
-    if disk.exists(&unfinished).map_err(|source| Error::io("inspect", &unfinished, source))? {
-        disk.remove(&unfinished).map_err(|source| Error::io("remove", &unfinished, source))?;
+    if disk
+        .exists(&unfinished)
+        .map_err(|source| Error::io("inspect", &unfinished, source))?
+    {
+        disk.remove(&unfinished)
+            .map_err(|source| Error::io("remove", &unfinished, source))?;
     }
     ControlFile::create(disk, &unfinished, control)?;
     let path = control_path(dir);
@@ -301,12 +363,15 @@ fn read_history(disk: &dyn Disk, wal: &Path, control: &Control) -> Result<Timeli
         }
         opened => opened.map_err(|source| Error::io("open", &path, source))?,
     };
-    let len = file.len().map_err(|source| Error::io("inspect", &path, source))?;
+    let len = file
+        .len()
+        .map_err(|source| Error::io("inspect", &path, source))?;
     if len > HISTORY_BYTES_MAX {
         return Err(corrupt(format!("{len} bytes is too long")));
     }
     let mut bytes = vec![0; usize::try_from(len).expect("bounded")];
-    file.read_exact_at(&mut bytes, 0).map_err(|source| Error::io("read", &path, source))?;
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(|source| Error::io("read", &path, source))?;
     let text = String::from_utf8(bytes).map_err(|_| corrupt("it is not text".to_owned()))?;
     TimelineHistory::parse(&text, timeline, control.history_begin)
         .map_err(|error| corrupt(error.to_string()))

@@ -95,7 +95,15 @@ impl LogFile {
         end: End,
     ) -> Self {
         let dir = dir.to_owned();
-        Self { disk, dir, owner, spares, wall_clock, end, buffer: BytesMut::new() }
+        Self {
+            disk,
+            dir,
+            owner,
+            spares,
+            wall_clock,
+            end,
+            buffer: BytesMut::new(),
+        }
     }
 
     /// Writes and syncs a group.
@@ -114,9 +122,15 @@ impl LogFile {
     }
 
     fn seal_draft(&mut self, draft: &Draft, out: &mut dyn Progress) -> Result<()> {
-        let mut cursor = Cursor { next: self.end.lsn, size: self.owner.size };
+        let mut cursor = Cursor {
+            next: self.end.lsn,
+            size: self.owner.size,
+        };
         let placed = cursor.place(draft.payload.len());
-        assert_eq!(placed.at, draft.at, "a record must be sealed where it was reserved");
+        assert_eq!(
+            placed.at, draft.at,
+            "a record must be sealed where it was reserved"
+        );
         if placed.fill_from.is_some() {
             self.fill_segment();
         }
@@ -149,7 +163,12 @@ impl LogFile {
     fn seal(&mut self, entry_type: WalEntryType, tx_id: u64, payload: &[u8], crc: &PayloadCrc) {
         let place = self.owner.place(self.end.lsn);
         let flushed_upto = self.end.flushed;
-        let head = RecordHead { entry_type, flags: 0, tx_id, flushed_upto };
+        let head = RecordHead {
+            entry_type,
+            flags: 0,
+            tx_id,
+            flushed_upto,
+        };
         let (header, own) = seal(&place, self.end.prev_crc.unwrap_or(0), &head, crc);
         self.end.prev_crc = Some(own);
         self.push(&header);
@@ -181,13 +200,21 @@ impl LogFile {
         self.sync(out)?;
         let number = self.owner.size.segment_of(at);
         let timeline = self.owner.history.current().number;
-        let path = self.dir.join(segment_file_name(timeline, number, self.owner.size));
-        let spare = self.spares.take().expect("a spare is ready before a record is placed in it");
+        let path = self
+            .dir
+            .join(segment_file_name(timeline, number, self.owner.size));
+        let spare = self
+            .spares
+            .take()
+            .expect("a spare is ready before a record is placed in it");
         self.disk
             .rename(&spare, &path)
             .and_then(|()| self.disk.sync_dir(&self.dir))
             .map_err(|source| Error::io("begin", &path, source))?;
-        let file = self.disk.open(&path).map_err(|source| Error::io("open", &path, source))?;
+        let file = self
+            .disk
+            .open(&path)
+            .map_err(|source| Error::io("open", &path, source))?;
         self.end.file = Some(file);
         out.segment(number, timeline);
         Ok(())
@@ -202,10 +229,19 @@ impl LogFile {
             segment_id: self.owner.size.segment_of(at),
             start_lsn: at,
             created_at: (self.wall_clock)(),
-            previous_crc: if self.end.prev_crc.is_some() { finished.finalize() } else { 0 },
+            previous_crc: if self.end.prev_crc.is_some() {
+                finished.finalize()
+            } else {
+                0
+            },
         };
         let payload = header.encode();
-        self.seal(WalEntryType::SegmentHeader, 0, &payload, &PayloadCrc::of(&payload));
+        self.seal(
+            WalEntryType::SegmentHeader,
+            0,
+            &payload,
+            &PayloadCrc::of(&payload),
+        );
     }
 
     /// Hands the buffer to the system, as one write that ends in zeros.
@@ -221,8 +257,13 @@ impl LogFile {
         self.buffer.resize(len + zeros, 0);
         let bytes = self.buffer.split().freeze();
         out.sealed(start, bytes.slice(..len));
-        let file = self.end.file.as_ref().expect("a record's segment has begun");
-        file.write_all_at(&bytes, offset).map_err(|source| self.failed("write", start, source))?;
+        let file = self
+            .end
+            .file
+            .as_ref()
+            .expect("a record's segment has begun");
+        file.write_all_at(&bytes, offset)
+            .map_err(|source| self.failed("write", start, source))?;
         out.written(self.end.lsn);
         Ok(())
     }
@@ -233,7 +274,8 @@ impl LogFile {
         }
         if let Some(file) = &self.end.file {
             let since = self.end.flushed;
-            file.sync_data().map_err(|source| self.failed("sync", since, source))?;
+            file.sync_data()
+                .map_err(|source| self.failed("sync", since, source))?;
         }
         self.end.flushed = self.end.lsn;
         out.flushed(self.end.flushed);

@@ -57,12 +57,16 @@ impl LogBytes {
         let size = self.wal.segment_size();
         let number = size.segment_of(from);
         let upto = upto.min(end).min(size.start_of(number + 1));
-        let len = usize::try_from(upto.bytes_since(from)).unwrap_or(usize::MAX).min(max);
+        let len = usize::try_from(upto.bytes_since(from))
+            .unwrap_or(usize::MAX)
+            .min(max);
         if len == 0 {
             return Ok(Bytes::new());
         }
         let mut bytes = BytesMut::zeroed(len);
-        let read = self.file(number, from)?.read_exact_at(&mut bytes, size.offset_of(from));
+        let read = self
+            .file(number, from)?
+            .read_exact_at(&mut bytes, size.offset_of(from));
         // A segment that was removed meanwhile may hold other log by now.
         self.check_retained(from)?;
         read.map_err(|source| Error::io("read", &self.wal.wal_dir(), source))?;
@@ -71,14 +75,24 @@ impl LogBytes {
 
     fn check_retained(&self, from: Lsn) -> Result<()> {
         let oldest = self.wal.oldest();
-        if from < oldest { Err(Error::Gap { wanted: from, oldest }) } else { Ok(()) }
+        if from < oldest {
+            Err(Error::Gap {
+                wanted: from,
+                oldest,
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn file(&mut self, number: u64, from: Lsn) -> Result<Arc<dyn DiskFile>> {
         let timeline = self.wal.shared().segments.read().get(&number).copied();
         let Some(timeline) = timeline else {
             let oldest = self.wal.oldest();
-            return Err(Error::Gap { wanted: from, oldest });
+            return Err(Error::Gap {
+                wanted: from,
+                oldest,
+            });
         };
         if let Some((open_number, open_timeline, file)) = &self.open
             && (*open_number, *open_timeline) == (number, timeline)
@@ -118,13 +132,21 @@ impl Wal {
     pub fn reader(&self, from: Lsn) -> Result<WalReader> {
         let (oldest, end) = (self.oldest(), self.appended());
         if from < oldest {
-            return Err(Error::Gap { wanted: from, oldest });
+            return Err(Error::Gap {
+                wanted: from,
+                oldest,
+            });
         }
         if from > end {
             return Err(Error::Ahead { wanted: from, end });
         }
         let bytes = LogBytes::new(self.clone());
-        Ok(WalReader { bytes, at: from, window: Bytes::new(), prev_crc: None })
+        Ok(WalReader {
+            bytes,
+            at: from,
+            window: Bytes::new(),
+            prev_crc: None,
+        })
     }
 }
 
@@ -179,7 +201,10 @@ impl WalReader {
     pub fn next_entry(&mut self, upto: Lsn) -> Result<Option<(WalEntry, Lsn)>> {
         while let Some(record) = self.next_record(upto)? {
             let entry_type = record.head.entry_type;
-            if matches!(entry_type, WalEntryType::SegmentHeader | WalEntryType::Filler) {
+            if matches!(
+                entry_type,
+                WalEntryType::SegmentHeader | WalEntryType::Filler
+            ) {
                 continue;
             }
             let entry = WalEntry {

@@ -67,7 +67,10 @@ impl PayloadCrc {
     pub(crate) fn of(payload: &[u8]) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(payload);
-        Self { hasher, len: payload.len() }
+        Self {
+            hasher,
+            len: payload.len(),
+        }
     }
 
     /// The checksum itself.
@@ -181,7 +184,9 @@ pub(crate) fn parse(
     place: &Place,
     prev_crc: Option<u32>,
 ) -> Result<Parsed, Invalid> {
-    let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_LEN>().ok_or(Invalid::Short)?;
+    let (header, rest) = bytes
+        .split_first_chunk::<RECORD_HEADER_LEN>()
+        .ok_or(Invalid::Short)?;
     if header == &[0; RECORD_HEADER_LEN] {
         return Err(Invalid::Empty);
     }
@@ -194,7 +199,9 @@ pub(crate) fn parse(
     if header[14] != 0 || header[15] != 0 {
         return Err(Invalid::Padding);
     }
-    let padded = rest.get(..record_len(payload_len) - RECORD_HEADER_LEN).ok_or(Invalid::Short)?;
+    let padded = rest
+        .get(..record_len(payload_len) - RECORD_HEADER_LEN)
+        .ok_or(Invalid::Short)?;
     let (payload, padding) = padded.split_at(payload_len);
     let found = u32_at(header, 4);
     let mut hasher = place_hasher(place, header);
@@ -208,12 +215,25 @@ pub(crate) fn parse(
     }
     let chained = u32_at(header, 8);
     if let Some(expected) = prev_crc.filter(|&prev| prev != chained) {
-        return Err(Invalid::Chain { found: chained, expected });
+        return Err(Invalid::Chain {
+            found: chained,
+            expected,
+        });
     }
     let tx_id = u64_at(header, 16);
     let flushed_upto = Lsn::new(u64_at(header, 24));
-    let head = RecordHead { entry_type, flags: header[13], tx_id, flushed_upto };
-    Ok(Parsed { head, crc: found, prev_crc: chained, payload_len })
+    let head = RecordHead {
+        entry_type,
+        flags: header[13],
+        tx_id,
+        flushed_upto,
+    };
+    Ok(Parsed {
+        head,
+        crc: found,
+        prev_crc: chained,
+        payload_len,
+    })
 }
 
 /// The hasher fed with everything a record's CRC covers before its payload.
@@ -244,13 +264,25 @@ mod tests {
     use uuid::Uuid;
 
     fn place(lsn: u64) -> Place {
-        let timeline = Timeline { number: 1, id: Uuid::from_u128(0x0123_4567_89AB_CDEF) };
-        Place { system_id: 0x1122_3344_5566_7788, timeline, lsn: Lsn::new(lsn) }
+        let timeline = Timeline {
+            number: 1,
+            id: Uuid::from_u128(0x0123_4567_89AB_CDEF),
+        };
+        Place {
+            system_id: 0x1122_3344_5566_7788,
+            timeline,
+            lsn: Lsn::new(lsn),
+        }
     }
 
     fn record(place: &Place, payload: &[u8]) -> Vec<u8> {
         let flushed_upto = Lsn::new(0x100_0000);
-        let head = RecordHead { entry_type: WalEntryType::Insert, flags: 0, tx_id: 7, flushed_upto };
+        let head = RecordHead {
+            entry_type: WalEntryType::Insert,
+            flags: 0,
+            tx_id: 7,
+            flushed_upto,
+        };
         let (header, _) = seal(place, 0xAABB_CCDD, &head, &PayloadCrc::of(payload));
         let mut bytes = header.to_vec();
         bytes.extend_from_slice(payload);
@@ -262,12 +294,23 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_record() {
         let bytes = record(&place(0x100_0070), b"hello");
-        let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
         assert_eq!(
             hex,
             concat!(
-                "05000000", "e6135426", "ddccbbaa", "01", "00", "0000",
-                "0700000000000000", "0000000100000000", "68656c6c6f", "000000"
+                "05000000",
+                "e6135426",
+                "ddccbbaa",
+                "01",
+                "00",
+                "0000",
+                "0700000000000000",
+                "0000000100000000",
+                "68656c6c6f",
+                "000000"
             )
         );
     }
@@ -277,15 +320,44 @@ mod tests {
         let here = place(0x100_0070);
         let bytes = record(&here, b"hello");
         let parsed = parse(&bytes, 1 << 20, &here, Some(0xAABB_CCDD)).unwrap();
-        assert_eq!((parsed.payload_len, parsed.len(), parsed.head.tx_id), (5, 40, 7));
-        let fails = |place: Place| matches!(parse(&bytes, 1 << 20, &place, None), Err(Invalid::Crc { .. }));
+        assert_eq!(
+            (parsed.payload_len, parsed.len(), parsed.head.tx_id),
+            (5, 40, 7)
+        );
+        let fails = |place: Place| {
+            matches!(
+                parse(&bytes, 1 << 20, &place, None),
+                Err(Invalid::Crc { .. })
+            )
+        };
         assert!(fails(place(0x100_0078)), "another position");
-        assert!(fails(Place { system_id: 1, ..here }), "another cluster");
-        let other = Timeline { number: 1, id: Uuid::from_u128(5) };
-        assert!(fails(Place { timeline: other, ..here }), "another timeline of the same number");
-        assert!(matches!(parse(&bytes, 1 << 20, &here, Some(1)), Err(Invalid::Chain { .. })));
+        assert!(
+            fails(Place {
+                system_id: 1,
+                ..here
+            }),
+            "another cluster"
+        );
+        let other = Timeline {
+            number: 1,
+            id: Uuid::from_u128(5),
+        };
+        assert!(
+            fails(Place {
+                timeline: other,
+                ..here
+            }),
+            "another timeline of the same number"
+        );
+        assert!(matches!(
+            parse(&bytes, 1 << 20, &here, Some(1)),
+            Err(Invalid::Chain { .. })
+        ));
         assert_eq!(parse(&bytes, 39, &here, None), Err(Invalid::Length(5)));
-        assert_eq!(parse(&bytes[..33], 1 << 20, &here, None), Err(Invalid::Short));
+        assert_eq!(
+            parse(&bytes[..33], 1 << 20, &here, None),
+            Err(Invalid::Short)
+        );
         assert_eq!(parse(&[0; 64], 1 << 20, &here, None), Err(Invalid::Empty));
     }
 

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use crc32fast::Hasher;
 
 use crate::control::{Control, Watermark};
@@ -63,6 +64,8 @@ pub(crate) struct Found {
     /// Segment number to the timeline in its file's name.
     pub(crate) segments: BTreeMap<u64, u32>,
     pub(crate) torn: Option<TornTail>,
+    /// `Config` entries from the checkpoint on: end of the record, and its payload.
+    pub(crate) configs: Vec<(Lsn, Bytes)>,
 }
 
 /// The inputs of recovery.
@@ -90,6 +93,7 @@ struct Stop {
     segment_crc: Hasher,
     /// Highest position proven flushed by the records walked over.
     proven: Lsn,
+    configs: Vec<(Lsn, Bytes)>,
 }
 
 impl Recovery<'_> {
@@ -122,7 +126,9 @@ impl Recovery<'_> {
     }
 
     fn list(&self) -> Result<Vec<String>> {
-        self.disk.list(self.wal_dir).map_err(|source| Error::io("list", self.wal_dir, source))
+        self.disk
+            .list(self.wal_dir)
+            .map_err(|source| Error::io("list", self.wal_dir, source))
     }
 
     /// The file to use for each segment: of the newest timeline in our history. Files of timelines
@@ -142,7 +148,8 @@ impl Recovery<'_> {
     }
 
     fn path(&self, number: u64, timeline: u32) -> PathBuf {
-        self.wal_dir.join(segment_file_name(timeline, number, self.owner.size))
+        self.wal_dir
+            .join(segment_file_name(timeline, number, self.owner.size))
     }
 
     fn walk(&self, segments: &BTreeMap<u64, u32>) -> Result<Stop> {
@@ -160,6 +167,7 @@ impl Recovery<'_> {
             file: None,
             segment_crc: Hasher::new(),
             proven: Lsn::ZERO,
+            configs: Vec::new(),
         };
         let first = number;
         while let Some(&timeline) = segments.get(&number) {
@@ -210,8 +218,12 @@ impl Recovery<'_> {
                     if at >= self.control.own_from {
                         stop.proven = stop.proven.max(parsed.head.flushed_upto);
                     }
+                    let payload = &remaining[RECORD_HEADER_LEN..][..parsed.payload_len];
+                    if parsed.head.entry_type == WalEntryType::Config {
+                        stop.configs
+                            .push((scan.at(), Bytes::copy_from_slice(payload)));
+                    }
                     if self.owner.size.offset_of(at) == 0 {
-                        let payload = &remaining[RECORD_HEADER_LEN..][..parsed.payload_len];
                         let header = parsed.head.entry_type == WalEntryType::SegmentHeader;
                         self.check_header(path, at, header.then_some(payload), previous_crc)?;
                     }
@@ -244,9 +256,11 @@ impl Recovery<'_> {
         let payload = payload.ok_or_else(|| corrupt("the first record is no segment header"))?;
         let header = SegmentHeader::decode(payload).map_err(|found| match found {
             0 => corrupt("it cannot be read"),
-            found => {
-                Error::Format { path: path.to_owned(), found, supported: FORMAT_VERSION }
-            }
+            found => Error::Format {
+                path: path.to_owned(),
+                found,
+                supported: FORMAT_VERSION,
+            },
         })?;
         if header.start_lsn != at || u64::from(header.segment_size) != self.owner.size.bytes() {
             return Err(corrupt("it belongs to another position or segment size"));
@@ -302,7 +316,10 @@ impl Recovery<'_> {
     }
 
     fn has_valid_header(&self, path: &Path, at: Lsn) -> Result<bool> {
-        let file = self.disk.open(path).map_err(|source| Error::io("open", path, source))?;
+        let file = self
+            .disk
+            .open(path)
+            .map_err(|source| Error::io("open", path, source))?;
         let mut bytes = [0; RECORD_HEADER_LEN + SEGMENT_HEADER_LEN];
         match file.read_exact_at(&mut bytes, 0) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
@@ -348,11 +365,17 @@ impl Recovery<'_> {
         for (&number, &timeline) in segments.range(from..) {
             if size.start_of(number) <= stop.at {
                 let path = self.path(number, timeline);
-                let file = self.disk.open(&path).map_err(|e| Error::io("open", &path, e))?;
-                file.sync_data().map_err(|source| Error::io("sync", &path, source))?;
+                let file = self
+                    .disk
+                    .open(&path)
+                    .map_err(|e| Error::io("open", &path, e))?;
+                file.sync_data()
+                    .map_err(|source| Error::io("sync", &path, source))?;
             }
         }
-        self.disk.sync_dir(self.wal_dir).map_err(|e| Error::io("sync", self.wal_dir, e))
+        self.disk
+            .sync_dir(self.wal_dir)
+            .map_err(|e| Error::io("sync", self.wal_dir, e))
     }
 
     /// Moves what lies behind the end aside and leaves zeros there.
@@ -360,8 +383,12 @@ impl Recovery<'_> {
         let size = self.owner.size;
         let offset = size.offset_of(stop.at);
         let mut torn = None;
-        if offset != 0 && let Some(file) = &stop.file {
-            let tail = stop.segment.get(usize::try_from(offset).unwrap_or(usize::MAX)..);
+        if offset != 0
+            && let Some(file) = &stop.file
+        {
+            let tail = stop
+                .segment
+                .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
             let tail = tail.unwrap_or_default();
             let len = len_without_trailing_zeros(tail);
             if len > 0 {
@@ -381,7 +408,9 @@ impl Recovery<'_> {
             let path = self.path(number, timeline);
             if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
                 // A spare that was renamed and not yet written.
-                self.disk.remove(&path).map_err(|source| Error::io("remove", &path, source))?;
+                self.disk
+                    .remove(&path)
+                    .map_err(|source| Error::io("remove", &path, source))?;
                 continue;
             }
             let aside = set_aside::Aside::new(
@@ -391,14 +420,31 @@ impl Recovery<'_> {
                 size.start_of(number).max(stop.at),
             )?;
             let (saved_to, bytes) = aside.take_file(&path)?;
-            let whole = TornTail { at: stop.at, bytes: 0, saved_to };
+            let whole = TornTail {
+                at: stop.at,
+                bytes: 0,
+                saved_to,
+            };
             torn.get_or_insert(whole).bytes += bytes;
         }
-        self.disk.sync_dir(self.wal_dir).map_err(|e| Error::io("sync", self.wal_dir, e))?;
+        self.disk
+            .sync_dir(self.wal_dir)
+            .map_err(|e| Error::io("sync", self.wal_dir, e))?;
         let file = if offset == 0 { None } else { stop.file };
         let (lsn, prev_crc, segment_crc) = (stop.at, stop.prev_crc, stop.segment_crc);
-        let end = End { lsn, prev_crc, segment_crc, file, flushed: stop.at };
-        Ok(Found { end, segments, torn })
+        let end = End {
+            lsn,
+            prev_crc,
+            segment_crc,
+            file,
+            flushed: stop.at,
+        };
+        Ok(Found {
+            end,
+            segments,
+            torn,
+            configs: stop.configs,
+        })
     }
 
     /// Zeros `len` bytes from `at`, and restores the file's full size.
@@ -420,11 +466,17 @@ impl Recovery<'_> {
 
     /// A segment's bytes: its full size, or less when the file is shorter.
     fn read_segment(&self, path: &Path) -> Result<(std::sync::Arc<dyn DiskFile>, Vec<u8>)> {
-        let file = self.disk.open(path).map_err(|source| Error::io("open", path, source))?;
-        let len = file.len().map_err(|source| Error::io("inspect", path, source))?;
+        let file = self
+            .disk
+            .open(path)
+            .map_err(|source| Error::io("open", path, source))?;
+        let len = file
+            .len()
+            .map_err(|source| Error::io("inspect", path, source))?;
         let len = usize::try_from(len.min(self.owner.size.bytes())).expect("at most 1 GiB");
         let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, 0).map_err(|source| Error::io("read", path, source))?;
+        file.read_exact_at(&mut bytes, 0)
+            .map_err(|source| Error::io("read", path, source))?;
         Ok((file, bytes))
     }
 }
@@ -433,15 +485,28 @@ const ZEROS: [u8; 4096] = [0; 4096];
 
 /// How many zero bytes `bytes` begin with, compared by the page because most of a log is zero.
 fn leading_zeros(bytes: &[u8]) -> usize {
-    let pages = bytes.chunks_exact(ZEROS.len()).take_while(|page| *page == ZEROS).count();
+    let pages = bytes
+        .chunks_exact(ZEROS.len())
+        .take_while(|page| *page == ZEROS)
+        .count();
     let whole = pages * ZEROS.len();
     let rest = &bytes[whole..];
-    whole + rest.iter().take(ZEROS.len()).take_while(|&&byte| byte == 0).count()
+    whole
+        + rest
+            .iter()
+            .take(ZEROS.len())
+            .take_while(|&&byte| byte == 0)
+            .count()
 }
 
 /// Length of `bytes` up to the last one that is not zero.
 fn len_without_trailing_zeros(bytes: &[u8]) -> usize {
-    let pages = bytes.rchunks_exact(ZEROS.len()).take_while(|page| *page == ZEROS).count();
+    let pages = bytes
+        .rchunks_exact(ZEROS.len())
+        .take_while(|page| *page == ZEROS)
+        .count();
     let rest = &bytes[..bytes.len() - pages * ZEROS.len()];
-    rest.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+    rest.iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1)
 }

@@ -21,7 +21,11 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn place(&self, lsn: Lsn) -> Place {
-        Place { system_id: self.system_id, timeline: self.history.owner(lsn), lsn }
+        Place {
+            system_id: self.system_id,
+            timeline: self.history.owner(lsn),
+            lsn,
+        }
     }
 
     /// Bytes from `lsn` to the end of its segment; a whole segment at its start.
@@ -51,7 +55,12 @@ pub(crate) enum Step {
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(owner: &'a Owner, bytes: &'a [u8], at: Lsn, prev_crc: Option<u32>) -> Self {
-        Self { owner, bytes, at, prev_crc }
+        Self {
+            owner,
+            bytes,
+            at,
+            prev_crc,
+        }
     }
 
     /// Where the next record is expected.

@@ -113,7 +113,10 @@ impl SegmentHeader {
         Ok(Self {
             segment_size: u32_at(12),
             system_id: u64_at(16),
-            timeline: Timeline { number: u32_at(24), id },
+            timeline: Timeline {
+                number: u32_at(24),
+                id,
+            },
             segment_id: u64_at(48),
             start_lsn: Lsn::new(u64_at(56)),
             created_at: i64::from_le_bytes(bytes[64..72].try_into().expect("8 bytes")),
@@ -131,7 +134,11 @@ impl SegmentHeader {
 /// ```
 pub fn segment_file_name(timeline: u32, number: u64, size: SegmentSize) -> String {
     let per_4_gib = (1u64 << 32) / size.bytes();
-    format!("{timeline:08X}{:08X}{:08X}", number / per_4_gib, number % per_4_gib)
+    format!(
+        "{timeline:08X}{:08X}{:08X}",
+        number / per_4_gib,
+        number % per_4_gib
+    )
 }
 
 /// Timeline and segment number that a file name stands for; `None` for any other name.
@@ -173,7 +180,11 @@ impl Cursor {
     /// Places a record of `payload` bytes, which must be within the payload limit.
     pub(crate) fn place(&mut self, payload: usize) -> Placed {
         let len = record_len(payload) as u64;
-        let mut placed = Placed { fill_from: None, header_at: None, at: self.next };
+        let mut placed = Placed {
+            fill_from: None,
+            header_at: None,
+            at: self.next,
+        };
         if self.size.offset_of(self.next) != 0 && len > self.space() {
             placed.fill_from = Some(self.next);
             self.next = self.next + self.space();
@@ -200,20 +211,35 @@ mod tests {
         let header = SegmentHeader {
             segment_size: 16 << 20,
             system_id: 0x1122_3344_5566_7788,
-            timeline: Timeline { number: 3, id: Uuid::from_u128(0xABCD) },
+            timeline: Timeline {
+                number: 3,
+                id: Uuid::from_u128(0xABCD),
+            },
             segment_id: 5,
             start_lsn: Lsn::new(0x500_0000),
             created_at: 1_700_000_000_000_000,
             previous_crc: 0xDEAD_BEEF,
         };
         let bytes = header.encode();
-        let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
         assert_eq!(
             hex,
             concat!(
-                "4d41494e53544159", "01000000", "00000001", "8877665544332211", "03000000",
-                "00000000", "0000000000000000000000000000abcd", "0500000000000000",
-                "0000000500000000", "00401e18240a0600", "efbeadde", "00000000"
+                "4d41494e53544159",
+                "01000000",
+                "00000001",
+                "8877665544332211",
+                "03000000",
+                "00000000",
+                "0000000000000000000000000000abcd",
+                "0500000000000000",
+                "0000000500000000",
+                "00401e18240a0600",
+                "efbeadde",
+                "00000000"
             )
         );
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
@@ -225,33 +251,59 @@ mod tests {
 
     #[test]
     fn file_names_are_postgresql_s_and_parse_back() {
-        for size in [SegmentSize::MIN, SegmentSize::DEFAULT, SegmentSize::new(1 << 30).unwrap()] {
+        for size in [
+            SegmentSize::MIN,
+            SegmentSize::DEFAULT,
+            SegmentSize::new(1 << 30).unwrap(),
+        ] {
             for number in [1, 3, 4, 255, 256, 4096, 1 << 33] {
                 let name = segment_file_name(7, number, size);
-                assert_eq!(parse_segment_file_name(&name, size), Some((7, number)), "{name}");
+                assert_eq!(
+                    parse_segment_file_name(&name, size),
+                    Some((7, number)),
+                    "{name}"
+                );
             }
         }
-        for bad in ["", "00000001", "00000001000000000000000g", "000000010000000000000100"] {
-            assert_eq!(parse_segment_file_name(bad, SegmentSize::DEFAULT), None, "{bad}");
+        for bad in [
+            "",
+            "00000001",
+            "00000001000000000000000g",
+            "000000010000000000000100",
+        ] {
+            assert_eq!(
+                parse_segment_file_name(bad, SegmentSize::DEFAULT),
+                None,
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn records_never_cross_a_segment() {
         let size = SegmentSize::MIN;
-        let mut cursor = Cursor { next: size.first_lsn(), size };
+        let mut cursor = Cursor {
+            next: size.first_lsn(),
+            size,
+        };
         let first = cursor.place(100);
         assert_eq!(first.header_at, Some(size.first_lsn()));
         assert_eq!(first.at, size.first_lsn() + SEGMENT_HEADER_RECORD_LEN);
         for payload in (0..3000).cycle().step_by(7).take(2000) {
             let placed = cursor.place(payload);
             let end = placed.at + record_len(payload) as u64;
-            assert_eq!(size.segment_of(placed.at), size.segment_of(Lsn::new(end.get() - 1)));
+            assert_eq!(
+                size.segment_of(placed.at),
+                size.segment_of(Lsn::new(end.get() - 1))
+            );
             assert_eq!(cursor.next, end);
             assert!(placed.fill_from.is_none() || placed.header_at.is_some());
         }
         let largest = size.payload_max();
         let placed = cursor.place(largest);
-        assert_eq!(size.segment_of(placed.at), size.segment_of(Lsn::new(cursor.next.get() - 1)));
+        assert_eq!(
+            size.segment_of(placed.at),
+            size.segment_of(Lsn::new(cursor.next.get() - 1))
+        );
     }
 }

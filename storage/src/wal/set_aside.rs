@@ -23,13 +23,18 @@ pub(crate) struct Aside<'a> {
 impl<'a> Aside<'a> {
     /// Chooses a name in `dir`, which is created if needed.
     pub(crate) fn new(disk: &'a dyn Disk, dir: &'a Path, timeline: u32, at: Lsn) -> Result<Self> {
-        let made = disk.create_dir(dir).and_then(|()| disk.sync_dir(dir.parent().unwrap_or(dir)));
+        let made = disk
+            .create_dir(dir)
+            .and_then(|()| disk.sync_dir(dir.parent().unwrap_or(dir)));
         made.map_err(|source| Error::io("create", dir, source))?;
         let named = |n: u32| dir.join(format!("{timeline:08X}-{:016X}.{n}.log", at.get()));
         let mut path = named(0);
         for n in 0..SAME_POSITION_MAX {
             path = named(n);
-            if !disk.exists(&path).map_err(|source| Error::io("inspect", &path, source))? {
+            if !disk
+                .exists(&path)
+                .map_err(|source| Error::io("inspect", &path, source))?
+            {
                 break;
             }
         }

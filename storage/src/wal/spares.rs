@@ -52,19 +52,33 @@ impl Spares {
         names: &[String],
     ) -> Result<Self> {
         let number = |name: &String| name.strip_prefix(READY_PREFIX)?.parse::<u64>().ok();
-        let made = names.iter().filter_map(number).max().map_or(0, |highest| highest + 1);
-        let ready = names.iter().filter(|name| number(name).is_some()).cloned().collect();
+        let made = names
+            .iter()
+            .filter_map(number)
+            .max()
+            .map_or(0, |highest| highest + 1);
+        let ready = names
+            .iter()
+            .filter(|name| number(name).is_some())
+            .cloned()
+            .collect();
         if names.iter().any(|name| name == UNFINISHED) {
             let path = dir.join(UNFINISHED);
-            disk.remove(&path).map_err(|source| Error::io("remove", &path, source))?;
+            disk.remove(&path)
+                .map_err(|source| Error::io("remove", &path, source))?;
         }
-        let ready = Mutex::new(Ready { names: ready, made, covered_until: Lsn::ZERO });
-        Ok(Self { disk, dir: dir.to_owned(), size, ready, making: Mutex::new(()) })
-    }
-
-    /// The directory they lie in.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        let ready = Mutex::new(Ready {
+            names: ready,
+            made,
+            covered_until: Lsn::ZERO,
+        });
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            size,
+            ready,
+            making: Mutex::new(()),
+        })
     }
 
     /// Log may be placed up to here.
@@ -113,7 +127,11 @@ impl Spares {
 
     /// Takes a ready one, to be renamed by the caller.
     pub(crate) fn take(&self) -> Option<PathBuf> {
-        self.ready.lock().names.pop_front().map(|name| self.dir.join(name))
+        self.ready
+            .lock()
+            .names
+            .pop_front()
+            .map(|name| self.dir.join(name))
     }
 
     /// Turns a segment that is not needed any more into a spare, or removes it when there are
@@ -121,7 +139,9 @@ impl Spares {
     pub(crate) fn recycle(&self, segment: &Path) -> Result<bool> {
         let mut ready = self.ready.lock();
         if ready.names.len() >= SPARES_MAX {
-            self.disk.remove(segment).map_err(|source| Error::io("remove", segment, source))?;
+            self.disk
+                .remove(segment)
+                .map_err(|source| Error::io("remove", segment, source))?;
             return Ok(false);
         }
         let name = format!("{READY_PREFIX}{}", ready.made);
@@ -152,9 +172,9 @@ impl Spares {
 
     fn explain(&self, path: &Path, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::Full { path: self.dir.clone() }
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full {
+                path: self.dir.clone(),
+            },
             _ => Error::io("prepare a segment in", path, error),
         }
     }

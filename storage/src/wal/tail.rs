@@ -23,7 +23,12 @@ pub(crate) struct Tail {
 impl Tail {
     /// An empty ring at the end of the log, that keeps about `bytes_max` bytes.
     pub(crate) fn new(end: Lsn, bytes_max: usize) -> Self {
-        Self { chunks: VecDeque::new(), bytes: 0, bytes_max, end }
+        Self {
+            chunks: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            end,
+        }
     }
 
     /// Forgets everything and continues at `end`.
@@ -58,8 +63,12 @@ impl Tail {
     pub(crate) fn read(&self, from: Lsn, upto: Lsn, max: usize) -> Option<Bytes> {
         let after = self.chunks.partition_point(|(at, _)| *at <= from);
         let (at, chunk) = self.chunks.get(after.checked_sub(1)?)?;
-        let offset = usize::try_from(from - *at).ok().filter(|&offset| offset < chunk.len())?;
-        let wanted = usize::try_from(upto.bytes_since(from)).unwrap_or(usize::MAX).min(max);
+        let offset = usize::try_from(from - *at)
+            .ok()
+            .filter(|&offset| offset < chunk.len())?;
+        let wanted = usize::try_from(upto.bytes_since(from))
+            .unwrap_or(usize::MAX)
+            .min(max);
         Some(chunk.slice(offset..chunk.len().min(offset.saturating_add(wanted))))
     }
 }
@@ -75,7 +84,8 @@ mod tests {
         tail.push(Lsn::new(100), Bytes::from_static(b"abcd"));
         tail.push(Lsn::new(104), Bytes::from_static(b"efghij"));
         let read = |tail: &Tail, from, upto, max| {
-            tail.read(Lsn::new(from), Lsn::new(upto), max).map(|bytes| bytes.to_vec())
+            tail.read(Lsn::new(from), Lsn::new(upto), max)
+                .map(|bytes| bytes.to_vec())
         };
         assert_eq!(read(&tail, 101, 999, 99), Some(b"bcd".to_vec()));
         assert_eq!(read(&tail, 104, 106, 99), Some(b"ef".to_vec()));

@@ -10,11 +10,20 @@ use tempfile::TempDir;
 mod exhaustive;
 
 fn options() -> WalOptions {
-    WalOptions { segment_size: SegmentSize::MIN, ..WalOptions::new(|| 1_700_000_000_000_000) }
+    WalOptions {
+        segment_size: SegmentSize::MIN,
+        ..WalOptions::new(|| 1_700_000_000_000_000)
+    }
 }
 
 fn create(dir: &Path) -> Wal {
-    Wal::create(Arc::new(OsDisk), dir, NewLog::new_cluster(SegmentSize::MIN), &options()).unwrap()
+    Wal::create(
+        Arc::new(OsDisk),
+        dir,
+        NewLog::new_cluster(SegmentSize::MIN),
+        &options(),
+    )
+    .unwrap()
 }
 
 fn open(dir: &Path) -> (Wal, Recovered) {
@@ -34,7 +43,9 @@ fn append_flushed(wal: &Wal, text: impl Into<Bytes>) -> Range<Lsn> {
 fn texts(wal: &Wal, from: Lsn) -> Vec<Bytes> {
     let mut reader = wal.reader(from).unwrap();
     let upto = wal.flushed().get();
-    std::iter::from_fn(|| reader.next_entry(upto).unwrap()).map(|(entry, _)| entry.data).collect()
+    std::iter::from_fn(|| reader.next_entry(upto).unwrap())
+        .map(|(entry, _)| entry.data)
+        .collect()
 }
 
 /// Copies of a directory's log on a second node, as streaming makes them.
@@ -118,7 +129,9 @@ fn many_appenders_get_distinct_places_and_share_syncs() {
         let wal = wal.clone();
         std::thread::spawn(move || {
             let append = |i: i32| {
-                let range = wal.append(&[put(format!("{n}-{i}")), put("second")]).unwrap();
+                let range = wal
+                    .append(&[put(format!("{n}-{i}")), put("second")])
+                    .unwrap();
                 wal.flushed().wait_blocking(range.end, None).unwrap();
                 range.start
             };
@@ -126,12 +139,18 @@ fn many_appenders_get_distinct_places_and_share_syncs() {
         })
     });
     let threads = threads.collect::<Vec<_>>();
-    let starts = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+    let starts = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().unwrap());
     let starts = starts.collect::<BTreeSet<_>>();
     assert_eq!(starts.len(), 1600);
     let all = texts(&wal, wal.segment_size().first_lsn());
     assert_eq!(all.len(), 3200);
-    assert!(all.chunks(2).all(|pair| pair[0] != "second" && pair[1] == "second"), "interleaved");
+    assert!(
+        all.chunks(2)
+            .all(|pair| pair[0] != "second" && pair[1] == "second"),
+        "interleaved"
+    );
 }
 
 #[test]
@@ -139,9 +158,14 @@ fn a_standby_holds_the_same_bytes_across_segments() {
     let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let primary = create(a.path());
     for n in 0..300 {
-        primary.append(&[put(vec![b'a' + (n % 26) as u8; n * 37 % 20_000])]).unwrap();
+        primary
+            .append(&[put(vec![b'a' + (n % 26) as u8; n * 37 % 20_000])])
+            .unwrap();
     }
-    primary.flushed().wait_blocking(primary.appended(), None).unwrap();
+    primary
+        .flushed()
+        .wait_blocking(primary.appended(), None)
+        .unwrap();
     let standby = standby_of(&primary, b.path());
     stream(&primary, &standby, 10_007);
     assert_same_files(&primary, &standby);
@@ -155,16 +179,25 @@ fn a_standby_holds_the_same_bytes_across_segments() {
 
 #[test]
 fn a_standby_refuses_foreign_damaged_and_misplaced_bytes() {
-    let (a, b, c) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, b, c) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
     let (primary, stranger) = (create(a.path()), create(c.path()));
     append_flushed(&primary, "one");
     append_flushed(&stranger, "one");
     let standby = standby_of(&primary, b.path());
     let first = standby.appended();
     let end = primary.appended();
-    let bytes = LogBytes::new(primary.clone()).read(first, end, 1 << 20).unwrap();
+    let bytes = LogBytes::new(primary.clone())
+        .read(first, end, 1 << 20)
+        .unwrap();
     let foreign = LogBytes::new(stranger).read(first, end, 1 << 20).unwrap();
-    assert!(matches!(standby.append_raw(first, &foreign), Err(Error::Refused { .. })));
+    assert!(matches!(
+        standby.append_raw(first, &foreign),
+        Err(Error::Refused { .. })
+    ));
     let misplaced = standby.append_raw(first + 8, &bytes);
     assert!(matches!(misplaced, Err(Error::NotContiguous { .. })));
     let second = first + SEGMENT_HEADER_RECORD_LEN;
@@ -175,7 +208,10 @@ fn a_standby_refuses_foreign_damaged_and_misplaced_bytes() {
             damaged[byte] ^= 0x10;
             // A longer length may just look incomplete: then nothing is taken, without an error.
             let took = standby.append_raw(at, &damaged.into());
-            assert!(took.is_err() || took.unwrap() == at, "byte {byte} was taken");
+            assert!(
+                took.is_err() || took.unwrap() == at,
+                "byte {byte} was taken"
+            );
             assert_eq!(standby.appended(), at, "byte {byte} moved the log");
         }
         let header = record.slice(..record.len().min(SEGMENT_HEADER_RECORD_LEN as usize));
@@ -189,19 +225,42 @@ fn entries_are_checked_before_anything_is_appended() {
     let dir = TempDir::new().unwrap();
     let wal = create(dir.path());
     let start = wal.appended();
-    let wrong = WalEntry { lsn: Lsn::new(8), ..put("x") };
-    let damaged = WalEntry { checksum: 1, ..put("x") };
+    let wrong = WalEntry {
+        lsn: Lsn::new(8),
+        ..put("x")
+    };
+    let damaged = WalEntry {
+        checksum: 1,
+        ..put("x")
+    };
     let large = put(vec![0; wal.segment_size().payload_max() + 1]);
     let internal = WalEntry::new(WalEntryType::Filler, None, "x");
-    assert!(matches!(wal.append(&[put("ok"), wrong]), Err(Error::NotContiguous { .. })));
-    assert!(matches!(wal.append(&[put("ok"), damaged]), Err(Error::Refused { .. })));
-    assert!(matches!(wal.append(&[put("ok"), large]), Err(Error::TooLarge { .. })));
-    assert!(matches!(wal.append(&[put("ok"), internal]), Err(Error::Invalid(_))));
+    assert!(matches!(
+        wal.append(&[put("ok"), wrong]),
+        Err(Error::NotContiguous { .. })
+    ));
+    assert!(matches!(
+        wal.append(&[put("ok"), damaged]),
+        Err(Error::Refused { .. })
+    ));
+    assert!(matches!(
+        wal.append(&[put("ok"), large]),
+        Err(Error::TooLarge { .. })
+    ));
+    assert!(matches!(
+        wal.append(&[put("ok"), internal]),
+        Err(Error::Invalid(_))
+    ));
     assert_eq!(wal.appended(), start);
     let first = wal.append(&[put("x")]).unwrap();
-    let next = WalEntry { lsn: first.end, checksum: crc32fast::hash(b"y"), ..put("y") };
+    let next = WalEntry {
+        lsn: first.end,
+        checksum: crc32fast::hash(b"y"),
+        ..put("y")
+    };
     assert_eq!(wal.append(&[next]).unwrap().start, first.end);
-    wal.append(&[put(vec![0; wal.segment_size().payload_max()])]).unwrap();
+    wal.append(&[put(vec![0; wal.segment_size().payload_max()])])
+        .unwrap();
 }
 
 #[test]
@@ -222,7 +281,12 @@ fn append_nothing_and_expect_orphans(dir: &Path) {
     std::fs::write(dir.join("wal/000000010000000000000001"), b"").unwrap();
     let new = NewLog::new_cluster(SegmentSize::MIN);
     let orphaned = Wal::create(Arc::new(OsDisk), dir, new, &options());
-    assert!(orphaned.unwrap_err().to_string().contains("no control file"));
+    assert!(
+        orphaned
+            .unwrap_err()
+            .to_string()
+            .contains("no control file")
+    );
 }
 
 #[test]
@@ -236,7 +300,11 @@ fn removed_log_is_a_gap_and_its_files_are_used_again() {
     }
     let end = wal.appended();
     wal.flushed().wait_blocking(end, None).unwrap();
-    assert_eq!(wal.remove_below(end).unwrap(), first, "the checkpoint still needs it");
+    assert_eq!(
+        wal.remove_below(end).unwrap(),
+        first,
+        "the checkpoint still needs it"
+    );
     wal.checkpoint(end).unwrap();
     let oldest = wal.remove_below(end).unwrap();
     assert!(oldest > first && oldest <= end);
@@ -281,7 +349,9 @@ fn a_live_reader_follows_without_gap_or_duplicate() {
                     seen += 1;
                 }
                 if seen < 2000 {
-                    wal.flushed().wait_blocking(upto + 1, Some(Duration::from_secs(60))).unwrap();
+                    wal.flushed()
+                        .wait_blocking(upto + 1, Some(Duration::from_secs(60)))
+                        .unwrap();
                 }
             }
         }
@@ -300,8 +370,14 @@ fn a_reader_must_begin_at_a_record() {
     let upto = wal.flushed().get();
     let inside = wal.reader(range.start + 8).unwrap().next_record(upto);
     assert!(matches!(inside, Err(Error::Invalid(_))));
-    assert!(matches!(wal.reader(range.end + 8), Err(Error::Ahead { .. })));
-    assert_eq!(wal.reader(range.end).unwrap().next_record(upto).unwrap(), None);
+    assert!(matches!(
+        wal.reader(range.end + 8),
+        Err(Error::Ahead { .. })
+    ));
+    assert_eq!(
+        wal.reader(range.end).unwrap().next_record(upto).unwrap(),
+        None
+    );
 }
 
 #[test]
@@ -312,7 +388,10 @@ fn a_new_timeline_continues_the_log_and_both_nodes_agree() {
     let new = standby_of(&old, b.path());
     stream(&old, &new, 1 << 20);
     append_flushed(&old, "never sent");
-    let second = Timeline { number: 2, id: Uuid::new_v4() };
+    let second = Timeline {
+        number: 2,
+        id: Uuid::new_v4(),
+    };
     let fork = new.open_timeline(second, "the old primary failed").unwrap();
     new.append_new_timeline(&[]).unwrap();
     append_flushed(&new, "two");
@@ -322,7 +401,10 @@ fn a_new_timeline_continues_the_log_and_both_nodes_agree() {
     // The old primary first gives up what nobody saw, then follows.
     let refused = old.adopt_history(&new.history());
     assert!(matches!(refused, Err(Error::Refused { .. })));
-    assert!(matches!(old.cut(fork), Err(Error::Invalid(_))), "it had committed that locally");
+    assert!(
+        matches!(old.cut(fork), Err(Error::Invalid(_))),
+        "it had committed that locally"
+    );
     drop(old);
     let (old, _) = open(a.path());
     assert!(old.append_raw(fork, &Bytes::new()).is_err());
@@ -331,12 +413,22 @@ fn a_new_timeline_continues_the_log_and_both_nodes_agree() {
     assert_eq!(new.timeline(), second);
     assert_eq!(new.history().owner(fork), second);
     assert!(recovered.torn.is_none());
-    assert_eq!(texts(&new, new.oldest()).iter().filter(|text| *text == "two").count(), 1);
+    assert_eq!(
+        texts(&new, new.oldest())
+            .iter()
+            .filter(|text| *text == "two")
+            .count(),
+        1
+    );
 }
 
 #[test]
 fn a_standby_cuts_what_it_never_applied_and_follows_the_new_timeline() {
-    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let dirs = [
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    ];
     let primary = create(dirs[0].path());
     append_flushed(&primary, "one");
     let winner = standby_of(&primary, dirs[1].path());
@@ -349,7 +441,15 @@ fn a_standby_cuts_what_it_never_applied_and_follows_the_new_timeline() {
         append_flushed(&primary, vec![9; 250_000]);
     }
     stream(&primary, &ahead, 1 << 20);
-    let fork = winner.open_timeline(Timeline { number: 2, id: Uuid::new_v4() }, "x").unwrap();
+    let fork = winner
+        .open_timeline(
+            Timeline {
+                number: 2,
+                id: Uuid::new_v4(),
+            },
+            "x",
+        )
+        .unwrap();
     winner.append_new_timeline(&[]).unwrap();
     append_flushed(&winner, "two");
     let torn = ahead.cut(fork).unwrap().expect("something was set aside");
@@ -360,20 +460,61 @@ fn a_standby_cuts_what_it_never_applied_and_follows_the_new_timeline() {
     assert_same_files(&winner, &ahead);
     drop(ahead);
     let (ahead, recovered) = open(dirs[2].path());
-    assert_eq!((recovered.end, ahead.timeline()), (winner.appended(), winner.timeline()));
+    assert_eq!(
+        (recovered.end, ahead.timeline()),
+        (winner.appended(), winner.timeline())
+    );
 }
 
 #[test]
 fn a_promise_is_durable_and_binds_the_number_to_one_id() {
     let dir = TempDir::new().unwrap();
     let wal = create(dir.path());
-    let mine = Timeline { number: 4, id: Uuid::from_u128(1) };
-    let rival = Timeline { number: 4, id: Uuid::from_u128(2) };
+    let mine = Timeline {
+        number: 4,
+        id: Uuid::from_u128(1),
+    };
+    let rival = Timeline {
+        number: 4,
+        id: Uuid::from_u128(2),
+    };
     assert!(wal.accept_timeline(mine).unwrap());
-    assert!(wal.accept_timeline(mine).unwrap(), "the same question again");
+    assert!(
+        wal.accept_timeline(mine).unwrap(),
+        "the same question again"
+    );
     drop(wal);
     let (wal, _) = open(dir.path());
     assert!(!wal.accept_timeline(rival).unwrap());
-    assert!(!wal.accept_timeline(Timeline { number: 3, ..rival }).unwrap());
-    assert!(wal.accept_timeline(Timeline { number: 5, ..rival }).unwrap());
+    assert!(
+        !wal.accept_timeline(Timeline { number: 3, ..rival })
+            .unwrap()
+    );
+    assert!(
+        wal.accept_timeline(Timeline { number: 5, ..rival })
+            .unwrap()
+    );
+}
+
+#[test]
+fn the_newest_config_survives_reopens_checkpoints_and_cuts() {
+    let dir = TempDir::new().unwrap();
+    let wal = create(dir.path());
+    wal.set_commit_follows(false);
+    assert_eq!(wal.config(), (Bytes::new(), Lsn::ZERO));
+    let first = wal.append_config(Bytes::from_static(b"first")).unwrap().end;
+    wal.flushed().wait_blocking(first, None).unwrap();
+    wal.checkpoint(first).unwrap();
+    let second = wal.append_config(Bytes::from_static(b"second")).unwrap().end;
+    assert_eq!(wal.config(), (Bytes::from_static(b"second"), second));
+    wal.flushed().wait_blocking(second, None).unwrap();
+    drop(wal);
+    let (wal, _) = open(dir.path());
+    assert_eq!(wal.config(), (Bytes::from_static(b"second"), second));
+    wal.set_commit_follows(false);
+    drop(wal);
+    let (wal, _) = open(dir.path());
+    assert_eq!(wal.config().1, second);
+    let large = Bytes::from(vec![0; crate::CONFIG_BYTES_MAX + 1]);
+    assert!(matches!(wal.append_config(large), Err(Error::TooLarge { .. })));
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::control::CONFIG_BYTES_MAX;
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -30,7 +31,9 @@ impl Wal {
     pub fn open_timeline(&self, next: Timeline, reason: &str) -> Result<Lsn> {
         self.change_history(|history, end| {
             let mut opened = history.clone();
-            opened.open(next, end, reason).map_err(|error| Error::Invalid(error.to_string()))?;
+            opened
+                .open(next, end, reason)
+                .map_err(|error| Error::Invalid(error.to_string()))?;
             Ok((opened, end))
         })
     }
@@ -78,7 +81,10 @@ impl Wal {
                 }
             })?;
             self.forget_watermarks(end)?;
-            let owner = Owner { history: Arc::new(history), ..(*file.owner).clone() };
+            let owner = Owner {
+                history: Arc::new(history),
+                ..(*file.owner).clone()
+            };
             file.owner = Arc::new(owner);
             *shared.owner.write() = file.owner.clone();
             Ok(end)
@@ -102,7 +108,10 @@ impl Wal {
             let mut bytes = vec![0; used];
             old.read_exact_at(&mut bytes, 0)?;
             let zeros = RECORD_HEADER_LEN as u64;
-            bytes.resize(used + usize::try_from(zeros.min(size.bytes() - used as u64)).unwrap(), 0);
+            bytes.resize(
+                used + usize::try_from(zeros.min(size.bytes() - used as u64)).unwrap(),
+                0,
+            );
             let new = file.disk.open(&spare)?;
             new.write_all_at(&bytes, 0)?;
             new.sync_data()?;
@@ -129,7 +138,9 @@ impl Wal {
             if to < floor || to > file.end.lsn {
                 let end = file.end.lsn;
                 let range = format!("between {floor} (committed and applied) and {end} (the end)");
-                return Err(Error::Invalid(format!("the log can be cut {range}, not at {to}")));
+                return Err(Error::Invalid(format!(
+                    "the log can be cut {range}, not at {to}"
+                )));
             }
             // First lower what counts as proven: a crash during the cut must not look like damage.
             self.update_control(|control| control.watermark = to)?;
@@ -148,6 +159,7 @@ impl Wal {
             let found = recovery.cut_at_end()?;
             file.end = found.end;
             *shared.segments.write() = found.segments;
+            shared.configs.lock().retain(|(end, _)| *end <= to);
             Ok(found.torn)
         })?;
         shared.written.reset(to);
@@ -161,8 +173,14 @@ impl Wal {
         let mut control = self.shared().control.lock();
         let timeline_number = control.get().timeline_number;
         let commit = self.shared().commit.get().min(end);
-        let mark = crate::control::Watermark { flushed: end, commit, timeline_number };
-        let noted = control.note_watermark(mark).and_then(|()| control.note_watermark(mark));
+        let mark = crate::control::Watermark {
+            flushed: end,
+            commit,
+            timeline_number,
+        };
+        let noted = control
+            .note_watermark(mark)
+            .and_then(|()| control.note_watermark(mark));
         noted.map_err(|source| Error::io("write", &self.dir().join("control"), source))
     }
 
@@ -180,11 +198,19 @@ impl Wal {
         self.append_any(&entries)
     }
 
-    /// Writes the cluster's configuration.
+    /// Writes the cluster's configuration, at most [`CONFIG_BYTES_MAX`] bytes.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// [`Error::TooLarge`], and as [`append`](Self::append).
     pub fn append_config(&self, config: bytes::Bytes) -> Result<std::ops::Range<Lsn>> {
+        let (size, max) = (config.len() as u64, CONFIG_BYTES_MAX as u64);
+        if size > max {
+            return Err(Error::TooLarge {
+                what: "the cluster's configuration",
+                size,
+                max,
+            });
+        }
         self.append_any(&[WalEntry::new(WalEntryType::Config, None, config)])
     }
 
@@ -230,7 +256,10 @@ impl Wal {
             }
             oldest = Some(number);
         }
-        oldest.map_or_else(|| self.shared().written.get(), |n| self.segment_size().start_of(n))
+        oldest.map_or_else(
+            || self.shared().written.get(),
+            |n| self.segment_size().start_of(n),
+        )
     }
 
     /// Removes or recycles whole segments below `lsn`, for which the caller answers: no slot, no
@@ -268,6 +297,11 @@ impl Wal {
 
     /// The segments that hold this log, oldest first: number, and timeline in the file's name.
     pub fn segments(&self) -> Vec<(u64, u32)> {
-        self.shared().segments.read().iter().map(|(&n, &timeline)| (n, timeline)).collect()
+        self.shared()
+            .segments
+            .read()
+            .iter()
+            .map(|(&n, &timeline)| (n, timeline))
+            .collect()
     }
 }

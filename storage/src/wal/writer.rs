@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) written: Signal,
     pub(crate) flushed: Signal,
     pub(crate) commit: Signal,
+    /// `Config` entries above the checkpoint: end of the record, and its payload.
+    pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
 }
@@ -90,7 +92,10 @@ impl Queue {
 
     fn check_open(&self) -> Result<()> {
         match &self.poisoned {
-            Some((since, why)) => Err(Error::Poisoned { since: *since, why: why.clone() }),
+            Some((since, why)) => Err(Error::Poisoned {
+                since: *since,
+                why: why.clone(),
+            }),
             None if self.closed => Err(Error::Closed),
             None => Ok(()),
         }
@@ -118,6 +123,7 @@ impl Shared {
         owner: Arc<Owner>,
         spares: Arc<Spares>,
         commit: Lsn,
+        configs: Vec<(Lsn, Bytes)>,
     ) -> Self {
         let end = file.end.lsn;
         Self {
@@ -134,6 +140,7 @@ impl Shared {
             written: Signal::new(end),
             flushed: Signal::new(end),
             commit: Signal::new(commit),
+            configs: Mutex::new(configs),
             commit_follows: AtomicBool::new(true),
         }
     }
@@ -141,7 +148,10 @@ impl Shared {
     /// Reserves places for `records`, one after the other, and queues them. Waits for room.
     /// Returns the start of the first and the end of the last.
     pub(crate) fn append(&self, records: Vec<Unplaced>) -> Result<(Lsn, Lsn)> {
-        let bytes = records.iter().map(|record| record_len(record.payload.len())).sum::<usize>();
+        let bytes = records
+            .iter()
+            .map(|record| record_len(record.payload.len()))
+            .sum::<usize>();
         let mut queue = self.queue.lock();
         loop {
             queue.check_open()?;
@@ -164,8 +174,20 @@ impl Shared {
                 return Err(Error::NotContiguous { expected: at, got });
             }
             first.get_or_insert(at);
-            let Unplaced { entry_type, tx_id, payload, crc, .. } = record;
-            items.push(Item::Draft(Draft { at, entry_type, tx_id, payload, crc }));
+            let Unplaced {
+                entry_type,
+                tx_id,
+                payload,
+                crc,
+                ..
+            } = record;
+            items.push(Item::Draft(Draft {
+                at,
+                entry_type,
+                tx_id,
+                payload,
+                crc,
+            }));
         }
         queue.cursor = cursor;
         queue.last_crc = None;
@@ -191,10 +213,7 @@ impl Shared {
     }
 
     /// Locks the queue once there is room for `bytes` more, at its end.
-    pub(crate) fn lock_for_raw(
-        &self,
-        bytes: usize,
-    ) -> Result<parking_lot::MutexGuard<'_, Queue>> {
+    pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
         loop {
             queue.check_open()?;
@@ -268,7 +287,10 @@ impl Shared {
                 queue.busy = true;
                 take_group(&mut queue)
             };
-            let written = self.file.lock().write_group(group, &mut Publish { shared: self });
+            let written = self
+                .file
+                .lock()
+                .write_group(group, &mut Publish { shared: self });
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
@@ -340,7 +362,10 @@ impl Shared {
     pub(crate) fn poisoned(&self) -> Option<Error> {
         let queue = self.queue.lock();
         let (since, why) = queue.poisoned.as_ref()?;
-        Some(Error::Poisoned { since: *since, why: why.clone() })
+        Some(Error::Poisoned {
+            since: *since,
+            why: why.clone(),
+        })
     }
 }
 
@@ -390,7 +415,11 @@ impl Progress for Publish<'_> {
         let mut control = self.shared.control.lock();
         let timeline_number = control.get().timeline_number;
         let commit = self.shared.commit.get();
-        let mark = Watermark { flushed: lsn, commit, timeline_number };
+        let mark = Watermark {
+            flushed: lsn,
+            commit,
+            timeline_number,
+        };
         if let Err(error) = control.note_watermark(mark) {
             tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }
