@@ -161,7 +161,8 @@ impl Parker {
         match timeout {
             None => self.changed.wait_while(&mut woken, |woken| !*woken),
             Some(timeout) => {
-                self.changed.wait_while_for(&mut woken, |woken| !*woken, timeout);
+                self.changed
+                    .wait_while_for(&mut woken, |woken| !*woken, timeout);
             }
         }
         std::mem::take(&mut *woken)

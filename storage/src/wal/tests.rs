@@ -505,7 +505,10 @@ fn the_newest_config_survives_reopens_checkpoints_and_cuts() {
     let first = wal.append_config(Bytes::from_static(b"first")).unwrap().end;
     wal.flushed().wait_blocking(first, None).unwrap();
     wal.checkpoint(first).unwrap();
-    let second = wal.append_config(Bytes::from_static(b"second")).unwrap().end;
+    let second = wal
+        .append_config(Bytes::from_static(b"second"))
+        .unwrap()
+        .end;
     assert_eq!(wal.config(), (Bytes::from_static(b"second"), second));
     wal.flushed().wait_blocking(second, None).unwrap();
     drop(wal);
@@ -516,5 +519,8 @@ fn the_newest_config_survives_reopens_checkpoints_and_cuts() {
     let (wal, _) = open(dir.path());
     assert_eq!(wal.config().1, second);
     let large = Bytes::from(vec![0; crate::CONFIG_BYTES_MAX + 1]);
-    assert!(matches!(wal.append_config(large), Err(Error::TooLarge { .. })));
+    assert!(matches!(
+        wal.append_config(large),
+        Err(Error::TooLarge { .. })
+    ));
 }
