@@ -405,6 +405,13 @@ impl Wal {
         closed
     }
 
+    /// Ends every wait and the log's threads without marking it as properly closed: the next open
+    /// recovers as after a crash.
+    pub fn stop(&self) {
+        self.inner.stop_threads();
+        self.shared().end_waits();
+    }
+
     fn shared(&self) -> &Shared {
         &self.inner.shared
     }
