@@ -17,6 +17,7 @@
 
 mod backend;
 mod backup;
+pub mod command;
 mod cursor;
 mod error;
 mod frame;

@@ -122,4 +122,9 @@ impl WireError {
             hint: None,
         }
     }
+
+    /// PostgreSQL's whole answer to a command it cannot parse.
+    pub(super) fn syntax() -> Self {
+        Self::refused(sqlstate::SYNTAX_ERROR, "syntax error")
+    }
 }
