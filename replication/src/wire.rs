@@ -24,6 +24,7 @@ mod frame;
 mod frontend;
 pub mod replication;
 mod report;
+pub mod result;
 mod row;
 mod secret;
 pub mod sqlstate;
