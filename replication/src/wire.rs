@@ -26,6 +26,7 @@ pub mod replication;
 mod report;
 pub mod result;
 mod row;
+pub mod scram;
 mod secret;
 pub mod sqlstate;
 mod startup;
