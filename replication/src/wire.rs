@@ -22,6 +22,8 @@ mod cursor;
 mod error;
 mod frame;
 mod frontend;
+#[cfg(test)]
+mod goldens;
 pub mod replication;
 mod report;
 pub mod result;
