@@ -1,1 +1,3 @@
 //! PostgreSQL's streaming replication protocol, its state machines and their drivers.
+
+pub mod wire;
