@@ -53,7 +53,12 @@ pub struct ClusterConfig {
 impl ClusterConfig {
     /// A new cluster of one.
     pub fn new(policy: SyncPolicy, primary: Member) -> Self {
-        Self { policy, primary, standbys: Vec::new(), slots: Vec::new() }
+        Self {
+            policy,
+            primary,
+            standbys: Vec::new(),
+            slots: Vec::new(),
+        }
     }
 
     /// The policy with whom it counts, as logged in an entry that ends at `config_end`.
@@ -75,7 +80,9 @@ impl ClusterConfig {
     /// The address of the node of this name, standby or primary.
     pub fn address_of(&self, name: &NodeName) -> Option<&str> {
         let all = self.standbys.iter().chain([&self.primary]);
-        all.into_iter().find(|member| &member.name == name).map(|member| member.address.as_str())
+        all.into_iter()
+            .find(|member| &member.name == name)
+            .map(|member| member.address.as_str())
     }
 
     /// Adds a standby, or brings its entry up to date. Returns whether anything changed.
@@ -85,9 +92,15 @@ impl ClusterConfig {
     pub fn register(&mut self, member: Member) -> Result<bool> {
         if member.address.is_empty() || member.address.len() > ADDRESS_BYTES_MAX {
             let len = member.address.len();
-            return Err(Error::Invalid(format!("an advertised address of {len} bytes")));
+            return Err(Error::Invalid(format!(
+                "an advertised address of {len} bytes"
+            )));
         }
-        if let Some(known) = self.standbys.iter_mut().find(|known| known.name == member.name) {
+        if let Some(known) = self
+            .standbys
+            .iter_mut()
+            .find(|known| known.name == member.name)
+        {
             let changed = *known != member;
             *known = member;
             return Ok(changed);
@@ -98,7 +111,8 @@ impl ClusterConfig {
             )));
         }
         self.standbys.push(member);
-        self.standbys.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        self.standbys
+            .sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         Ok(true)
     }
 
@@ -140,14 +154,20 @@ impl ClusterConfig {
             return Err(bad(format!("{} bytes too many", bytes.len() - read)));
         }
         if encoded.format != FORMAT {
-            return Err(bad(format!("format {} is newer than {FORMAT}", encoded.format)));
+            return Err(bad(format!(
+                "format {} is newer than {FORMAT}",
+                encoded.format
+            )));
         }
         if encoded.standbys.len() > MEMBERS_MAX {
             return Err(bad(format!("{} standbys", encoded.standbys.len())));
         }
         let standbys = encoded.standbys.into_iter().map(EncodedMember::decode);
         Ok(Some(Self {
-            policy: encoded.policy.parse().map_err(|error| bad(format!("{error}")))?,
+            policy: encoded
+                .policy
+                .parse()
+                .map_err(|error| bad(format!("{error}")))?,
             primary: encoded.primary.decode()?,
             standbys: standbys.collect::<Result<_>>()?,
             slots: encoded.slots,
@@ -229,7 +249,10 @@ mod tests {
         assert!(!config.register(member("b", 1)).unwrap());
         config.slots.push(("backup".to_owned(), Lsn::new(64)));
         let names = config.bound(Lsn::new(8)).voters;
-        assert_eq!(names.iter().map(NodeName::as_str).collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(
+            names.iter().map(NodeName::as_str).collect::<Vec<_>>(),
+            ["b", "c"]
+        );
         let bytes = config.encode().unwrap();
         assert_eq!(ClusterConfig::decode(&bytes).unwrap(), Some(config));
         assert_eq!(ClusterConfig::decode(&[]).unwrap(), None);
@@ -251,6 +274,9 @@ mod tests {
         for n in 0..MEMBERS_MAX - 2 {
             config.register(member(&format!("n{n}"), 1)).unwrap();
         }
-        assert!(matches!(config.register(member("over", 1)), Err(Error::Refused(_))));
+        assert!(matches!(
+            config.register(member("over", 1)),
+            Err(Error::Refused(_))
+        ));
     }
 }

@@ -54,7 +54,9 @@ pub enum Error {
         seconds: u64,
     },
     /// Rule: the peer belongs to another cluster.
-    #[error("{peer} belongs to cluster {found}, this node to {expected}; point it at a node of its own cluster, or start it in an empty directory")]
+    #[error(
+        "{peer} belongs to cluster {found}, this node to {expected}; point it at a node of its own cluster, or start it in an empty directory"
+    )]
     Foreign {
         /// Who.
         peer: String,
@@ -72,7 +74,9 @@ pub enum Error {
         theirs: Timeline,
     },
     /// Rule: this node's log left the primary's and was applied beyond that point.
-    #[error("this node applied log up to {applied}, but the primary's timeline left its own at {fork}; take a base backup into an empty directory")]
+    #[error(
+        "this node applied log up to {applied}, but the primary's timeline left its own at {fork}; take a base backup into an empty directory"
+    )]
     Diverged {
         /// Where the two part.
         fork: Lsn,
@@ -80,7 +84,9 @@ pub enum Error {
         applied: Lsn,
     },
     /// Rule: the log that this node needs next is gone on the primary.
-    #[error("the primary no longer has log from {wanted}, its oldest is {oldest}; take a base backup")]
+    #[error(
+        "the primary no longer has log from {wanted}, its oldest is {oldest}; take a base backup"
+    )]
     NeedsBackup {
         /// What we need.
         wanted: Lsn,

@@ -48,17 +48,30 @@ impl Link {
     pub(crate) fn new(stream: TcpStream) -> Self {
         // Small messages go out at once; the kernel refusing this costs only latency.
         let _ = stream.set_nodelay(true);
-        let peer = stream.peer_addr().map_or_else(|_| "a peer".to_owned(), |at| at.to_string());
-        Self { stream, peer, input: BytesMut::new(), output: VecDeque::new(), queued: 0 }
+        let peer = stream
+            .peer_addr()
+            .map_or_else(|_| "a peer".to_owned(), |at| at.to_string());
+        Self {
+            stream,
+            peer,
+            input: BytesMut::new(),
+            output: VecDeque::new(),
+            queued: 0,
+        }
     }
 
     /// Connects to `address` (`host:port`).
     pub(crate) async fn connect(address: &str) -> Result<Self> {
         match TcpStream::connect(address).await {
-            Ok(stream) => Ok(Self { peer: address.to_owned(), ..Self::new(stream) }),
-            Err(source) => {
-                Err(Error::Connection { peer: address.to_owned(), op: "connect", source })
-            }
+            Ok(stream) => Ok(Self {
+                peer: address.to_owned(),
+                ..Self::new(stream)
+            }),
+            Err(source) => Err(Error::Connection {
+                peer: address.to_owned(),
+                op: "connect",
+                source,
+            }),
         }
     }
 
@@ -100,9 +113,14 @@ impl Link {
             // Nothing may be read and nothing is to be written: the reader must take first.
             return Ok(Turn::Moved);
         };
-        let ready = self.stream.ready(interest).await.map_err(|error| self.failed("wait", error))?;
+        let ready = self
+            .stream
+            .ready(interest)
+            .await
+            .map_err(|error| self.failed("wait", error))?;
         if ready.is_writable() && !self.output.is_empty() {
-            self.write_some().map_err(|error| self.failed("write", error))?;
+            self.write_some()
+                .map_err(|error| self.failed("write", error))?;
         }
         if ready.is_readable() && self.input.len() < INPUT_BYTES_MAX {
             self.input.reserve(READ_BYTES);
@@ -130,15 +148,23 @@ impl Link {
 
     async fn drain_without_reading(&mut self) -> Result<()> {
         while !self.output.is_empty() {
-            self.stream.writable().await.map_err(|error| self.failed("wait", error))?;
-            self.write_some().map_err(|error| self.failed("write", error))?;
+            self.stream
+                .writable()
+                .await
+                .map_err(|error| self.failed("wait", error))?;
+            self.write_some()
+                .map_err(|error| self.failed("write", error))?;
         }
         Ok(())
     }
 
     fn write_some(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
-            let slices = self.output.iter().take(SLICES_MAX).map(|bytes| IoSlice::new(bytes));
+            let slices = self
+                .output
+                .iter()
+                .take(SLICES_MAX)
+                .map(|bytes| IoSlice::new(bytes));
             let slices = slices.collect::<Vec<_>>();
             let mut written = match self.stream.try_write_vectored(&slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -160,7 +186,11 @@ impl Link {
     }
 
     fn failed(&self, op: &'static str, source: io::Error) -> Error {
-        Error::Connection { peer: self.peer.clone(), op, source }
+        Error::Connection {
+            peer: self.peer.clone(),
+            op,
+            source,
+        }
     }
 }
 
