@@ -12,7 +12,7 @@
 //! D1 ADVANCE  flush u64 | commit u64 | timeline 20 | time i64 | flags u8          46   server
 //! D3 STATUS   write u64 | flush u64 | apply u64 | timeline 20
 //!             | oldest snapshot u64 | time i64 | flags u8                         62   client
-//! D4 FENCE    timeline 20 | reason, NUL                                    22 + n       both
+//! D4 FENCE    timeline 20 | flags 1 (1 opened) | reason, NUL                23 + n       both
 //! ```
 //!
 //! A timeline is its number (u32) and its promotion id (16 bytes). Times are microseconds of the
@@ -32,7 +32,7 @@ pub const WAL_DATA_HEAD: usize = 5 + WAL_DATA_HEADER;
 /// Longest reason in a fence, in bytes.
 pub const FENCE_REASON_MAX: usize = 1024;
 /// Longest native payload a client may send: type, timeline, reason and its NUL.
-pub const NATIVE_PAYLOAD_MAX: usize = 1 + 20 + FENCE_REASON_MAX + 1;
+pub const NATIVE_PAYLOAD_MAX: usize = 1 + 20 + 1 + FENCE_REASON_MAX + 1;
 
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
@@ -119,6 +119,8 @@ pub struct NativeStatus {
 pub struct Fence {
     /// That timeline.
     pub timeline: Timeline,
+    /// Whether it was opened, or only promised.
+    pub opened: bool,
     /// Why, in words for a log; at most [`FENCE_REASON_MAX`] bytes, cut when written.
     pub reason: String,
 }
@@ -254,7 +256,7 @@ impl SenderMessage {
                 commit: cursor.lsn()?,
                 timeline: cursor.timeline()?,
                 time_us: time(&mut cursor)?,
-                reply_requested: reply_flag(&mut cursor)?,
+                reply_requested: only_flag(&mut cursor)?,
             }),
             FENCE if native => Self::Fence(Fence::decode(&mut cursor)?),
             _ => return Err(cursor.bad("its type is unknown")),
@@ -326,7 +328,7 @@ impl ReceiverMessage {
                 timeline: cursor.timeline()?,
                 oldest_snapshot: cursor.lsn()?,
                 time_us: time(&mut cursor)?,
-                reply_requested: reply_flag(&mut cursor)?,
+                reply_requested: only_flag(&mut cursor)?,
             }),
             FENCE if native => Self::Fence(Fence::decode(&mut cursor)?),
             _ => return Err(cursor.bad("its type is unknown")),
@@ -345,17 +347,19 @@ impl Fence {
         put_message(out, b'd', |out| {
             out.put_u8(FENCE);
             put_timeline(out, self.timeline);
+            out.put_u8(flags(self.opened));
             put_cstr(out, &self.reason[..end]);
         });
     }
 
     fn decode(cursor: &mut Cursor) -> Result<Self> {
         let timeline = cursor.timeline()?;
+        let opened = only_flag(cursor)?;
         let reason = cursor.cstr()?;
         if reason.len() > FENCE_REASON_MAX {
             return Err(cursor.bad("its reason is too long"));
         }
-        Ok(Self { timeline, reason })
+        Ok(Self { timeline, opened, reason })
     }
 }
 
@@ -367,11 +371,11 @@ fn time(cursor: &mut Cursor) -> Result<i64> {
     cursor.i64().map(unix_us_from_pg_time)
 }
 
-fn flags(reply_requested: bool) -> u8 {
+fn flags(set: bool) -> u8 {
     if reply_requested { REPLY_REQUESTED } else { 0 }
 }
 
-fn reply_flag(cursor: &mut Cursor) -> Result<bool> {
+fn only_flag(cursor: &mut Cursor) -> Result<bool> {
     match cursor.u8()? {
         0 => Ok(false),
         REPLY_REQUESTED => Ok(true),
@@ -431,6 +435,7 @@ mod tests {
         assert_eq!(payload(|out| status.encode(out)).len(), 62);
         let fence = Fence {
             timeline: timeline(),
+            opened: true,
             reason: "x".repeat(2 * FENCE_REASON_MAX),
         };
         let fence = payload(|out| ReceiverMessage::Fence(fence).encode(out));
@@ -458,6 +463,7 @@ mod tests {
         let fence = payload(|out| {
             SenderMessage::Fence(Fence {
                 timeline: timeline(),
+                opened: false,
                 reason: "newer".into(),
             })
             .encode(out);
@@ -482,7 +488,7 @@ mod tests {
     }
 
     fn any_fence() -> impl Strategy<Value = Fence> {
-        (any_timeline(), "[^\0]{0,100}").prop_map(|(timeline, reason)| Fence { timeline, reason })
+        (any_timeline(), any::<bool>(), "[^\0]{0,100}").prop_map(|(timeline, opened, reason)| Fence { timeline, opened, reason })
     }
 
     fn any_lsn() -> impl Strategy<Value = Lsn> {
