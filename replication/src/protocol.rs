@@ -32,10 +32,13 @@
 
 pub mod commit;
 pub mod level;
+pub mod liveness;
 pub mod name;
 pub mod policy;
 pub mod progress;
+pub mod receiver;
 pub mod sender;
+pub mod slot;
 
 #[cfg(test)]
 mod script;
