@@ -18,6 +18,8 @@ use crate::wire::scram::Verifier;
 pub struct WalStreamingConfig {
     /// The data directory.
     pub data_dir: PathBuf,
+    /// The node's id, for a new log; random if `None`.
+    pub node_id: Option<Uuid>,
     /// The node's name, which policies and `application_name` use.
     pub name: String,
     /// Where to listen, `host:port`; port 0 takes a free one. `None`: nobody can follow.
@@ -58,6 +60,7 @@ impl Default for WalStreamingConfig {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("data"),
+            node_id: None,
             name: "node".to_owned(),
             listen: None,
             advertise: None,

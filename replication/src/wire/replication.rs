@@ -359,7 +359,11 @@ impl Fence {
         if reason.len() > FENCE_REASON_MAX {
             return Err(cursor.bad("its reason is too long"));
         }
-        Ok(Self { timeline, opened, reason })
+        Ok(Self {
+            timeline,
+            opened,
+            reason,
+        })
     }
 }
 
@@ -372,7 +376,7 @@ fn time(cursor: &mut Cursor) -> Result<i64> {
 }
 
 fn flags(set: bool) -> u8 {
-    if reply_requested { REPLY_REQUESTED } else { 0 }
+    if set { REPLY_REQUESTED } else { 0 }
 }
 
 fn only_flag(cursor: &mut Cursor) -> Result<bool> {
@@ -488,7 +492,13 @@ mod tests {
     }
 
     fn any_fence() -> impl Strategy<Value = Fence> {
-        (any_timeline(), any::<bool>(), "[^\0]{0,100}").prop_map(|(timeline, opened, reason)| Fence { timeline, opened, reason })
+        (any_timeline(), any::<bool>(), "[^\0]{0,100}").prop_map(|(timeline, opened, reason)| {
+            Fence {
+                timeline,
+                opened,
+                reason,
+            }
+        })
     }
 
     fn any_lsn() -> impl Strategy<Value = Lsn> {

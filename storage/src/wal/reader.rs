@@ -37,7 +37,10 @@ impl LogBytes {
 
     /// Another reader of the same log, that has the same file open; this one opens it anew.
     pub fn again(&mut self) -> Self {
-        Self { wal: self.wal.clone(), open: self.open.take() }
+        Self {
+            wal: self.wal.clone(),
+            open: self.open.take(),
+        }
     }
 
     /// Bytes from `from` on, up to `max` and not beyond `upto`, from memory alone; never blocks on
