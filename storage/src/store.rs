@@ -5,6 +5,7 @@
 //! where the log must be replayed after a crash. It never sees half a transaction, never decides
 //! what is committed, and knows no peers.
 
+mod lsm;
 mod read;
 
 use std::fmt;
