@@ -5,6 +5,7 @@
 //! where the log must be replayed after a crash. It never sees half a transaction, never decides
 //! what is committed, and knows no peers.
 
+mod change;
 mod lsm;
 mod read;
 
@@ -15,6 +16,8 @@ use crate::entry::WalEntry;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
+pub use change::*;
+pub use lsm::*;
 pub use read::*;
 
 /// A committed transaction, as it lies in the log.

@@ -251,6 +251,20 @@ fn a_counter_set_above_the_tables_before_each_edit_is_not_overtaken() {
 }
 
 #[test]
+fn rows_inserted_at_a_version_that_an_edit_has_passed_are_invisible_at_its_end() {
+    let dir = temp();
+    let mut bare = open(dir.path());
+    bare.put("first part", "v", 99);
+    let first = bare.tree.rotate_memtable().unwrap();
+    bare.put("second part", "v", 99);
+    bare.flush_one(&first, 0); // sets the counter to 100
+    bare.tree.rotate_memtable().unwrap();
+    bare.put("third part", "v", 99);
+    assert_eq!(bare.get("second part", 100).as_deref(), Some("v"));
+    assert_eq!(bare.get("third part", 100), None);
+}
+
+#[test]
 fn reopening_drops_every_memtable_and_nothing_else() {
     let dir = temp();
     let mut bare = open(dir.path());
