@@ -1,0 +1,34 @@
+//! The decisions of replication: who, when, whether and how much; never how.
+//!
+//! Every machine here has one shape: `new(config, now)`, `on(event, now, &mut actions)` as the only
+//! mutation, `deadline()` for the next `Tick`, `status()` for humans. Machines speak numbers: an
+//! action says `SendWal(a..b)`, and the driver moves the bytes. After each `on` the driver performs
+//! all actions, in order, before it brings the next event.
+//!
+//! The way of a commit through this room:
+//!
+//! ```text
+//!   log flushed ──▶ sender ──SendWal──▶ (link) ──▶ receiver ──WriteWal──▶ log of the standby
+//!                     ▲                                │ written, flushed, applied
+//!                     └────────── status ◀─────────────┘
+//!                     │ Reported
+//!                     ▼
+//!                   commit ──CommitMoved──▶ waiters, and with the next ADVANCE the standbys
+//! ```
+//!
+//! * [`progress`]: one standby's ladder of positions and its lag.
+//! * [`name`], [`level`], [`policy`]: what operators write.
+//!
+//! Input from a peer is refused with an action and costs the peer its connection at most; what this
+//! room itself promises is asserted, in release builds too.
+//!
+//! What this room does not do: it opens no socket and no file, reads no clock, draws no random
+//! number, knows no message layout and never waits.
+
+pub mod level;
+pub mod name;
+pub mod policy;
+pub mod progress;
+
+#[cfg(test)]
+mod script;

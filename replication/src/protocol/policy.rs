@@ -1,0 +1,491 @@
+//! Which standbys must confirm before a commit counts, as PostgreSQL users write it.
+//!
+//! A [`SyncPolicy`] is the text of `synchronous_standby_names`; a [`BoundPolicy`] is a policy with
+//! the nodes it counts and the place in the log where it was set. From the latter follow the two
+//! numbers that everything else rests on: `k`, how many standbys confirm a commit, and `n - k + 1`,
+//! how many promises a new timeline needs, so that any set of one kind meets any set of the other.
+//! This room computes no commit LSN and asks nobody.
+
+use std::fmt;
+use std::str::FromStr;
+
+use mainstay_storage::Lsn;
+
+use super::name::NodeName;
+
+/// Most names one policy may list.
+pub const POLICY_NAMES_MAX: usize = 32;
+/// Longest policy text in bytes.
+pub const POLICY_BYTES_MAX: usize = 4096;
+
+/// Who must confirm a commit, besides the primary itself.
+///
+/// ```
+/// use mainstay_replication::protocol::policy::SyncPolicy;
+/// let policy: SyncPolicy = "first 2 (A, b, \"c d\")".parse().unwrap();
+/// assert_eq!(policy.to_string(), "FIRST 2 (a, b, \"c d\")");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Nobody.
+    #[default]
+    Off,
+    /// The first `count` of `names`, in their order, that are streaming.
+    First {
+        /// How many; at least 1.
+        count: usize,
+        /// Of whom.
+        names: Names,
+    },
+    /// Any `count` of `names`.
+    Any {
+        /// How many; at least 1.
+        count: usize,
+        /// Of whom.
+        names: Names,
+    },
+}
+
+/// The nodes a policy speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names {
+    /// `*`: the registered native voters, in order of their priority.
+    Voters,
+    /// These, without duplicates.
+    Listed(Vec<NodeName>),
+}
+
+impl SyncPolicy {
+    /// `k`: how many standbys confirm a commit; 0 for [`SyncPolicy::Off`].
+    pub const fn needed(&self) -> usize {
+        match self {
+            Self::Off => 0,
+            Self::First { count, .. } | Self::Any { count, .. } => *count,
+        }
+    }
+
+    fn names(&self) -> Option<&Names> {
+        match self {
+            Self::Off => None,
+            Self::First { names, .. } | Self::Any { names, .. } => Some(names),
+        }
+    }
+}
+
+impl fmt::Display for SyncPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::First { count, names } => write!(f, "FIRST {count} ({names})"),
+            Self::Any { count, names } => write!(f, "ANY {count} ({names})"),
+        }
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Listed(names) = self else {
+            return f.write_str("*");
+        };
+        for (at, name) in names.iter().enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            let name = name.as_str();
+            if is_plain(name) {
+                write!(f, "{separator}{name}")?;
+            } else {
+                write!(f, "{separator}\"{}\"", name.replace('"', "\"\""))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether PostgreSQL reads `name` back without quotes.
+fn is_plain(name: &str) -> bool {
+    let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    word && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !["first", "any", "off"].contains(&name)
+}
+
+/// A policy with the nodes it counts, as one Config entry of the log states it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundPolicy {
+    /// The rule.
+    pub policy: SyncPolicy,
+    /// The registered native voters in order of priority: what `*` stands for.
+    pub voters: Vec<NodeName>,
+    /// End (exclusive) of the Config entry that set it; zero for a new cluster's first.
+    pub config_end: Lsn,
+    /// Whether this node is itself one of the standbys counted. So it is for the policy that a
+    /// promoted node finds in its log, until it sets its own.
+    pub self_counts: bool,
+}
+
+impl BoundPolicy {
+    /// No policy: own flush is enough.
+    pub const fn off() -> Self {
+        Self {
+            policy: SyncPolicy::Off,
+            voters: Vec::new(),
+            config_end: Lsn::ZERO,
+            self_counts: false,
+        }
+    }
+
+    /// `S`: the nodes it counts, in order of priority.
+    pub fn counted(&self) -> &[NodeName] {
+        match self.policy.names() {
+            None => &[],
+            Some(Names::Listed(names)) => names,
+            Some(Names::Voters) => &self.voters,
+        }
+    }
+
+    /// `k`: how many of them confirm a commit.
+    pub const fn needed(&self) -> usize {
+        self.policy.needed()
+    }
+
+    /// `n - k + 1`: how many of them must promise before a timeline is opened, so that they meet
+    /// every set that can have confirmed a commit. Zero when no such set exists.
+    pub fn promises_needed(&self) -> usize {
+        match self.needed() {
+            0 => 0,
+            needed => (self.counted().len() + 1).saturating_sub(needed),
+        }
+    }
+}
+
+/// What a change of policy needs before the old one stops to bind.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum ChangeRule {
+    /// Own flush: nobody is counted differently, or the operator forces it.
+    OwnFlush,
+    /// The new policy only: under the old one nothing can have been acknowledged.
+    NewOnly,
+    /// Both policies, each in full.
+    Both,
+}
+
+/// What it takes to go from `old` to `new`. `forced` changes name, through
+/// [`BoundPolicy::counted`] of `old`, who could still promote themselves without them.
+pub fn change_rule(old: &BoundPolicy, new: &BoundPolicy, forced: bool) -> ChangeRule {
+    let stars = old.policy.names() == Some(&Names::Voters);
+    let same_rule = old.policy == new.policy;
+    let (before, after) = (old.counted(), new.counted());
+    let kept = before.iter().all(|name| after.contains(name));
+    if forced || (same_rule && kept && before.len() == after.len()) {
+        ChangeRule::OwnFlush
+    } else if same_rule && stars && kept && before.len() < old.needed() {
+        ChangeRule::NewOnly
+    } else {
+        ChangeRule::Both
+    }
+}
+
+/// Why a policy text is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("sync policy {text:?}: {why}; examples: off, FIRST 1 (a, b), ANY 2 (a, b, c), ANY 1 (*)")]
+pub struct ParsePolicyError {
+    text: String,
+    why: String,
+}
+
+impl FromStr for SyncPolicy {
+    type Err = ParsePolicyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text).map_err(|why| ParsePolicyError {
+            text: text.chars().take(120).collect(),
+            why,
+        })
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Token {
+    Word(String),
+    Quoted(String),
+    Star,
+    Comma,
+    Open,
+    Close,
+}
+
+fn parse(text: &str) -> Result<SyncPolicy, String> {
+    if text.len() > POLICY_BYTES_MAX {
+        return Err(format!("longer than {POLICY_BYTES_MAX} bytes"));
+    }
+    let tokens = tokens(text)?;
+    let word = |at: usize, word: &str| matches!(tokens.get(at), Some(Token::Word(found)) if found.eq_ignore_ascii_case(word));
+    if tokens.is_empty() || (tokens.len() == 1 && word(0, "off")) {
+        return Ok(SyncPolicy::Off);
+    }
+    let any = word(0, "any");
+    let counted = usize::from(any || word(0, "first"));
+    if counted == 0 && tokens.get(1) != Some(&Token::Open) {
+        let names = names(&tokens)?;
+        return Ok(SyncPolicy::First { count: 1, names });
+    }
+    let count = match tokens.get(counted) {
+        Some(Token::Word(digits)) => digits.parse::<usize>().ok(),
+        _ => None,
+    };
+    let count = count.ok_or("how many standbys must be a number before the parenthesis")?;
+    let inner = match tokens.get(counted + 1..) {
+        Some([Token::Open, inner @ .., Token::Close]) => inner,
+        _ => return Err("names must stand in one pair of parentheses".into()),
+    };
+    let names = names(inner)?;
+    if count == 0 {
+        return Err("at least 1 standby must be asked for; `off` asks for none".into());
+    }
+    let (most, of) = match &names {
+        Names::Voters => (POLICY_NAMES_MAX, "voters at most"),
+        Names::Listed(names) => (names.len(), "names can never be met"),
+    };
+    if count > most {
+        return Err(format!("{count} of {most} {of}"));
+    }
+    Ok(match any {
+        true => SyncPolicy::Any { count, names },
+        false => SyncPolicy::First { count, names },
+    })
+}
+
+fn names(tokens: &[Token]) -> Result<Names, String> {
+    if tokens == [Token::Star] {
+        return Ok(Names::Voters);
+    }
+    let mut listed: Vec<NodeName> = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Comma if at % 2 == 1 && at + 1 < tokens.len() => {}
+            Token::Word(text) | Token::Quoted(text) if at % 2 == 0 => {
+                let name = text
+                    .parse::<NodeName>()
+                    .map_err(|error| error.to_string())?;
+                if listed.contains(&name) {
+                    return Err(format!("{name} is listed twice"));
+                }
+                listed.push(name);
+            }
+            Token::Star => return Err("`*` cannot stand beside names".into()),
+            _ => return Err("names must be separated by one comma each".into()),
+        }
+    }
+    match listed.len() {
+        0 => Err("no names".into()),
+        1..=POLICY_NAMES_MAX => Ok(Names::Listed(listed)),
+        more => Err(format!(
+            "{more} names, at most {POLICY_NAMES_MAX} are taken"
+        )),
+    }
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, String> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let (token, used) = match first {
+            '(' => (Token::Open, 1),
+            ')' => (Token::Close, 1),
+            ',' => (Token::Comma, 1),
+            '*' => (Token::Star, 1),
+            '"' => quoted(rest)?,
+            _ => {
+                let used = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+                if used == 0 {
+                    return Err(format!("{first:?} needs double quotes around the name"));
+                }
+                (
+                    Token::Word(rest.chars().take_while(|c| is_word(*c)).collect()),
+                    used,
+                )
+            }
+        };
+        tokens.push(token);
+        rest = rest.get(used..).unwrap_or_default().trim_start();
+    }
+    Ok(tokens)
+}
+
+/// Hyphen and dot are more than PostgreSQL takes unquoted, but host names have them.
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || ['_', '-', '.', '$'].contains(&c)
+}
+
+/// A quoted name, `""` standing for one quote, and the bytes it takes with its quotes.
+fn quoted(text: &str) -> Result<(Token, usize), String> {
+    let mut name = String::new();
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        if c != '"' {
+            name.push(c);
+        } else if chars.next_if(|(_, c)| *c == '"').is_some() {
+            name.push('"');
+        } else {
+            return Ok((Token::Quoted(name), at + 1));
+        }
+    }
+    Err("a double quote is not closed".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parsed(text: &str) -> String {
+        match text.parse::<SyncPolicy>() {
+            Ok(policy) => policy.to_string(),
+            Err(error) => format!("refused: {}", error.why),
+        }
+    }
+
+    fn bound(policy: &str, voters: &[&str]) -> BoundPolicy {
+        BoundPolicy {
+            policy: policy.parse().unwrap(),
+            voters: voters.iter().map(|name| name.parse().unwrap()).collect(),
+            ..BoundPolicy::off()
+        }
+    }
+
+    #[test]
+    fn policies_read_as_postgresql_users_write_them() {
+        for (text, form) in [
+            ("", "off"),
+            (" OFF ", "off"),
+            ("\"off\"", "FIRST 1 (\"off\")"),
+            ("*", "FIRST 1 (*)"),
+            ("a", "FIRST 1 (a)"),
+            ("a , B", "FIRST 1 (a, b)"),
+            ("2 (a,b,c)", "FIRST 2 (a, b, c)"),
+            ("first 2(a,b,c)", "FIRST 2 (a, b, c)"),
+            ("ANY 1 (*)", "ANY 1 (*)"),
+            (
+                "any 2 (\"First\", node-1.example, x)",
+                "ANY 2 (\"first\", \"node-1.example\", x)",
+            ),
+            ("\"a \"\"b\"\"\"", "FIRST 1 (\"a \"\"b\"\"\")"),
+            (
+                "any",
+                "refused: how many standbys must be a number before the parenthesis",
+            ),
+            (
+                "FIRST (a)",
+                "refused: how many standbys must be a number before the parenthesis",
+            ),
+            (
+                "FIRST 0 (a)",
+                "refused: at least 1 standby must be asked for; `off` asks for none",
+            ),
+            ("ANY 3 (a, b)", "refused: 3 of 2 names can never be met"),
+            ("ANY 33 (*)", "refused: 33 of 32 voters at most"),
+            ("a, A", "refused: a is listed twice"),
+            ("ANY 1 (a, *)", "refused: `*` cannot stand beside names"),
+            (
+                "ANY 1 (a,)",
+                "refused: names must be separated by one comma each",
+            ),
+            (
+                "ANY 1 (a b)",
+                "refused: names must be separated by one comma each",
+            ),
+            ("ANY 1 ()", "refused: no names"),
+            (
+                "ANY 1 (a) b",
+                "refused: names must stand in one pair of parentheses",
+            ),
+            (
+                "ANY 1 a",
+                "refused: names must stand in one pair of parentheses",
+            ),
+            ("a; b", "refused: ';' needs double quotes around the name"),
+            ("\"a", "refused: a double quote is not closed"),
+        ] {
+            assert_eq!(parsed(text), form, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_named_and_kept() {
+        let names = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
+        assert!(names(32).join(",").parse::<SyncPolicy>().is_ok());
+        assert_eq!(
+            parsed(&names(33).join(",")),
+            "refused: 33 names, at most 32 are taken"
+        );
+        assert!(
+            " ".repeat(POLICY_BYTES_MAX + 1)
+                .parse::<SyncPolicy>()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_change_that_counts_the_same_nodes_needs_own_flush_only() {
+        let rule = |old: &BoundPolicy, new: &BoundPolicy| change_rule(old, new, false);
+        let listed = bound("ANY 1 (a, b)", &["a"]);
+        assert_eq!(
+            rule(&listed, &bound("ANY 1 (a, b)", &["a", "b"])),
+            ChangeRule::OwnFlush
+        );
+        assert_eq!(
+            rule(&listed, &bound("ANY 2 (a, b)", &["a"])),
+            ChangeRule::Both
+        );
+        assert_eq!(
+            change_rule(&listed, &BoundPolicy::off(), true),
+            ChangeRule::OwnFlush
+        );
+        let star = bound("ANY 2 (*)", &["a"]);
+        assert_eq!(
+            rule(&star, &bound("ANY 2 (*)", &["a", "b"])),
+            ChangeRule::NewOnly
+        );
+        let full = bound("ANY 2 (*)", &["a", "b"]);
+        assert_eq!(
+            rule(&full, &bound("ANY 2 (*)", &["a", "b", "c"])),
+            ChangeRule::Both
+        );
+        assert_eq!(rule(&full, &bound("ANY 2 (*)", &["a"])), ChangeRule::Both);
+    }
+
+    #[test]
+    fn every_set_that_confirms_meets_every_set_that_promises() {
+        for n in 1u32..=5 {
+            let nodes = (0..n)
+                .map(|at| format!("n{at}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            for k in 1..=n {
+                let bound = bound(&format!("ANY {k} ({nodes})"), &[]);
+                let promises = bound.promises_needed();
+                let subsets = || 0u32..1 << n;
+                let of_size =
+                    |size: usize| subsets().filter(move |set| set.count_ones() as usize >= size);
+                for confirmed in of_size(bound.needed()) {
+                    assert!(of_size(promises).all(|promised| promised & confirmed != 0));
+                }
+                let fewer = subsets().filter(|set| set.count_ones() as usize == promises - 1);
+                let mut misses = fewer.map(|set| !set & ((1 << n) - 1));
+                assert!(
+                    misses.any(|rest| rest.count_ones() >= k),
+                    "one promise fewer would be enough for {k} of {n}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_and_what_is_read_round_trips(
+            text in "([aA\"*(), 0-3é;\\-]|FIRST |ANY |off){0,12}"
+        ) {
+            if let Ok(policy) = text.parse::<SyncPolicy>() {
+                prop_assert_eq!(policy.to_string().parse::<SyncPolicy>(), Ok(policy));
+            }
+        }
+    }
+}
