@@ -1,4 +1,13 @@
 //! PostgreSQL's streaming replication protocol, its state machines and their drivers.
 
+mod cluster;
+mod config;
+mod error;
 pub mod protocol;
+mod runtime;
 pub mod time;
+pub mod wire;
+
+pub use cluster::*;
+pub use config::*;
+pub use error::*;

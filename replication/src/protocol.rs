@@ -18,6 +18,11 @@
 //!
 //! * [`progress`]: one standby's ladder of positions and its lag.
 //! * [`name`], [`level`], [`policy`]: what operators write.
+//! * [`commit`]: the commit LSN, and what happens while a policy cannot be met.
+//! * [`sender`], [`receiver`]: the two ends of a connection.
+//! * [`liveness`]: silence, lag, and the words operators see for them.
+//! * [`slot`]: what log is kept, and for whom.
+//! * [`promotion`]: how a timeline is opened, and who must agree.
 //!
 //! Input from a peer is refused with an action and costs the peer its connection at most; what this
 //! room itself promises is asserted, in release builds too.
@@ -25,10 +30,15 @@
 //! What this room does not do: it opens no socket and no file, reads no clock, draws no random
 //! number, knows no message layout and never waits.
 
+pub mod commit;
 pub mod level;
+pub mod liveness;
 pub mod name;
 pub mod policy;
 pub mod progress;
+pub mod receiver;
+pub mod sender;
+pub mod slot;
 
 #[cfg(test)]
 mod script;

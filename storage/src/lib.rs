@@ -10,6 +10,7 @@ mod redo;
 mod signal;
 mod store;
 mod timeline;
+mod transaction;
 mod wal;
 
 pub use apply::*;
@@ -22,4 +23,5 @@ pub use redo::*;
 pub use signal::*;
 pub use store::*;
 pub use timeline::*;
+pub use transaction::*;
 pub use wal::*;

@@ -15,6 +15,7 @@
 mod reread;
 mod spans;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -35,15 +36,14 @@ pub const TRANSACTIONS_OPEN_MAX: usize = 65_536;
 /// What an entry costs beside its data, in bytes.
 const ENTRY_COST: usize = size_of::<WalEntry>();
 
+/// Entries read from the log, each with the end of its record.
+pub type LogEntries = Box<dyn Iterator<Item = Result<(WalEntry, Lsn)>> + Send>;
+
 /// The log, for reading parts of it again.
 pub trait LogSource: Send + Sync {
-    /// The entries whose records start in `from..to`, in log order, each with the end of its
-    /// record. Their LSNs are set.
-    fn entries(
-        &self,
-        from: Lsn,
-        to: Lsn,
-    ) -> Box<dyn Iterator<Item = Result<(WalEntry, Lsn)>> + Send>;
+    /// The entries whose records start in `from..to`, in log order. Their LSNs are set. An error,
+    /// as when the log there was removed, ends them.
+    fn entries(&self, from: Lsn, to: Lsn) -> LogEntries;
 }
 
 /// Limits of a [`TransactionAssembler`].
@@ -209,7 +209,7 @@ impl TransactionAssembler {
             self.held += cost;
             entries.push(entry);
         }
-        while self.held > self.options.bytes_max {
+        if self.held > self.options.bytes_max {
             self.let_go_of_largest();
         }
         Ok(None)
@@ -294,12 +294,20 @@ impl TransactionAssembler {
         ))
     }
 
+    /// Lets go of the largest, down to well below the limit: it costs a look at every open
+    /// transaction, and so happens once in many entries.
     fn let_go_of_largest(&mut self) {
-        let largest = self.open.values_mut().max_by_key(|open| open.held);
-        let largest = largest.expect("something is held");
-        self.held -= largest.held;
-        largest.held = 0;
-        largest.entries = None;
+        let enough = self.options.bytes_max / 4 * 3;
+        let mut holding = self.open.values_mut().collect::<Vec<_>>();
+        holding.sort_unstable_by_key(|open| Reverse(open.held));
+        for open in holding {
+            if self.held <= enough {
+                return;
+            }
+            self.held -= open.held;
+            open.held = 0;
+            open.entries = None;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod change;
 #[cfg(any(test, feature = "sim"))]
 pub mod conformance;
 mod key;
+mod lsm;
 mod memory;
 mod read;
 
@@ -21,6 +22,7 @@ use crate::lsn::Lsn;
 
 pub use change::*;
 pub use key::*;
+pub use lsm::*;
 pub use memory::*;
 pub use read::*;
 

@@ -159,8 +159,10 @@ impl BoundPolicy {
 /// What a change of policy needs before the old one stops to bind.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub enum ChangeRule {
-    /// Own flush: nobody is counted differently, or the operator forces it.
+    /// Own flush: nobody is counted differently.
     OwnFlush,
+    /// Own flush, because the operator says so; what it replaces can still elect without it.
+    Forced,
     /// The new policy only: under the old one nothing can have been acknowledged.
     NewOnly,
     /// Both policies, each in full.
@@ -174,8 +176,10 @@ pub fn change_rule(old: &BoundPolicy, new: &BoundPolicy, forced: bool) -> Change
     let same_rule = old.policy == new.policy;
     let (before, after) = (old.counted(), new.counted());
     let kept = before.iter().all(|name| after.contains(name));
-    if forced || (same_rule && kept && before.len() == after.len()) {
+    if same_rule && kept && before.len() == after.len() {
         ChangeRule::OwnFlush
+    } else if forced {
+        ChangeRule::Forced
     } else if same_rule && stars && kept && before.len() < old.needed() {
         ChangeRule::NewOnly
     } else {
@@ -437,7 +441,7 @@ mod tests {
         );
         assert_eq!(
             change_rule(&listed, &BoundPolicy::off(), true),
-            ChangeRule::OwnFlush
+            ChangeRule::Forced
         );
         let star = bound("ANY 2 (*)", &["a"]);
         assert_eq!(

@@ -106,17 +106,18 @@ impl Progress {
         self.sent = to;
     }
 
-    /// Takes a native standby's report; `Ok(true)` if a position climbed.
+    /// Takes a native standby's report; `Ok(true)` if a position climbed. `ceiling` is the highest
+    /// position that may have reached it, at or above what is known to be sent.
     ///
     /// # Errors
-    /// When it claims more than was sent or breaks the ladder; then nothing is taken of it.
-    pub fn report(&mut self, claim: Positions) -> Result<bool, ReportError> {
+    /// When it claims more than that or breaks the ladder; then nothing is taken of it.
+    pub fn report(&mut self, claim: Positions, ceiling: Lsn) -> Result<bool, ReportError> {
         let climbs = |low: Lsn, high: Lsn| low.is_zero() || high.is_zero() || low <= high;
         let ordered = climbs(claim.apply, claim.flush) && climbs(claim.flush, claim.write);
         if !ordered || !climbs(claim.apply, claim.write) {
             return Err(ReportError::Disordered(claim));
         }
-        self.take(claim, self.sent)
+        self.take(claim, ceiling.max(self.sent))
     }
 
     /// Takes a stock client's report, which may run ahead of `sent` (it started over at a segment
@@ -308,7 +309,7 @@ mod tests {
                     progress.sent_up_to(command.lsn("to"));
                     return vec![];
                 }
-                "native" => progress.report(positions),
+                "native" => progress.report(positions, Lsn::ZERO),
                 "stock" => progress.report_stock(positions, command.lsn("shown")),
                 "lag" => {
                     let stages = [Stage::Sent, Stage::Written, Stage::Flushed, Stage::Applied];
@@ -359,7 +360,7 @@ mod tests {
                 progress.sent_up_to(progress.sent() + more);
                 let [write, flush, apply] = [write, flush, apply].map(Lsn::new);
                 let before = progress.reported();
-                let taken = progress.report(Positions { write, flush, apply });
+                let taken = progress.report(Positions { write, flush, apply }, Lsn::ZERO);
                 let after = progress.reported();
                 prop_assert!(taken.is_ok() || before == after);
                 prop_assert!(after.write >= before.write && after.write <= progress.sent());

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{LogSource, is_change};
+use super::{LogEntries, LogSource, is_change};
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -33,7 +33,7 @@ impl EntrySource for Reread {
 struct RereadEntries<'a> {
     of: &'a Reread,
     /// `None` after the commit or an error.
-    log: Option<Box<dyn Iterator<Item = Result<(WalEntry, Lsn)>> + Send>>,
+    log: Option<LogEntries>,
     reached: Lsn,
 }
 

@@ -17,11 +17,7 @@ use WalEntryType::{
 struct Log(Mutex<Vec<(WalEntry, Lsn)>>);
 
 impl LogSource for Log {
-    fn entries(
-        &self,
-        from: Lsn,
-        to: Lsn,
-    ) -> Box<dyn Iterator<Item = Result<(WalEntry, Lsn)>> + Send> {
+    fn entries(&self, from: Lsn, to: Lsn) -> LogEntries {
         let log = self.0.lock();
         let inside = log
             .iter()

@@ -92,9 +92,12 @@ impl KeyRange {
         (Bound::Included((table, self.start.clone())), end)
     }
 
-    /// Whether all its keys are below `key`.
-    pub(crate) fn ends_before(&self, key: &[u8]) -> bool {
-        self.end.as_ref().is_some_and(|end| end.as_ref() <= key)
+    /// Its part from the start up to and with `key`.
+    pub(crate) fn upto(&self, key: &[u8]) -> Self {
+        Self {
+            start: self.start.clone(),
+            end: Some(successor(key)),
+        }
     }
 }
 
@@ -134,9 +137,10 @@ mod tests {
             keys in prop::collection::btree_set(prop::collection::vec(0u8..3, 1..5), 0..40),
             table in prop::sample::select(vec![0, 7, TableId::MAX]),
         ) {
+            let bounds = (slice(&from), slice(&to));
             let wanted = keys
                 .iter()
-                .filter(|key| RangeBounds::<[u8]>::contains(&(slice(&from), slice(&to)), key.as_slice()))
+                .filter(|key| RangeBounds::<[u8]>::contains(&bounds, key.as_slice()))
                 .collect::<Vec<_>>();
             let mut rows = keys
                 .iter()

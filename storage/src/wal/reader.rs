@@ -35,6 +35,14 @@ impl LogBytes {
         Self { wal, open: None }
     }
 
+    /// Another reader of the same log, that has the same file open; this one opens it anew.
+    pub fn again(&mut self) -> Self {
+        Self {
+            wal: self.wal.clone(),
+            open: self.open.take(),
+        }
+    }
+
     /// Bytes from `from` on, up to `max` and not beyond `upto`, from memory alone; never blocks on
     /// the disk. `None` when the bytes are not in memory.
     pub fn read_memory(&self, from: Lsn, upto: Lsn, max: usize) -> Option<Bytes> {

@@ -21,7 +21,7 @@ pub(crate) const SPARES_MAX: usize = 4;
 
 const READY_PREFIX: &str = "spare-";
 const UNFINISHED: &str = "spare.tmp";
-const ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The spare files of one log.
 #[derive(Debug)]

@@ -1,0 +1,125 @@
+//! What a policy makes of the standbys' positions: the position it confirms, and each one's part.
+//!
+//! Pure functions of one moment; nothing here remembers or climbs.
+
+use std::collections::BTreeMap;
+
+use mainstay_storage::Lsn;
+
+use crate::protocol::name::NodeName;
+use crate::protocol::policy::{BoundPolicy, SyncPolicy};
+use crate::protocol::progress::Positions;
+
+/// What a standby is for the policy, in the words of `pg_stat_replication.sync_state`.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum SyncState {
+    /// One of the first `k`: commits wait for it.
+    Sync,
+    /// Takes the place of a `Sync` one that fails.
+    Potential,
+    /// One of those of whom any `k` are enough.
+    Quorum,
+    /// Not counted.
+    Async,
+}
+
+impl SyncState {
+    /// PostgreSQL's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Potential => "potential",
+            Self::Quorum => "quorum",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// One connected native standby.
+#[derive(Debug, Clone)]
+pub(super) struct Standby {
+    pub(super) session: u64,
+    pub(super) streaming: bool,
+    /// Set while it has no vote: a new incarnation gets one when it has flushed this far.
+    pub(super) vote_after: Option<Lsn>,
+    pub(super) reported: Positions,
+}
+
+impl Standby {
+    pub(super) fn counts(&self) -> bool {
+        self.streaming && self.vote_after.is_none()
+    }
+}
+
+/// Those whose positions a policy may count.
+pub(super) struct Members<'a> {
+    pub(super) standbys: &'a BTreeMap<NodeName, Standby>,
+    /// This node, with its flushed position.
+    pub(super) own: (&'a NodeName, Lsn),
+}
+
+impl Members<'_> {
+    fn position(
+        &self,
+        policy: &BoundPolicy,
+        name: &NodeName,
+        stage: fn(&Positions) -> Lsn,
+    ) -> Option<Lsn> {
+        if policy.self_counts && name == self.own.0 {
+            return Some(self.own.1);
+        }
+        let standby = self.standbys.get(name).filter(|standby| standby.counts());
+        standby.map(|standby| stage(&standby.reported))
+    }
+
+    /// How many of those that `policy` counts are there.
+    pub(super) fn present(&self, policy: &BoundPolicy) -> usize {
+        let names = policy.counted().iter();
+        names
+            .filter(|name| self.position(policy, name, |at| at.flush).is_some())
+            .count()
+    }
+
+    /// The highest position that `policy` confirms, never above own flushed; `None` while fewer
+    /// than it needs are there.
+    pub(super) fn confirmed(
+        &self,
+        policy: &BoundPolicy,
+        stage: fn(&Positions) -> Lsn,
+    ) -> Option<Lsn> {
+        let needed = policy.needed();
+        let Some(last) = needed.checked_sub(1) else {
+            return Some(self.own.1);
+        };
+        let mut there = policy
+            .counted()
+            .iter()
+            .filter_map(|name| self.position(policy, name, stage))
+            .collect::<Vec<_>>();
+        if let SyncPolicy::First { .. } = policy.policy {
+            there.truncate(needed);
+        }
+        there.sort_unstable_by(|a, b| b.cmp(a));
+        there.get(last).map(|lowest| self.own.1.min(*lowest))
+    }
+
+    /// The part of `name` in `policy`, and its priority from 1; 0 for [`SyncState::Async`].
+    pub(super) fn part(&self, policy: &BoundPolicy, name: &NodeName) -> (SyncState, usize) {
+        let counted = policy.counted();
+        let Some(at) = counted.iter().position(|counted| counted == name) else {
+            return (SyncState::Async, 0);
+        };
+        if let SyncPolicy::Any { .. } = policy.policy {
+            return (SyncState::Quorum, 1);
+        }
+        let earlier = counted.iter().take(at);
+        let before = earlier
+            .filter(|name| self.position(policy, name, |at| at.flush).is_some())
+            .count();
+        let there = self.position(policy, name, |at| at.flush).is_some();
+        match there && before < policy.needed() {
+            true => (SyncState::Sync, at + 1),
+            false => (SyncState::Potential, at + 1),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Where replication waits, locks, spawns and moves bytes.
+
+mod clock;
+mod link;

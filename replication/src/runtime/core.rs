@@ -1,0 +1,484 @@
+//! What all tasks of one node share: its log, its role, the commit machine, the standbys.
+//!
+//! ```text
+//!   sessions ──Reported──▶ ┌───────┐ ──CommitMoved──▶ log.commit ──▶ waiters, senders
+//!   log.flushed ─────────▶ │ Core  │
+//!   registration ────────▶ └───────┘ ──PolicyLogged── Config entry in the log
+//! ```
+//!
+//! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
+//! when a configuration is appended. Decisions are the machines'; this room brings them events and
+//! carries out their actions.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstay_storage::{Lsn, Signal, Timeline, Wal};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::cluster::{ClusterConfig, Member};
+use crate::config::{Role, StandbyConfig, StandbyState, StreamState, SyncMode, WalStreamingConfig};
+use crate::error::{Error, Result};
+use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
+use crate::protocol::name::NodeName;
+use crate::protocol::policy::change_rule;
+use crate::protocol::progress::{LagSamples, Positions};
+use crate::runtime::clock::Clock;
+use crate::runtime::slots::Slots;
+use crate::time::Moment;
+
+/// What one node's tasks share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: WalStreamingConfig,
+    pub(crate) name: NodeName,
+    pub(crate) wal: Wal,
+    pub(crate) clock: Clock,
+    pub(crate) role: watch::Sender<Role>,
+    /// Raised whenever the history changed, so that streams look again.
+    pub(crate) switched: watch::Sender<u64>,
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Flushed here, and written on the standbys that count.
+    pub(crate) remote_written: Signal,
+    /// Committed, and applied on the standbys that count.
+    pub(crate) remote_applied: Signal,
+    /// Applied to the store here.
+    pub(crate) applied: Signal,
+    /// The commit position that the primary told, which may be ahead of what is flushed here.
+    received_commit: AtomicU64,
+    next_session: AtomicU64,
+    pub(crate) slots: Slots,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    cluster: ClusterConfig,
+    /// Present on a primary.
+    committer: Option<Committer>,
+    standbys: BTreeMap<NodeName, Connected>,
+    admitted: Vec<StandbyConfig>,
+    /// Lives of standbys' data that are connected and have no vote yet.
+    pending: BTreeMap<NodeName, Uuid>,
+    samples: LagSamples,
+    listen: Option<SocketAddr>,
+}
+
+/// A standby's newest session.
+#[derive(Debug, Clone)]
+struct Connected {
+    session: u64,
+    state: StreamState,
+    sent: Lsn,
+    reported: Positions,
+    last_heard: Moment,
+    open: bool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: WalStreamingConfig,
+        admitted: Vec<StandbyConfig>,
+        wal: Wal,
+        applied: Signal,
+    ) -> Result<Self> {
+        let slots = Slots::open(wal.clone())?;
+        let name: NodeName =
+            config.name.parse().map_err(|error| Error::Invalid(format!("{error}")))?;
+        let role = match config.follow.is_empty() {
+            true => Role::Primary,
+            false => Role::Standby,
+        };
+        let me = member(&name, &wal, config.advertise.clone().unwrap_or_default());
+        let logged = ClusterConfig::decode(&wal.config().0)?;
+        let cluster = logged.unwrap_or_else(|| ClusterConfig::new(config.sync.clone(), me));
+        let state = State {
+            cluster,
+            committer: None,
+            standbys: BTreeMap::new(),
+            admitted,
+            pending: BTreeMap::new(),
+            samples: LagSamples::new(),
+            listen: None,
+        };
+        Ok(Self {
+            name,
+            wal,
+            clock: Clock::new(),
+            role: watch::Sender::new(role),
+            switched: watch::Sender::new(0),
+            stopping: watch::Sender::new(false),
+            remote_written: Signal::new(Lsn::ZERO),
+            remote_applied: Signal::new(Lsn::ZERO),
+            applied,
+            received_commit: AtomicU64::new(0),
+            next_session: AtomicU64::new(1),
+            slots,
+            state: Mutex::new(state),
+            config,
+        })
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role.borrow().clone()
+    }
+
+    pub(crate) fn is_primary(&self) -> bool {
+        self.role() == Role::Primary
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// A number for a new session: positive, unique in this process.
+    pub(crate) fn new_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_listen(&self, at: SocketAddr) {
+        self.state.lock().listen = Some(at);
+    }
+
+    pub(crate) fn listen(&self) -> Option<SocketAddr> {
+        self.state.lock().listen
+    }
+
+    /// The address that others should reach this node at.
+    pub(crate) fn address(&self) -> String {
+        let listen = self.listen().map(|at| at.to_string());
+        self.config.advertise.clone().or(listen).unwrap_or_default()
+    }
+
+    /// This node as the configuration names it.
+    pub(crate) fn me(&self) -> Member {
+        member(&self.name, &self.wal, self.address())
+    }
+
+    /// The newest configuration in this node's log.
+    pub(crate) fn cluster(&self) -> ClusterConfig {
+        self.refresh_cluster();
+        self.state.lock().cluster.clone()
+    }
+
+    /// Takes over what the log says, which on a standby is the primary's word.
+    fn refresh_cluster(&self) {
+        match ClusterConfig::decode(&self.wal.config().0) {
+            Ok(Some(cluster)) => self.state.lock().cluster = cluster,
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "cannot read the configuration in the log"),
+        }
+    }
+
+    /// Begins to serve as the primary of the current timeline. `hold_until` is the end of its
+    /// NewTimeline entry after a promotion, else zero; `old` is then the configuration found in
+    /// the log before, whose policy counts this node as one of its standbys.
+    ///
+    /// # Errors
+    /// When the configuration cannot be logged.
+    pub(crate) fn become_primary(&self, hold_until: Lsn, old: Option<&ClusterConfig>) -> Result<()> {
+        let mut policies = Vec::new();
+        if let Some(old) = old {
+            let mut bound = old.bound(Lsn::ZERO);
+            bound.self_counts = true;
+            policies.push(bound);
+        }
+        let (logged, config_end) = self.wal.config();
+        let mut cluster = self.cluster();
+        let known = !logged.is_empty();
+        if known {
+            policies.push(cluster.bound(config_end));
+        }
+        let me = self.me();
+        let changed = cluster.primary != me || cluster.policy != self.config.sync;
+        cluster.primary = me;
+        cluster.policy = self.config.sync.clone();
+        let mut new_end = config_end;
+        if changed || !known {
+            new_end = self.log_config(&cluster)?;
+            if policies.last().is_none_or(|last| last.policy != cluster.policy) {
+                policies.push(cluster.bound(new_end));
+            }
+        }
+        let follows = policies.iter().all(|bound| bound.needed() == 0);
+        self.wal.set_commit_follows(follows);
+        let commit = CommitConfig {
+            name: self.name.clone(),
+            timeline: self.wal.timeline(),
+            flushed: self.wal.flushed().get(),
+            commit: self.wal.commit().get(),
+            hold_until,
+            policies,
+            on_miss: self.config.on_miss,
+        };
+        let mut state = self.state.lock();
+        state.cluster = cluster;
+        state.committer = Some(Committer::new(commit, self.clock.now()));
+        state.samples.clear();
+        drop(state);
+        tracing::info!(config_end = %new_end, "serving as primary");
+        self.role.send_replace(Role::Primary);
+        self.commit_event(Event::Flushed(self.wal.flushed().get()));
+        Ok(())
+    }
+
+    /// Stops serving as primary.
+    pub(crate) fn step_down(&self, role: Role) {
+        self.state.lock().committer = None;
+        self.wal.set_commit_follows(false);
+        self.role.send_replace(role);
+    }
+
+    fn log_config(&self, cluster: &ClusterConfig) -> Result<Lsn> {
+        Ok(self.wal.append_config(cluster.encode()?)?.end)
+    }
+
+    /// Brings an event to the commit machine and carries out what follows.
+    pub(crate) fn commit_event(&self, event: Event) {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        if let Event::Flushed(to) = event {
+            state.samples.record(to, now);
+        }
+        let Some(committer) = &mut state.committer else { return };
+        let mut actions = Vec::new();
+        committer.on(event, now, &mut actions);
+        for action in actions {
+            self.carry_out(action, &mut state);
+        }
+    }
+
+    fn carry_out(&self, action: Action, state: &mut State) {
+        match action {
+            Action::CommitMoved(to) => self.wal.advance_commit(to),
+            Action::WrittenMoved(to) => self.remote_written.raise(to),
+            Action::AppliedMoved(to) => self.remote_applied.raise(to),
+            Action::PolicySettled(policy) => {
+                tracing::info!(policy = %policy.policy, "the synchronous policy is in force");
+            }
+            Action::VoteGranted(name) => {
+                tracing::info!(%name, "the standby has caught up and has a vote again");
+                self.grant_vote(&name, state);
+            }
+            other => tracing::info!(event = ?other, "synchronous replication"),
+        }
+    }
+
+    /// Logs that the incarnation that is connected is the one that votes.
+    fn grant_vote(&self, name: &NodeName, state: &mut State) {
+        let Some(incarnation) = state.pending.remove(name) else { return };
+        let known = state.cluster.standbys.iter_mut().find(|member| &member.name == name);
+        if let Some(known) = known {
+            known.incarnation = incarnation;
+        }
+        if let Err(error) = self.log_config(&state.cluster) {
+            tracing::warn!(%name, %error, "cannot log the standby's vote");
+        }
+    }
+
+    /// When the commit machine wants a tick.
+    pub(crate) fn commit_deadline(&self) -> Option<Moment> {
+        self.state.lock().committer.as_ref()?.deadline()
+    }
+
+    /// Registers a standby, or brings its entry up to date, before it may count.
+    ///
+    /// # Errors
+    /// [`Error::NotPrimary`]; [`Error::Refused`] when only listed standbys are admitted and it is
+    /// not one of them.
+    pub(crate) fn register(&self, mut member: Member) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.committer.is_none() {
+            return Err(Error::NotPrimary);
+        }
+        if let Some(admitted) = admit(&state.admitted, &member)? {
+            member.priority = admitted.priority;
+            member.votes = admitted.sync_mode == SyncMode::Sync;
+        }
+        if let Some(known) = state.cluster.standby(&member.name).cloned()
+            && known.incarnation != member.incarnation
+        {
+            // The entry names the life that votes; this one gets there when it has caught up.
+            state.pending.insert(member.name.clone(), member.incarnation);
+            member.incarnation = known.incarnation;
+        }
+        let old = state.cluster.bound(Lsn::ZERO);
+        let mut cluster = state.cluster.clone();
+        if !cluster.register(member)? {
+            return Ok(());
+        }
+        let end = self.log_config(&cluster)?;
+        let policy = cluster.bound(end);
+        let rule = change_rule(&old, &policy, false);
+        state.cluster = cluster;
+        drop(state);
+        self.commit_event(Event::PolicyLogged { policy, rule });
+        Ok(())
+    }
+
+    /// A standby's stream begins.
+    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, vote_after: Option<Lsn>) {
+        let connected = Connected {
+            session,
+            state: StreamState::Catchup,
+            sent: Lsn::ZERO,
+            reported: Positions::default(),
+            last_heard: self.clock.now(),
+            open: true,
+        };
+        self.state.lock().standbys.insert(name.clone(), connected);
+        let name = name.clone();
+        self.commit_event(Event::Connected { name, session, vote_after });
+    }
+
+    /// A standby has everything there was once.
+    pub(crate) fn stream_caught_up(&self, name: &NodeName, session: u64) {
+        self.with_session(name, session, |standby| standby.state = StreamState::Streaming);
+        self.commit_event(Event::Streaming { name: name.clone(), session });
+    }
+
+    /// A standby said how far it is.
+    pub(crate) fn stream_reported(
+        &self,
+        name: &NodeName,
+        session: u64,
+        timeline: Timeline,
+        positions: Positions,
+    ) {
+        self.with_session(name, session, |standby| standby.reported = positions);
+        let name = name.clone();
+        self.commit_event(Event::Reported { name, session, timeline, positions });
+    }
+
+    /// A standby was heard, and this much was sent to it.
+    pub(crate) fn stream_heard(&self, name: &NodeName, session: u64, sent: Lsn, heard: Moment) {
+        self.with_session(name, session, |standby| {
+            standby.sent = sent;
+            standby.last_heard = heard;
+        });
+    }
+
+    /// A standby's stream ended.
+    pub(crate) fn stream_ended(&self, name: &NodeName, session: u64) {
+        self.with_session(name, session, |standby| {
+            standby.state = StreamState::Disconnected;
+            standby.open = false;
+        });
+        self.commit_event(Event::Disconnected { name: name.clone(), session });
+    }
+
+    fn with_session(&self, name: &NodeName, session: u64, change: impl FnOnce(&mut Connected)) {
+        let mut state = self.state.lock();
+        let standby = state.standbys.get_mut(name);
+        if let Some(standby) = standby.filter(|standby| standby.session == session) {
+            change(standby);
+        }
+    }
+
+    /// Notes the commit position that the primary told.
+    pub(crate) fn note_commit(&self, to: Lsn) {
+        self.received_commit.fetch_max(to.get(), Ordering::AcqRel);
+        self.follow_commit();
+    }
+
+    /// Raises the commit position as far as what the primary told is flushed here.
+    pub(crate) fn follow_commit(&self) {
+        self.wal.advance_commit(Lsn::new(self.received_commit.load(Ordering::Acquire)));
+    }
+
+    /// Forgets what an earlier primary told.
+    pub(crate) fn reset_commit(&self, to: Lsn) {
+        self.received_commit.store(to.get(), Ordering::Release);
+    }
+
+    /// All registered and connected standbys.
+    pub(crate) fn standby_states(&self) -> Vec<StandbyState> {
+        let now = self.clock.now();
+        let end = self.wal.flushed().get();
+        let state = self.state.lock();
+        let parts = state.committer.as_ref().map(Committer::status);
+        let members = state.cluster.standbys.iter();
+        let members = members.filter(|member| member.name != self.name);
+        let one = |member: &Member| {
+            let connected = state.standbys.get(&member.name);
+            let reported = connected.map(|standby| standby.reported).unwrap_or_default();
+            let silence = connected.map(|standby| now - standby.last_heard);
+            let heard = silence.is_some_and(|silence| silence <= self.config.heartbeat_timeout);
+            let open = connected.is_some_and(|standby| standby.open) && heard;
+            let part = parts.iter().flat_map(|status| &status.standbys);
+            let part = part.into_iter().find(|part| part.name == member.name);
+            let age = |at: Lsn| state.samples.age_of(at, now);
+            StandbyState {
+                node_id: member.node_id,
+                name: member.name.clone(),
+                ack_lsn: reported.flush,
+                connected: open,
+                last_heartbeat: silence,
+                lag_bytes: end.bytes_since(reported.flush),
+                state: connected.filter(|_| open).map_or(StreamState::Disconnected, |s| s.state),
+                sync_state: part.map_or("async", |part| part.state.as_str()),
+                sent_lsn: connected.map(|standby| standby.sent).unwrap_or_default(),
+                write_lsn: reported.write,
+                flush_lsn: reported.flush,
+                replay_lsn: reported.apply,
+                write_lag: age(reported.write),
+                flush_lag: age(reported.flush),
+                replay_lag: age(reported.apply),
+            }
+        };
+        members.map(one).collect()
+    }
+
+    /// An acknowledgement that did not come over a stream of ours.
+    ///
+    /// # Errors
+    /// [`Error::UnknownStandby`].
+    pub(crate) fn acknowledge(&self, node: Uuid, lsn: Lsn) -> Result<()> {
+        let name = {
+            let state = self.state.lock();
+            let known = state.cluster.standbys.iter().find(|member| member.node_id == node);
+            known.map(|member| member.name.clone()).ok_or(Error::UnknownStandby(node))?
+        };
+        let session = self.state.lock().standbys.get(&name).map(|standby| standby.session);
+        let Some(session) = session else {
+            return Err(Error::UnknownStandby(node));
+        };
+        let positions = Positions { write: lsn, flush: lsn, apply: lsn };
+        self.stream_reported(&name, session, self.wal.timeline(), positions);
+        Ok(())
+    }
+
+    /// How long until silence makes a peer count as gone.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.config.heartbeat_timeout
+    }
+}
+
+fn member(name: &NodeName, wal: &Wal, address: String) -> Member {
+    let identity = wal.identity();
+    Member {
+        name: name.clone(),
+        node_id: identity.node_id,
+        incarnation: identity.incarnation,
+        address,
+        priority: 100,
+        votes: true,
+    }
+}
+
+/// The entry that admits `member`; `None` when everybody is admitted.
+fn admit(admitted: &[StandbyConfig], member: &Member) -> Result<Option<StandbyConfig>> {
+    if admitted.is_empty() {
+        return Ok(None);
+    }
+    let known = admitted.iter().find(|known| known.node_id == member.node_id);
+    let refused = || {
+        let (name, id) = (&member.name, member.node_id);
+        Error::Refused(format!("standby {name} ({id}) is not one of those configured here"))
+    };
+    known.cloned().map(Some).ok_or_else(refused)
+}
