@@ -338,6 +338,12 @@ impl WalReplicator {
         })
     }
 
+    /// Whether this standby is connected to the node that it follows.
+    pub fn is_connected(&self) -> bool {
+        let core = self.inner.core.read().clone();
+        core.is_some_and(|core| core.upstream().is_some())
+    }
+
     /// The positions that the remote levels wait for: written, and applied.
     ///
     /// # Errors

@@ -37,6 +37,7 @@
 //! of a segment's creation is asked of a function it is given.
 
 mod directory;
+mod inspect;
 mod log_file;
 mod reader;
 mod record;
@@ -70,6 +71,7 @@ use crate::signal::Signal;
 use crate::timeline::{Timeline, TimelineHistory};
 
 pub use directory::NewLog;
+pub use inspect::{LogFileName, LogFileRecords, LogFiles, Verified};
 pub use reader::{LogBytes, WalReader};
 pub use record::{RECORD_HEADER_LEN, Record, RecordHead, record_len};
 pub use recovery::{Recovered, TornTail};

@@ -28,7 +28,7 @@ pub(crate) fn wal_dir(dir: &Path) -> PathBuf {
     dir.join("wal")
 }
 
-fn control_path(dir: &Path) -> PathBuf {
+pub(crate) fn control_path(dir: &Path) -> PathBuf {
     dir.join("control")
 }
 
@@ -267,7 +267,7 @@ fn start_threads(shared: &Arc<Shared>, dir: &Path) -> Result<Vec<thread::JoinHan
     ])
 }
 
-fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
+pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
     let path = dir.join("lock");
     disk.lock(&path).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => Error::Locked {
@@ -277,7 +277,7 @@ fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
     })
 }
 
-fn bad_control(dir: &Path, why: &str) -> Error {
+pub(crate) fn bad_control(dir: &Path, why: &str) -> Error {
     let path = control_path(dir);
     let why = why.to_owned();
     Error::Corrupt {
@@ -346,7 +346,11 @@ pub(crate) fn write_history(disk: &dyn Disk, wal: &Path, history: &TimelineHisto
     write().map_err(|source| Error::io("write", &path, source))
 }
 
-fn read_history(disk: &dyn Disk, wal: &Path, control: &Control) -> Result<TimelineHistory> {
+pub(crate) fn read_history(
+    disk: &dyn Disk,
+    wal: &Path,
+    control: &Control,
+) -> Result<TimelineHistory> {
     let timeline = control.timeline();
     let path = wal.join(history_file_name(timeline.number));
     let corrupt = |why: String| Error::Corrupt {
