@@ -22,7 +22,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::cli::{Failure, NodeAddress, print};
 use crate::client::{Client, ClientError};
 use crate::units;
-pub(crate) use rows::{Place, Row, RowError, Rows, Shape};
+use rows::{Place, RowError};
+pub(crate) use rows::{Rows, Shape};
 
 /// Most rows in one transaction.
 const BATCH_ROWS_MAX: usize = 5000;
@@ -75,14 +76,26 @@ struct Progress {
 /// Runs the verb.
 pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let client = args.node.client()?;
-    let shape = Shape { key: Some(args.key.clone()), delimiter: args.delimiter };
+    let shape = Shape {
+        key: Some(args.key.clone()),
+        delimiter: args.delimiter,
+    };
     let mut rows = Rows::open(&args.file, &shape).map_err(Failure::failed)?;
     let fingerprint = fingerprint(&args.file, &shape).map_err(|error| {
         Failure::failed(format!("{}: cannot be read: {error}", args.file.display()))
     })?;
     let note = format!("{}/{fingerprint}", args.table);
-    let file = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut progress = Progress { file, table: args.table.clone(), ..Progress::default() };
+    let file = args
+        .file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let mut progress = Progress {
+        file,
+        table: args.table.clone(),
+        ..Progress::default()
+    };
     if !args.restart {
         progress = loaded(&client, &note)?.unwrap_or(progress);
     }
@@ -95,9 +108,16 @@ pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
         ));
     }
     if progress.rows > 0 {
-        let place = Place { byte: progress.byte, line: progress.line };
+        let place = Place {
+            byte: progress.byte,
+            line: progress.line,
+        };
         rows.seek(place).map_err(Failure::failed)?;
-        eprintln!("continuing after {} rows, at line {}", units::count(progress.rows), place.line);
+        eprintln!(
+            "continuing after {} rows, at line {}",
+            units::count(progress.rows),
+            place.line
+        );
     }
     load(&client, rows, &note, progress)
 }
@@ -134,7 +154,10 @@ fn load(
     let rows = units::count(progress.rows - before.0);
     let bytes = units::bytes(progress.byte - before.1);
     let seconds = began.elapsed().as_secs_f64();
-    print(format!("{rows} rows loaded into {} ({bytes} in {seconds:.1} s)", progress.table))
+    print(format!(
+        "{rows} rows loaded into {} ({bytes} in {seconds:.1} s)",
+        progress.table
+    ))
 }
 
 /// A bar for people; nothing where standard error is no terminal.
@@ -171,7 +194,10 @@ struct Batch {
 
 impl Batch {
     fn read(rows: &mut Rows, before: &Progress) -> Result<Self, RowError> {
-        let mut batch = Self { ops: String::new(), after: before.clone() };
+        let mut batch = Self {
+            ops: String::new(),
+            after: before.clone(),
+        };
         let mut count = 0;
         while count < BATCH_ROWS_MAX && batch.ops.len() < BATCH_BYTES_MAX {
             let Some(row) = rows.next()? else {
@@ -231,9 +257,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         std::fs::write(&path, "id,name\n1,\"Ada \"\"L\"\"\"\n").unwrap();
-        let shape = Shape { key: Some("id".into()), delimiter: b',' };
+        let shape = Shape {
+            key: Some("id".into()),
+            delimiter: b',',
+        };
         let mut rows = Rows::open(&path, &shape).unwrap();
-        let before = Progress { file: "t.csv".into(), table: "t".into(), ..Progress::default() };
+        let before = Progress {
+            file: "t.csv".into(),
+            table: "t".into(),
+            ..Progress::default()
+        };
         let batch = Batch::read(&mut rows, &before).unwrap();
         assert!(batch.after.done);
         let body = String::from_utf8(batch.body("t/ff")).unwrap();
@@ -255,7 +288,14 @@ mod tests {
         let path = dir.path().join("t.csv");
         let of = |text: &str, key: &str, delimiter: u8| {
             std::fs::write(&path, text).unwrap();
-            fingerprint(&path, &Shape { key: Some(key.into()), delimiter }).unwrap()
+            fingerprint(
+                &path,
+                &Shape {
+                    key: Some(key.into()),
+                    delimiter,
+                },
+            )
+            .unwrap()
         };
         let one = of("a\n1\n", "a", b',');
         assert_eq!(one, of("a\n1\n", "a", b','));
