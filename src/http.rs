@@ -158,3 +158,6 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(ApiError::new(500, format!("the request failed: {error}"))),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -251,6 +251,7 @@ fn fingerprint(path: &Path, shape: &Shape) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::tests::Serving;
 
     #[test]
     fn a_batch_is_a_transaction_that_also_notes_how_far_it_came() {
@@ -280,6 +281,111 @@ mod tests {
                 r#"\"rows\":1,\"done\":true}"}]}"#
             )
         );
+    }
+
+    fn import(serving: &Serving, path: &Path, more: &[&str]) -> Result<(), Failure> {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ImportArgs,
+        }
+        let path = path.to_str().unwrap();
+        let line = [
+            "import",
+            "--http",
+            &serving.address,
+            "--table",
+            "t",
+            "--key",
+            "id",
+            path,
+        ];
+        run(&<Line as clap::Parser>::parse_from([&line, more].concat()).args)
+    }
+
+    fn table(serving: &Serving) -> Vec<(String, String)> {
+        let rows = serving.client.scan("t", b"", b"", 10_000).unwrap().rows;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        rows.into_iter()
+            .map(|(key, value)| (text(key), text(value)))
+            .collect()
+    }
+
+    #[test]
+    fn a_finished_import_does_nothing_and_a_restarted_one_does_it_again() {
+        let serving = Serving::primary();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        std::fs::write(&path, "id,n\n1,one\n2,two\n").unwrap();
+        import(&serving, &path, &[]).unwrap();
+        let both = [
+            ("1", r#"{"id":"1","n":"one"}"#),
+            ("2", r#"{"id":"2","n":"two"}"#),
+        ];
+        let both = both.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(table(&serving), both);
+        serving.client.delete("t", b"1").unwrap();
+        import(&serving, &path, &[]).unwrap();
+        assert_eq!(table(&serving), both[1..]);
+        import(&serving, &path, &["--restart"]).unwrap();
+        assert_eq!(table(&serving), both);
+    }
+
+    #[test]
+    fn a_bad_row_stops_the_import_and_nothing_of_its_batch_is_stored() {
+        let serving = Serving::primary();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        let good = BATCH_ROWS_MAX + 10;
+        let mut text = "id,n\n".to_owned();
+        for n in 0..good {
+            text += &format!("{n:05},x\n");
+        }
+        std::fs::write(&path, format!("{text}bad\n")).unwrap();
+        let failure = import(&serving, &path, &[]).unwrap_err();
+        let line = format!(
+            "t.csv line {}: the row has 1 columns, the header 2\n",
+            good + 2
+        );
+        assert!(failure.text().contains(&line), "{failure:?}");
+        assert!(
+            failure.text().contains("5,000 rows before it are loaded"),
+            "{failure:?}"
+        );
+        assert_eq!(table(&serving).len(), BATCH_ROWS_MAX);
+    }
+
+    #[test]
+    fn an_interrupted_import_continues_where_its_last_transaction_ended() {
+        let serving = Serving::primary();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        std::fs::write(&path, "id\n1\n2\n3\n").unwrap();
+        let shape = Shape {
+            key: Some("id".into()),
+            delimiter: b',',
+        };
+        let note = format!("t/{}", fingerprint(&path, &shape).unwrap());
+        let progress = Progress {
+            table: "t".into(),
+            byte: 5,
+            line: 3,
+            rows: 1,
+            ..Progress::default()
+        };
+        let progress = serde_json::to_vec(&progress).unwrap();
+        serving
+            .client
+            .put(IMPORTS_TABLE, note.as_bytes(), progress)
+            .unwrap();
+        import(&serving, &path, &[]).unwrap();
+        let keys = table(&serving)
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect::<Vec<_>>();
+        assert_eq!(keys, ["2", "3"]);
+        let progress = loaded(&serving.client, &note).unwrap().unwrap();
+        assert_eq!((progress.rows, progress.done, progress.byte), (3, true, 9));
     }
 
     #[test]
