@@ -37,12 +37,13 @@ const DAMAGED: u8 = 5;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  failed
-  2  usage: unknown flag, bad value, bad config file
-  3  not ready: no node there, it is stopping, or it did not get there in time
-  4  refused by a safety check; the text names the safe way
-  5  stored bytes are damaged
+    0  done
+    1  failed
+    2  usage: unknown flag, bad value, bad config file
+    3  not ready: no node there, it is stopping, or it did not get there in time
+    4  refused by a safety check; the text names the safe way
+    5  stored bytes are damaged
+  130  interrupted
 
 Every flag but --accept-loss-from and --force can be given as an environment variable: --on-miss as
 MAINSTAY_ON_MISS, and so on. MAINSTAY_LOG is error, warn, info, debug or trace.";
@@ -269,7 +270,7 @@ mod tests {
         let help = Cli::command().render_long_help().to_string();
         for code in [FAILED, USAGE, NOT_READY, REFUSED, DAMAGED] {
             assert!(
-                help.contains(&format!("\n  {code}  ")),
+                help.contains(&format!("\n    {code}  ")),
                 "{code} is missing in:\n{help}"
             );
         }

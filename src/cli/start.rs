@@ -174,7 +174,15 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
             close.notified().await;
         },
     ));
-    print(ready(&node, &settings.name, &http))?;
+    let ready = ready(&node, &settings.name, &http);
+    tracing::info!(
+        "{} is ready: {}, timeline {}, replication on {}, HTTP on {http}",
+        settings.name,
+        ready["role"].as_str().unwrap_or("?"),
+        ready["timeline"],
+        ready["replication"].as_str().unwrap_or("no port"),
+    );
+    print(ready)?;
     told.await;
     tracing::info!("stopping");
     closing.notify_one();

@@ -163,18 +163,13 @@ mod tests {
         ])));
         let expected = "\
 b   synchronized                                          timeline 2
-  NODE  ROLE     STATE      SYNC    LAG           FLUSHED     LAST CONTACT
-  b     primary  -          -       -             0/4A012C80  -
+  NODE  ROLE     STATE      SYNC    LAG            FLUSHED     LAST CONTACT
+  b     primary  -          -       -              0/4A012C80  -
   c     standby  streaming  quorum  0 B    0.3 ms  0/4A012C80  now
   a     standby  catchup    async   18 MB  2.1 s   0/48E00000  2.5 s ago
 If b died now: nothing acknowledged would be lost, c could be promoted.
 ";
-        assert_eq!(
-            text,
-            expected
-                .replace("LAG           ", "LAG            ")
-                .replace("-             0/", "-              0/")
-        );
+        assert_eq!(text, expected);
     }
 
     #[test]

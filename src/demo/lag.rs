@@ -78,23 +78,10 @@ fn time_writes(
             if Instant::now() >= deadline {
                 break;
             }
-            let key = format!("probe-{number:06}");
-            let item = Item {
-                table: "probes",
-                key,
-                value: "now".to_owned(),
-            };
-            let value = item.value.clone().into_bytes();
-            let written = primary.client.put(item.table, item.key.as_bytes(), value)?;
-            let at = Instant::now();
-            ledger.acknowledge([&item], &written.lsn);
+            let written = write(primary, number, ledger)?;
             for probe in &probes {
                 // A thread that has gone has said why, below.
-                let _ = probe.send(Written {
-                    key: item.key.clone(),
-                    lsn: written.lsn.clone(),
-                    at,
-                });
+                let _ = probe.send(written.clone());
             }
             let mut slowest = 0.0_f64;
             for _ in standbys {
@@ -114,6 +101,25 @@ fn time_writes(
     })
 }
 
+fn write(primary: &Member, number: u32, ledger: &Ledger) -> Result<Written, Failure> {
+    let key = format!("probe-{number:06}");
+    let item = Item {
+        table: "probes",
+        key,
+        value: "now".to_owned(),
+    };
+    let value = item.value.clone().into_bytes();
+    let written = primary.client.put(item.table, item.key.as_bytes(), value)?;
+    let at = Instant::now();
+    ledger.acknowledge([&item], &written.lsn);
+    Ok(Written {
+        key: item.key,
+        lsn: written.lsn,
+        at,
+    })
+}
+
+#[derive(Debug, Clone)]
 struct Written {
     key: String,
     lsn: String,

@@ -219,6 +219,11 @@ fn bad_requests_are_told_what_is_wrong_with_them() {
         error("GET /v1/tables/t/keys?form=a", ""),
         "400 unknown parameter \"form\""
     );
+    let chunked = error(
+        "PUT /v1/tables/t/keys/k HTTP/1.1\ntransfer-encoding: chunked\nx:",
+        "",
+    );
+    assert_eq!(chunked, "411 a body of unknown length is not taken");
     assert_eq!(
         error("DELETE /v1/status", ""),
         "405 /v1/status does not answer DELETE"
