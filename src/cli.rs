@@ -10,6 +10,8 @@ mod table;
 mod verbs;
 mod wal;
 
+pub(crate) use verbs::row;
+
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -35,12 +37,13 @@ const DAMAGED: u8 = 5;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  failed
-  2  usage: unknown flag, bad value, bad config file
-  3  not ready: no node there, it is stopping, or it did not get there in time
-  4  refused by a safety check; the text names the safe way
-  5  stored bytes are damaged
+    0  done
+    1  failed
+    2  usage: unknown flag, bad value, bad config file
+    3  not ready: no node there, it is stopping, or it did not get there in time
+    4  refused by a safety check; the text names the safe way
+    5  stored bytes are damaged
+  130  interrupted
 
 Every flag but --accept-loss-from and --force can be given as an environment variable: --on-miss as
 MAINSTAY_ON_MISS, and so on. MAINSTAY_LOG is error, warn, info, debug or trace.";
@@ -113,17 +116,45 @@ pub(crate) struct Failure {
 impl Failure {
     /// The verb could not be done.
     pub(crate) fn failed(text: impl Display) -> Self {
-        Self { code: FAILED, text: text.to_string() }
+        Self {
+            code: FAILED,
+            text: text.to_string(),
+        }
     }
 
     /// It was called wrongly.
     pub(crate) fn usage(text: impl Display) -> Self {
-        Self { code: USAGE, text: text.to_string() }
+        Self {
+            code: USAGE,
+            text: text.to_string(),
+        }
+    }
+
+    /// Stored bytes are not what they should be.
+    pub(crate) fn damaged(text: impl Display) -> Self {
+        Self {
+            code: DAMAGED,
+            text: text.to_string(),
+        }
+    }
+
+    /// Adds to what is said.
+    pub(crate) fn add(&mut self, text: &str) {
+        self.text += text;
+    }
+
+    /// What is said.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// A safety check refused it.
     pub(crate) fn refused(text: impl Display) -> Self {
-        Self { code: REFUSED, text: text.to_string() }
+        Self {
+            code: REFUSED,
+            text: text.to_string(),
+        }
     }
 }
 
@@ -140,11 +171,16 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match &error {
             ClientError::Unreachable { .. } | ClientError::NoAnswer { .. } => NOT_READY,
-            ClientError::Refused { status: 503 | 504, .. } => NOT_READY,
+            ClientError::Refused {
+                status: 503 | 504, ..
+            } => NOT_READY,
             ClientError::Refused { status: 412, .. } => REFUSED,
             ClientError::Refused { .. } | ClientError::Garbled { .. } => FAILED,
         };
-        Self { code, text: error.to_string() }
+        Self {
+            code,
+            text: error.to_string(),
+        }
     }
 }
 
@@ -159,7 +195,10 @@ impl From<Error> for Failure {
             Error::TimedOut { .. } | Error::Stopped => NOT_READY,
             _ => FAILED,
         };
-        Self { code, text: error.to_string() }
+        Self {
+            code,
+            text: error.to_string(),
+        }
     }
 }
 
@@ -174,8 +213,13 @@ impl From<io::Error> for Failure {
         // Whoever read our output has seen enough.
         let code = if error.kind() == io::ErrorKind::BrokenPipe {
             0
-        } else { FAILED };
-        Self { code, text: error.to_string() }
+        } else {
+            FAILED
+        };
+        Self {
+            code,
+            text: error.to_string(),
+        }
     }
 }
 
@@ -225,7 +269,10 @@ mod tests {
     fn the_help_documents_the_exit_codes() {
         let help = Cli::command().render_long_help().to_string();
         for code in [FAILED, USAGE, NOT_READY, REFUSED, DAMAGED] {
-            assert!(help.contains(&format!("\n  {code}  ")), "{code} is missing in:\n{help}");
+            assert!(
+                help.contains(&format!("\n    {code}  ")),
+                "{code} is missing in:\n{help}"
+            );
         }
     }
 
@@ -235,10 +282,17 @@ mod tests {
         assert_eq!(code(Error::Refused(String::new())), REFUSED);
         assert_eq!(code(Error::Stopped), NOT_READY);
         assert_eq!(code(mainstay_storage::Error::Closed.into()), FAILED);
-        let refused = |status| ClientError::Refused { status, error: String::new(), hint: None };
+        let refused = |status| ClientError::Refused {
+            status,
+            error: String::new(),
+            hint: None,
+        };
         assert_eq!(Failure::from(refused(412)).code, REFUSED);
         assert_eq!(Failure::from(refused(504)).code, NOT_READY);
         assert_eq!(Failure::from(refused(404)).code, FAILED);
-        assert_eq!(Failure::from(ConfigError::Unsafe(String::new())).code, REFUSED);
+        assert_eq!(
+            Failure::from(ConfigError::Unsafe(String::new())).code,
+            REFUSED
+        );
     }
 }

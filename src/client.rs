@@ -50,7 +50,11 @@ pub(crate) enum ClientError {
     NoAnswer { address: String, why: String },
     /// The node says no.
     #[error("{error}{}", hint.as_ref().map(|hint| format!("\n  {hint}")).unwrap_or_default())]
-    Refused { status: u16, error: String, hint: Option<String> },
+    Refused {
+        status: u16,
+        error: String,
+        hint: Option<String>,
+    },
     /// This is not a node, or one of another version.
     #[error("{address} gave an answer that cannot be understood: {why}. Is it a Mainstay node?")]
     Garbled { address: String, why: String },
@@ -104,12 +108,11 @@ impl Client {
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIMEOUT));
         let agent = config.build().new_agent();
-        Self { agent, address: address.to_owned(), token }
-    }
-
-    /// The address it was made with.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
+        Self {
+            agent,
+            address: address.to_owned(),
+            token,
+        }
     }
 
     /// The node's status, as `GET /v1/status` answers it.
@@ -178,12 +181,14 @@ impl Client {
     /// Makes the node follow the primary at `url`.
     pub(crate) fn follow(&self, url: &str) -> ClientResult<()> {
         let body = json!({ "url": url }).to_string().into_bytes();
-        self.send(Method::POST, "/v1/follow", body, ANSWER_TIMEOUT).map(drop)
+        self.send(Method::POST, "/v1/follow", body, ANSWER_TIMEOUT)
+            .map(drop)
     }
 
     /// Asks the node to stop; it answers before it does.
     pub(crate) fn stop(&self) -> ClientResult<()> {
-        self.send(Method::POST, "/v1/stop", Vec::new(), ANSWER_TIMEOUT).map(drop)
+        self.send(Method::POST, "/v1/stop", Vec::new(), ANSWER_TIMEOUT)
+            .map(drop)
     }
 
     fn send(
@@ -204,7 +209,11 @@ impl Client {
             self.run(request.body(()), timeout)
         };
         let answer = sent.map_err(|error| self.failed(&error, timeout))?;
-        if answer.status().is_success() { Ok(answer) } else { Err(self.complaint(answer)) }
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(self.complaint(answer))
+        }
     }
 
     fn run(
@@ -213,18 +222,22 @@ impl Client {
         timeout: Duration,
     ) -> Result<Response<Body>, ureq::Error> {
         let request = self.agent.configure_request(request?);
-        self.agent.run(request.timeout_recv_response(Some(timeout)).build())
+        self.agent
+            .run(request.timeout_recv_response(Some(timeout)).build())
     }
 
     fn failed(&self, error: &ureq::Error, timeout: Duration) -> ClientError {
         let address = self.address.clone();
-        let unreachable = |why: String| ClientError::Unreachable { address: self.address.clone(), why };
+        let unreachable = |why: String| ClientError::Unreachable {
+            address: self.address.clone(),
+            why,
+        };
         match error {
             ureq::Error::HostNotFound => unreachable("there is no such host".to_owned()),
             ureq::Error::ConnectionFailed => unreachable("no connection".to_owned()),
-            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-                unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))
-            }
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => unreachable(
+                format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+            ),
             ureq::Error::Timeout(_) => {
                 let why = format!("none came within {} s", timeout.as_secs());
                 ClientError::NoAnswer { address, why }
@@ -235,8 +248,15 @@ impl Client {
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 unreachable("connection refused".to_owned())
             }
-            ureq::Error::Io(error) => ClientError::NoAnswer { address, why: error.to_string() },
-            other => ClientError::Garbled { address, why: other.to_string() },
+            ureq::Error::Io(error) if !broke_off(error.kind()) => unreachable(error.to_string()),
+            ureq::Error::Io(error) => ClientError::NoAnswer {
+                address,
+                why: error.to_string(),
+            },
+            other => ClientError::Garbled {
+                address,
+                why: other.to_string(),
+            },
         }
     }
 
@@ -248,12 +268,17 @@ impl Client {
             error if error.is_empty() => format!("{} answered with status {status}", self.address),
             error => error,
         };
-        ClientError::Refused { status, error, hint: complaint.hint }
+        ClientError::Refused {
+            status,
+            error,
+            hint: complaint.hint,
+        }
     }
 
     fn bytes(&self, mut answer: Response<Body>) -> ClientResult<Vec<u8>> {
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-        body.read_to_vec().map_err(|error| self.failed(&error, ANSWER_TIMEOUT))
+        body.read_to_vec()
+            .map_err(|error| self.failed(&error, ANSWER_TIMEOUT))
     }
 
     fn parsed<T: DeserializeOwned>(&self, answer: Response<Body>) -> ClientResult<T> {
@@ -262,7 +287,10 @@ impl Client {
     }
 
     fn garbled(&self, why: String) -> ClientError {
-        ClientError::Garbled { address: self.address.clone(), why }
+        ClientError::Garbled {
+            address: self.address.clone(),
+            why,
+        }
     }
 }
 
@@ -276,12 +304,28 @@ impl PageForm {
             (None, None) => None,
             (text, base64) => Some(from_json("next", text, base64)?),
         };
-        Ok(Page { rows: rows.collect::<Result<_, String>>()?, next })
+        Ok(Page {
+            rows: rows.collect::<Result<_, String>>()?,
+            next,
+        })
     }
 }
 
+/// Whether a connection that was there is gone.
+fn broke_off(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        kind,
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
+}
+
 fn key_path(table: &str, key: &[u8]) -> String {
-    format!("/v1/tables/{}/keys/{}", url_encode(table.as_bytes()), url_encode(key))
+    format!(
+        "/v1/tables/{}/keys/{}",
+        url_encode(table.as_bytes()),
+        url_encode(key)
+    )
 }
 
 #[cfg(test)]
@@ -293,7 +337,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = Client::new(&address, None).status().unwrap_err().to_string();
+        let error = Client::new(&address, None)
+            .status()
+            .unwrap_err()
+            .to_string();
         let expected = format!(
             "cannot reach {address}: connection refused. Is the node running? Start it with: \
              mainstay start --data DIR --name NAME --http {address}"
@@ -305,7 +352,10 @@ mod tests {
     fn an_address_that_is_none_is_said_to_be_none() {
         for bad in ["", "a b", "host:port:8008", "http://x"] {
             let error = Client::new(bad, None).status().unwrap_err();
-            assert!(matches!(error, ClientError::Unreachable { .. }), "{bad}: {error:?}");
+            assert!(
+                matches!(error, ClientError::Unreachable { .. }),
+                "{bad}: {error:?}"
+            );
         }
     }
 }

@@ -8,8 +8,8 @@ use std::fmt;
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 
 use crate::{Level, Lsn, OnMiss, SegmentSize, SyncPolicy};
 
@@ -27,7 +27,11 @@ pub(crate) const HTTP_DEFAULT: &str = "127.0.0.1:8008";
 pub(crate) enum ConfigError {
     /// A file.
     #[error("{}{}: {what}", path.display(), line.map(|line| format!(" line {line}")).unwrap_or_default())]
-    File { path: PathBuf, line: Option<usize>, what: String },
+    File {
+        path: PathBuf,
+        line: Option<usize>,
+        what: String,
+    },
     /// The settings as a whole.
     #[error("{0}")]
     Unusable(String),
@@ -137,7 +141,12 @@ impl Stated {
         let http = self.http.unwrap_or_else(|| HTTP_DEFAULT.to_owned());
         let guard = "replication.password_file (--password-file FILE)";
         check_listen("replication", &listen, password.is_some(), guard)?;
-        check_listen("HTTP", &http, token.is_some(), "http.token_file (--token-file FILE)")?;
+        check_listen(
+            "HTTP",
+            &http,
+            token.is_some(),
+            "http.token_file (--token-file FILE)",
+        )?;
         let upstream = self.upstream_password_file.as_deref();
         let segment_size = self.segment_size.map(segment_size).transpose()?;
         Ok(Settings {
@@ -174,7 +183,9 @@ fn segment_size(size: Size) -> Result<SegmentSize, ConfigError> {
 /// Refuses to listen where strangers are, unless they have to prove who they are.
 fn check_listen(side: &str, listen: &str, guarded: bool, guard: &str) -> Result<(), ConfigError> {
     let addresses = listen.to_socket_addrs().map_err(|error| {
-        ConfigError::Unusable(format!("{listen:?} is no address to listen on (HOST:PORT): {error}"))
+        ConfigError::Unusable(format!(
+            "{listen:?} is no address to listen on (HOST:PORT): {error}"
+        ))
     })?;
     let mut open = addresses.filter(|address| !address.ip().is_loopback());
     match open.next() {
@@ -192,10 +203,18 @@ fn check_listen(side: &str, listen: &str, guarded: bool, guard: &str) -> Result<
 }
 
 fn read_small(path: &Path) -> Result<String, ConfigError> {
-    let failed = |what: String| ConfigError::File { path: path.to_owned(), line: None, what };
-    let len = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+    let failed = |what: String| ConfigError::File {
+        path: path.to_owned(),
+        line: None,
+        what,
+    };
+    let len = std::fs::metadata(path)
+        .map_err(|error| failed(error.to_string()))?
+        .len();
     if len > FILE_BYTES_MAX {
-        return Err(failed(format!("{len} bytes are over the limit of {FILE_BYTES_MAX}")));
+        return Err(failed(format!(
+            "{len} bytes are over the limit of {FILE_BYTES_MAX}"
+        )));
     }
     std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))
 }
@@ -206,7 +225,11 @@ pub(crate) fn read_secret(path: &Path) -> Result<String, ConfigError> {
     let secret = text.lines().next().unwrap_or_default().trim();
     if secret.is_empty() {
         let what = "its first line is empty; the secret belongs there".to_owned();
-        return Err(ConfigError::File { path: path.to_owned(), line: None, what });
+        return Err(ConfigError::File {
+            path: path.to_owned(),
+            line: None,
+            what,
+        });
     }
     Ok(secret.to_owned())
 }
@@ -229,10 +252,17 @@ impl std::str::FromStr for Size {
             _ => 0,
         };
         let plain = digits.trim_end().bytes().all(|byte| byte.is_ascii_digit());
-        let count = digits.trim_end().parse::<u64>().ok().filter(|_| plain && unit > 0);
-        count.and_then(|count| count.checked_mul(unit)).map(Self).ok_or_else(|| {
-            format!("{text:?} is not a size; one looks like 16MiB, 10MB or 1048576 (bytes)")
-        })
+        let count = digits
+            .trim_end()
+            .parse::<u64>()
+            .ok()
+            .filter(|_| plain && unit > 0);
+        count
+            .and_then(|count| count.checked_mul(unit))
+            .map(Self)
+            .ok_or_else(|| {
+                format!("{text:?} is not a size; one looks like 16MiB, 10MB or 1048576 (bytes)")
+            })
     }
 }
 

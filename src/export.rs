@@ -62,10 +62,19 @@ mod tests {
 
     #[test]
     fn an_object_is_printed_as_it_is_and_anything_else_with_its_key() {
-        assert_eq!(line(b"1", br#"{"id":"1", "n":1.50}"#), "{\"id\":\"1\", \"n\":1.50}\n");
+        assert_eq!(
+            line(b"1", br#"{"id":"1", "n":1.50}"#),
+            "{\"id\":\"1\", \"n\":1.50}\n"
+        );
         assert_eq!(line(b"k", b"v"), "{\"key\":\"k\",\"value\":\"v\"}\n");
-        assert_eq!(line(b"k", b"{oops}"), "{\"key\":\"k\",\"value\":\"{oops}\"}\n");
+        assert_eq!(
+            line(b"k", b"{oops}"),
+            "{\"key\":\"k\",\"value\":\"{oops}\"}\n"
+        );
         assert_eq!(line(b"k", b"{\n}"), "{\"key\":\"k\",\"value\":\"{\\n}\"}\n");
-        assert_eq!(line(b"k", &[0xFF]), "{\"key\":\"k\",\"value_base64\":\"/w==\"}\n");
+        assert_eq!(
+            line(b"k", &[0xFF]),
+            "{\"key\":\"k\",\"value_base64\":\"/w==\"}\n"
+        );
     }
 }

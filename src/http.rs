@@ -15,13 +15,14 @@
 //!
 //! Keys in a path are percent-encoded bytes; in JSON, bytes that are not UTF-8 are in a field named
 //! `.._base64`. An error is `{"error":"what","hint":"what to do"}`: 400 bad input, 401 no or wrong
-//! token, 403 a page of another origin, 404 no such key, 409 a conflict, 412 refused to keep a
+//! token, 403 a page of another origin, 404 no such key, 409 a conflict, 411 a body without its length, 412 refused to keep a
 //! promise, 413 too large, 421 not the primary (which is named), 503 stopping, 504 not in time
 //! (the outcome of a write is then unknown), 507 disk full.
 //!
 //! This room keeps no data and decides nothing: it translates.
 
 mod access;
+mod bounds;
 mod control;
 mod error;
 mod keys;
@@ -35,11 +36,11 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{Level, Node};
+use bounds::BoundedListener;
 use error::{ApiError, ApiResult};
 
 /// Longest body of a `PUT` in bytes: the longest value.
@@ -53,6 +54,12 @@ pub const TRANSACTION_OPS_MAX: usize = 100_000;
 
 /// Longest body of the other requests in bytes.
 pub const ORDER_BYTES_MAX: usize = 64 << 10;
+
+/// Most connections at a time; further ones wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// Most bytes of bodies that are being worked on; further requests with a body wait.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
 
 /// Rows in one answer to a scan when `limit` is not given, and the most it may ask for.
 pub const SCAN_ROWS_DEFAULT: usize = 1000;
@@ -86,6 +93,7 @@ struct Api {
     node: Node,
     options: Arc<HttpOptions>,
     stop: Arc<Notify>,
+    bodies: Arc<Semaphore>,
 }
 
 /// Serves `node` on `listener` until `shutdown` completes and the requests then running are
@@ -100,17 +108,14 @@ pub async fn serve(
     stop: Arc<Notify>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and somebody waits for each; without this they are held back.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "an HTTP connection stays without TCP_NODELAY");
-        }
-    });
+    let bodies = bounds::bodies();
     let router = router(Api {
         node,
         options: Arc::new(options),
         stop,
+        bodies,
     });
+    let listener = BoundedListener::new(listener);
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown)
         .await
@@ -135,6 +140,7 @@ fn router(api: Api) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), bounds::admit))
         .layer(middleware::from_fn_with_state(api.clone(), access::check))
         .with_state(api)
 }
@@ -158,3 +164,6 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(ApiError::new(500, format!("the request failed: {error}"))),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -22,7 +22,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::cli::{Failure, NodeAddress, print};
 use crate::client::{Client, ClientError};
 use crate::units;
-pub(crate) use rows::{Place, Row, RowError, Rows, Shape};
+use rows::{Place, RowError};
+pub(crate) use rows::{Rows, Shape};
 
 /// Most rows in one transaction.
 const BATCH_ROWS_MAX: usize = 5000;
@@ -75,14 +76,26 @@ struct Progress {
 /// Runs the verb.
 pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let client = args.node.client()?;
-    let shape = Shape { key: Some(args.key.clone()), delimiter: args.delimiter };
+    let shape = Shape {
+        key: Some(args.key.clone()),
+        delimiter: args.delimiter,
+    };
     let mut rows = Rows::open(&args.file, &shape).map_err(Failure::failed)?;
     let fingerprint = fingerprint(&args.file, &shape).map_err(|error| {
         Failure::failed(format!("{}: cannot be read: {error}", args.file.display()))
     })?;
     let note = format!("{}/{fingerprint}", args.table);
-    let file = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut progress = Progress { file, table: args.table.clone(), ..Progress::default() };
+    let file = args
+        .file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let mut progress = Progress {
+        file,
+        table: args.table.clone(),
+        ..Progress::default()
+    };
     if !args.restart {
         progress = loaded(&client, &note)?.unwrap_or(progress);
     }
@@ -95,9 +108,16 @@ pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
         ));
     }
     if progress.rows > 0 {
-        let place = Place { byte: progress.byte, line: progress.line };
+        let place = Place {
+            byte: progress.byte,
+            line: progress.line,
+        };
         rows.seek(place).map_err(Failure::failed)?;
-        eprintln!("continuing after {} rows, at line {}", units::count(progress.rows), place.line);
+        eprintln!(
+            "continuing after {} rows, at line {}",
+            units::count(progress.rows),
+            place.line
+        );
     }
     load(&client, rows, &note, progress)
 }
@@ -134,7 +154,10 @@ fn load(
     let rows = units::count(progress.rows - before.0);
     let bytes = units::bytes(progress.byte - before.1);
     let seconds = began.elapsed().as_secs_f64();
-    print(format!("{rows} rows loaded into {} ({bytes} in {seconds:.1} s)", progress.table))
+    print(format!(
+        "{rows} rows loaded into {} ({bytes} in {seconds:.1} s)",
+        progress.table
+    ))
 }
 
 /// A bar for people; nothing where standard error is no terminal.
@@ -171,7 +194,10 @@ struct Batch {
 
 impl Batch {
     fn read(rows: &mut Rows, before: &Progress) -> Result<Self, RowError> {
-        let mut batch = Self { ops: String::new(), after: before.clone() };
+        let mut batch = Self {
+            ops: String::new(),
+            after: before.clone(),
+        };
         let mut count = 0;
         while count < BATCH_ROWS_MAX && batch.ops.len() < BATCH_BYTES_MAX {
             let Some(row) = rows.next()? else {
@@ -225,15 +251,23 @@ fn fingerprint(path: &Path, shape: &Shape) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::tests::Serving;
 
     #[test]
     fn a_batch_is_a_transaction_that_also_notes_how_far_it_came() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         std::fs::write(&path, "id,name\n1,\"Ada \"\"L\"\"\"\n").unwrap();
-        let shape = Shape { key: Some("id".into()), delimiter: b',' };
+        let shape = Shape {
+            key: Some("id".into()),
+            delimiter: b',',
+        };
         let mut rows = Rows::open(&path, &shape).unwrap();
-        let before = Progress { file: "t.csv".into(), table: "t".into(), ..Progress::default() };
+        let before = Progress {
+            file: "t.csv".into(),
+            table: "t".into(),
+            ..Progress::default()
+        };
         let batch = Batch::read(&mut rows, &before).unwrap();
         assert!(batch.after.done);
         let body = String::from_utf8(batch.body("t/ff")).unwrap();
@@ -249,13 +283,125 @@ mod tests {
         );
     }
 
+    fn import(serving: &Serving, path: &Path, more: &[&str]) -> Result<(), Failure> {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ImportArgs,
+        }
+        let path = path.to_str().unwrap();
+        let line = [
+            "import",
+            "--http",
+            &serving.address,
+            "--table",
+            "t",
+            "--key",
+            "id",
+            path,
+        ];
+        run(&<Line as clap::Parser>::parse_from([&line, more].concat()).args)
+    }
+
+    fn table(serving: &Serving) -> Vec<(String, String)> {
+        let rows = serving.client.scan("t", b"", b"", 10_000).unwrap().rows;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        rows.into_iter()
+            .map(|(key, value)| (text(key), text(value)))
+            .collect()
+    }
+
+    #[test]
+    fn a_finished_import_does_nothing_and_a_restarted_one_does_it_again() {
+        let serving = Serving::primary();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        std::fs::write(&path, "id,n\n1,one\n2,two\n").unwrap();
+        import(&serving, &path, &[]).unwrap();
+        let both = [
+            ("1", r#"{"id":"1","n":"one"}"#),
+            ("2", r#"{"id":"2","n":"two"}"#),
+        ];
+        let both = both.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(table(&serving), both);
+        serving.client.delete("t", b"1").unwrap();
+        import(&serving, &path, &[]).unwrap();
+        assert_eq!(table(&serving), both[1..]);
+        import(&serving, &path, &["--restart"]).unwrap();
+        assert_eq!(table(&serving), both);
+    }
+
+    #[test]
+    fn a_bad_row_stops_the_import_and_nothing_of_its_batch_is_stored() {
+        let serving = Serving::primary();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        let good = BATCH_ROWS_MAX + 10;
+        let mut text = "id,n\n".to_owned();
+        for n in 0..good {
+            text += &format!("{n:05},x\n");
+        }
+        std::fs::write(&path, format!("{text}bad\n")).unwrap();
+        let failure = import(&serving, &path, &[]).unwrap_err();
+        let line = format!(
+            "t.csv line {}: the row has 1 columns, the header 2\n",
+            good + 2
+        );
+        assert!(failure.text().contains(&line), "{failure:?}");
+        assert!(
+            failure.text().contains("5,000 rows before it are loaded"),
+            "{failure:?}"
+        );
+        assert_eq!(table(&serving).len(), BATCH_ROWS_MAX);
+    }
+
+    #[test]
+    fn an_interrupted_import_continues_where_its_last_transaction_ended() {
+        let serving = Serving::primary();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        std::fs::write(&path, "id\n1\n2\n3\n").unwrap();
+        let shape = Shape {
+            key: Some("id".into()),
+            delimiter: b',',
+        };
+        let note = format!("t/{}", fingerprint(&path, &shape).unwrap());
+        let progress = Progress {
+            table: "t".into(),
+            byte: 5,
+            line: 3,
+            rows: 1,
+            ..Progress::default()
+        };
+        let progress = serde_json::to_vec(&progress).unwrap();
+        serving
+            .client
+            .put(IMPORTS_TABLE, note.as_bytes(), progress)
+            .unwrap();
+        import(&serving, &path, &[]).unwrap();
+        let keys = table(&serving)
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect::<Vec<_>>();
+        assert_eq!(keys, ["2", "3"]);
+        let progress = loaded(&serving.client, &note).unwrap().unwrap();
+        assert_eq!((progress.rows, progress.done, progress.byte), (3, true, 9));
+    }
+
     #[test]
     fn a_fingerprint_tells_contents_key_and_delimiter_apart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         let of = |text: &str, key: &str, delimiter: u8| {
             std::fs::write(&path, text).unwrap();
-            fingerprint(&path, &Shape { key: Some(key.into()), delimiter }).unwrap()
+            fingerprint(
+                &path,
+                &Shape {
+                    key: Some(key.into()),
+                    delimiter,
+                },
+            )
+            .unwrap()
         };
         let one = of("a\n1\n", "a", b',');
         assert_eq!(one, of("a\n1\n", "a", b','));

@@ -91,11 +91,18 @@ pub(crate) struct StartArgs {
 /// Runs the verb.
 pub(crate) fn run(args: StartArgs) -> Result<(), Failure> {
     log_to_stderr()?;
-    let file = args.config.as_deref().map(Stated::read).transpose()?.unwrap_or_default();
+    let file = args
+        .config
+        .as_deref()
+        .map(Stated::read)
+        .transpose()?
+        .unwrap_or_default();
     let until_stdin_ends = args.until_stdin_ends;
     let accept_loss_from = args.accept_loss_from;
     let settings = args.stated().or(file).settle(accept_loss_from)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(serve(settings, until_stdin_ends));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
@@ -145,24 +152,46 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
     let told = told_to_stop(stop.clone(), until_stdin_ends)?;
     // Before the data are touched, so that a port in use costs nothing.
     let listener = TcpListener::bind(&settings.http).await.map_err(|error| {
-        Failure::failed(format!("cannot listen for HTTP on {}: {error}", settings.http))
+        Failure::failed(format!(
+            "cannot listen for HTTP on {}: {error}",
+            settings.http
+        ))
     })?;
     let http = listener.local_addr()?.to_string();
     let node = start_node(&settings).await?;
-    let options = HttpOptions { token: settings.token.clone(), level: settings.level };
+    let options = HttpOptions {
+        token: settings.token.clone(),
+        level: settings.level,
+    };
     let closing = Arc::new(Notify::new());
     let close = closing.clone();
-    let server = tokio::spawn(http::serve(node.clone(), listener, options, stop, async move {
-        close.notified().await;
-    }));
-    print(ready(&node, &settings.name, &http))?;
+    let server = tokio::spawn(http::serve(
+        node.clone(),
+        listener,
+        options,
+        stop,
+        async move {
+            close.notified().await;
+        },
+    ));
+    let ready = ready(&node, &settings.name, &http);
+    tracing::info!(
+        "{} is ready: {}, timeline {}, replication on {}, HTTP on {http}",
+        settings.name,
+        ready["role"].as_str().unwrap_or("?"),
+        ready["timeline"],
+        ready["replication"].as_str().unwrap_or("no port"),
+    );
+    print(ready)?;
     told.await;
     tracing::info!("stopping");
     closing.notify_one();
     let stopped = tokio::time::timeout(STOP_MAX, stop_all(&node, server)).await;
     stopped.unwrap_or_else(|_| {
         let seconds = STOP_MAX.as_secs();
-        Err(Failure::failed(format!("not everything ended within {seconds} s; it recovers then")))
+        Err(Failure::failed(format!(
+            "not everything ended within {seconds} s; it recovers then"
+        )))
     })
 }
 
@@ -202,7 +231,10 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     if let Some(bytes) = settings.slot_keep_size {
         builder = builder.slot_keep_size_max(bytes);
     }
-    builder.start().await.map_err(|error| cannot_start(error, settings))
+    builder
+        .start()
+        .await
+        .map_err(|error| cannot_start(error, settings))
 }
 
 /// Adds to an error at the start the ways out of it.
@@ -266,10 +298,7 @@ fn told_to_stop(
 }
 
 /// Lets running requests end for a moment, then stops the node, which ends the rest.
-async fn stop_all(
-    node: &Node,
-    mut server: JoinHandle<std::io::Result<()>>,
-) -> Result<(), Failure> {
+async fn stop_all(node: &Node, mut server: JoinHandle<std::io::Result<()>>) -> Result<(), Failure> {
     let ended = tokio::time::timeout(GRACE, &mut server).await.is_ok();
     let stopped = node.stop().await;
     if !ended && tokio::time::timeout(GRACE, &mut server).await.is_err() {

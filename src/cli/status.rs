@@ -39,10 +39,22 @@ struct StandbyView {
 
 /// The status as text.
 pub(crate) fn render(status: &StatusView) -> String {
-    let word = if status.status.is_empty() { "-" } else { &status.status };
+    let word = if status.status.is_empty() {
+        "-"
+    } else {
+        &status.status
+    };
     let head = format!("{}   {word}", status.name);
     let mut text = format!("{head:<56}  timeline {}\n", status.timeline);
-    let titles = ["NODE", "ROLE", "STATE", "SYNC", "LAG", "FLUSHED", "LAST CONTACT"];
+    let titles = [
+        "NODE",
+        "ROLE",
+        "STATE",
+        "SYNC",
+        "LAG",
+        "FLUSHED",
+        "LAST CONTACT",
+    ];
     let dash = || "-".to_owned();
     let own = [
         status.name.clone(),
@@ -72,7 +84,15 @@ impl StandbyView {
             Some(millis) => format!("{} ago", units::millis(millis)),
         };
         let (state, sync) = (self.state.clone(), self.sync_state.clone());
-        [self.name.clone(), "standby".to_owned(), state, sync, lag, self.flush_lsn.clone(), contact]
+        [
+            self.name.clone(),
+            "standby".to_owned(),
+            state,
+            sync,
+            lag,
+            self.flush_lsn.clone(),
+            contact,
+        ]
     }
 
     fn streams(&self) -> bool {
@@ -143,21 +163,22 @@ mod tests {
         ])));
         let expected = "\
 b   synchronized                                          timeline 2
-  NODE  ROLE     STATE      SYNC    LAG           FLUSHED     LAST CONTACT
-  b     primary  -          -       -             0/4A012C80  -
+  NODE  ROLE     STATE      SYNC    LAG            FLUSHED     LAST CONTACT
+  b     primary  -          -       -              0/4A012C80  -
   c     standby  streaming  quorum  0 B    0.3 ms  0/4A012C80  now
   a     standby  catchup    async   18 MB  2.1 s   0/48E00000  2.5 s ago
 If b died now: nothing acknowledged would be lost, c could be promoted.
 ";
-        assert_eq!(text, expected.replace("LAG           ", "LAG            ").replace(
-            "-             0/", "-              0/"
-        ));
+        assert_eq!(text, expected);
     }
 
     #[test]
     fn a_primary_nobody_follows_says_so() {
         let text = shown(primary(json!([])));
-        assert!(text.ends_with("nobody could take over, no standby is streaming.\n"), "{text}");
+        assert!(
+            text.ends_with("nobody could take over, no standby is streaming.\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -165,14 +186,22 @@ If b died now: nothing acknowledged would be lost, c could be promoted.
         let text = shown(primary(json!([
             {"name": "c", "state": "streaming", "sync_state": "async", "flush_lsn": "0/4A000000"},
         ])));
-        assert!(text.contains("c could be promoted, without the last 77 KB it has not"), "{text}");
+        assert!(
+            text.contains("c could be promoted, without the last 77 KB it has not"),
+            "{text}"
+        );
         assert!(text.contains("--sync \"ANY 1 (*)\""), "{text}");
     }
 
     #[test]
     fn a_standby_points_to_the_primary() {
         let text = shown(json!({"name": "c", "role": "standby", "lsn": {"applied": "0/10"}}));
-        assert!(text.ends_with("c shows everything up to 0/10. The primary's status shows all \
-                                nodes.\n"), "{text}");
+        assert!(
+            text.ends_with(
+                "c shows everything up to 0/10. The primary's status shows all \
+                                nodes.\n"
+            ),
+            "{text}"
+        );
     }
 }

@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, NodeAddress, print, status};
+use crate::Lsn;
 use crate::client::Written;
 use crate::encoding::put_json;
 use crate::http::{SCAN_ROWS_DEFAULT, VALUE_BYTES_MAX, WAIT_MS_DEFAULT};
-use crate::Lsn;
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -50,7 +50,9 @@ pub(crate) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
     }
     let text = |field: &str| answer[field].as_str().unwrap_or("?").to_owned();
     let (name, lsn, timeline) = (text("new_primary_name"), text("lsn"), &answer["timeline"]);
-    print(format!("{name} is the primary now, on timeline {timeline} from {lsn}"))
+    print(format!(
+        "{name} is the primary now, on timeline {timeline} from {lsn}"
+    ))
 }
 
 #[derive(Debug, Args)]
@@ -92,13 +94,19 @@ pub(crate) fn put(args: PutArgs) -> Result<(), Failure> {
         "-" => read_value()?,
         _ => args.value.into_bytes(),
     };
-    let written = args.node.client()?.put(&args.table, args.key.as_bytes(), value)?;
+    let written = args
+        .node
+        .client()?
+        .put(&args.table, args.key.as_bytes(), value)?;
     print(receipt(&written))
 }
 
 fn read_value() -> Result<Vec<u8>, Failure> {
     let mut value = Vec::new();
-    io::stdin().lock().take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut value)?;
+    io::stdin()
+        .lock()
+        .take(VALUE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut value)?;
     if value.len() > VALUE_BYTES_MAX {
         let what = format!("the value is over the limit of {VALUE_BYTES_MAX} bytes");
         return Err(Failure::usage(what));
@@ -126,11 +134,18 @@ pub(crate) struct GetArgs {
 
 pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
     let min_lsn = args.min_lsn.map(|lsn| lsn.to_string());
-    let wait = min_lsn.as_deref().map(|lsn| (lsn, Duration::from_millis(args.timeout_ms)));
-    let value = args.node.client()?.get(&args.table, args.key.as_bytes(), wait)?;
+    let wait = min_lsn
+        .as_deref()
+        .map(|lsn| (lsn, Duration::from_millis(args.timeout_ms)));
+    let value = args
+        .node
+        .client()?
+        .get(&args.table, args.key.as_bytes(), wait)?;
     let Some(value) = value else {
         let (table, key) = (&args.table, &args.key);
-        return Err(Failure::failed(format!("there is no key {key:?} in table {table:?}")));
+        return Err(Failure::failed(format!(
+            "there is no key {key:?} in table {table:?}"
+        )));
     };
     let mut out = io::stdout().lock();
     out.write_all(&value)?;
@@ -150,7 +165,12 @@ pub(crate) struct DeleteArgs {
 }
 
 pub(crate) fn delete(args: &DeleteArgs) -> Result<(), Failure> {
-    print(receipt(&args.node.client()?.delete(&args.table, args.key.as_bytes())?))
+    print(receipt(
+        &args
+            .node
+            .client()?
+            .delete(&args.table, args.key.as_bytes())?,
+    ))
 }
 
 #[derive(Debug, Args)]

@@ -147,7 +147,11 @@ struct Slots {
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
     let error = |at: Option<usize>, what: String| {
         let line = at.map(|at| text[..at.min(text.len())].matches('\n').count() + 1);
-        ConfigError::File { path: path.to_owned(), line, what }
+        ConfigError::File {
+            path: path.to_owned(),
+            line,
+            what,
+        }
     };
     let file = toml::from_str::<File>(text).map_err(|refused| {
         let at = refused.span().map(|span| span.start);
@@ -158,8 +162,14 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         SyncLevel::Durable => Level::RemoteFlush,
         SyncLevel::Applied => Level::RemoteApply,
     });
-    let sync = file.sync.policy().map_err(|(at, what)| error(Some(at), what))?;
-    let on_miss = file.sync.on_miss().map_err(|(at, what)| error(Some(at), what))?;
+    let sync = file
+        .sync
+        .policy()
+        .map_err(|(at, what)| error(Some(at), what))?;
+    let on_miss = file
+        .sync
+        .on_miss()
+        .map_err(|(at, what)| error(Some(at), what))?;
     Ok(Stated {
         cluster: file.cluster.name,
         data: file.node.data_dir,
@@ -188,7 +198,10 @@ impl Sync {
         let count = self.count.as_ref();
         if let (Some(policy), Some(at)) = (
             &self.policy,
-            self.mode.as_ref().map(|mode| mode.span()).or(count.map(|count| count.span())),
+            self.mode
+                .as_ref()
+                .map(|mode| mode.span())
+                .or(count.map(|count| count.span())),
         ) {
             let what = format!(
                 "sync.policy is {:?}; sync.mode and sync.count say the same another way, \
@@ -217,7 +230,10 @@ impl Sync {
     }
 
     fn on_miss(&self) -> Placed<Option<OnMiss>> {
-        let word = self.on_timeout.as_ref().map(|word| (*word.get_ref(), word.span().start));
+        let word = self
+            .on_timeout
+            .as_ref()
+            .map(|word| (*word.get_ref(), word.span().start));
         match (&self.timeout, word) {
             (None, None) => Ok(None),
             (None, Some((OnTimeout::Block, _))) => Ok(Some(OnMiss::Block)),

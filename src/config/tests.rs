@@ -40,7 +40,10 @@ fn a_file_with_every_key_is_read() {
     .unwrap();
     assert_eq!(stated.cluster.as_deref(), Some("orders"));
     assert_eq!(stated.data.as_deref(), Some(Path::new("/srv/a")));
-    assert_eq!(stated.upstream_password_file.as_deref(), Some(Path::new("/u")));
+    assert_eq!(
+        stated.upstream_password_file.as_deref(),
+        Some(Path::new("/u"))
+    );
     assert_eq!(stated.sync, Some("ANY 1 (b, c)".parse().unwrap()));
     assert_eq!(stated.level, Some(Level::RemoteApply));
     assert_eq!(stated.on_miss, Some("degrade:500ms".parse().unwrap()));
@@ -63,9 +66,15 @@ fn an_unknown_key_is_named_with_its_line() {
 #[test]
 fn a_wrong_value_is_named_with_its_line() {
     let size = error("[wal]\n\nkeep_size = \"1 gig\"");
-    assert!(size.starts_with("m.toml line 3: \"1 gig\" is not a size; one looks like"), "{size}");
+    assert!(
+        size.starts_with("m.toml line 3: \"1 gig\" is not a size; one looks like"),
+        "{size}"
+    );
     let policy = error("[sync]\npolicy = \"ANY 3 (a)\"");
-    assert!(policy.starts_with("m.toml line 2: sync policy \"ANY 3 (a)\""), "{policy}");
+    assert!(
+        policy.starts_with("m.toml line 2: sync policy \"ANY 3 (a)\""),
+        "{policy}"
+    );
     assert!(error("[node\n").starts_with("m.toml line 1: "));
     assert!(error("[sync]\nmode = \"all\"").starts_with("m.toml line 2: unknown variant `all`"));
     assert!(error("[wal]\nkeep_size = true").starts_with("m.toml line 2: invalid type"));
@@ -73,12 +82,21 @@ fn a_wrong_value_is_named_with_its_line() {
 
 #[test]
 fn the_words_of_the_sync_section_make_a_policy() {
-    let policy = |text: &str| read(&format!("[sync]\n{text}")).unwrap().sync.unwrap().to_string();
+    let policy = |text: &str| {
+        read(&format!("[sync]\n{text}"))
+            .unwrap()
+            .sync
+            .unwrap()
+            .to_string()
+    };
     assert_eq!(policy("mode = \"any\""), "ANY 1 (*)");
     assert_eq!(policy("mode = \"first\"\ncount = 2"), "FIRST 2 (*)");
     assert_eq!(policy("mode = \"off\""), "off");
     let both = error("[sync]\npolicy = \"off\"\nmode = \"any\"");
-    assert!(both.starts_with("m.toml line 3: sync.policy is \"off\"; sync.mode"), "{both}");
+    assert!(
+        both.starts_with("m.toml line 3: sync.policy is \"off\"; sync.mode"),
+        "{both}"
+    );
     assert!(error("[sync]\ncount = 2").contains("line 2: sync.count counts nothing"));
     assert!(error("[sync]\nmode = \"any\"\ncount = 0").contains("line 3: "));
 }
@@ -96,12 +114,21 @@ fn a_timeout_needs_to_be_told_what_for() {
 
 #[test]
 fn flags_win_over_the_file_and_the_file_over_defaults() {
-    let flags = Stated { name: Some("flag".into()), ..Stated::default() };
+    let flags = Stated {
+        name: Some("flag".into()),
+        ..Stated::default()
+    };
     let file = read("[node]\nname = \"file\"\ndata_dir = \"d\"\n").unwrap();
     let settings = flags.or(file).settle(None).unwrap();
-    assert_eq!((settings.name.as_str(), settings.http.as_str()), ("flag", HTTP_DEFAULT));
+    assert_eq!(
+        (settings.name.as_str(), settings.http.as_str()),
+        ("flag", HTTP_DEFAULT)
+    );
     assert_eq!(settings.data, Path::new("d"));
-    assert_eq!((settings.sync, settings.on_miss), (SyncPolicy::Off, OnMiss::Block));
+    assert_eq!(
+        (settings.sync, settings.on_miss),
+        (SyncPolicy::Off, OnMiss::Block)
+    );
 }
 
 fn listening_on(listen: &str, http: &str) -> Stated {
@@ -120,7 +147,10 @@ fn without_credentials_only_this_machine_is_listened_to() {
         let error = listening_on(open, HTTP_DEFAULT).settle(None).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, ConfigError::Unsafe(_)), "{text}");
-        assert!(text.contains("127.0.0.1:5433") && text.contains("--password-file"), "{text}");
+        assert!(
+            text.contains("127.0.0.1:5433") && text.contains("--password-file"),
+            "{text}"
+        );
         let error = listening_on(LISTEN_DEFAULT, open).settle(None).unwrap_err();
         assert!(error.to_string().contains("--token-file"), "{error}");
     }
@@ -142,26 +172,55 @@ fn with_credentials_any_address_is_listened_to_and_the_secret_is_a_files_first_l
     assert_eq!(settings.token.as_deref(), Some("s3cret"));
     std::fs::write(&path, "\n").unwrap();
     let error = stated.settle(None).unwrap_err().to_string();
-    assert!(error.ends_with("its first line is empty; the secret belongs there"), "{error}");
+    assert!(
+        error.ends_with("its first line is empty; the secret belongs there"),
+        "{error}"
+    );
 }
 
 #[test]
 fn what_is_missing_is_asked_for() {
     let error = Stated::default().settle(None).unwrap_err().to_string();
     assert!(error.contains("--data DIR"), "{error}");
-    let error = Stated { data: Some("d".into()), ..Stated::default() };
-    assert!(error.settle(None).unwrap_err().to_string().contains("--name NAME"));
-    let odd = Stated { segment_size: Some(Size(3 << 20)), ..listening_on("::1:0", HTTP_DEFAULT) };
+    let error = Stated {
+        data: Some("d".into()),
+        ..Stated::default()
+    };
+    assert!(
+        error
+            .settle(None)
+            .unwrap_err()
+            .to_string()
+            .contains("--name NAME")
+    );
+    let odd = Stated {
+        segment_size: Some(Size(3 << 20)),
+        ..listening_on("::1:0", HTTP_DEFAULT)
+    };
     assert!(odd.settle(None).is_err());
 }
 
 #[test]
 fn sizes_are_decimal_or_binary_and_nothing_else() {
-    let cases = [("16MiB", 16 << 20), ("10MB", 10_000_000), ("1 GiB", 1 << 30), ("7", 7)];
+    let cases = [
+        ("16MiB", 16 << 20),
+        ("10MB", 10_000_000),
+        ("1 GiB", 1 << 30),
+        ("7", 7),
+    ];
     for (text, bytes) in cases {
         assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
     }
-    for bad in ["", "MB", "1mb", "-1", "1.5GB", "1 m", "99999999999TiB", "+1kB"] {
+    for bad in [
+        "",
+        "MB",
+        "1mb",
+        "-1",
+        "1.5GB",
+        "1 m",
+        "99999999999TiB",
+        "+1kB",
+    ] {
         assert!(bad.parse::<Size>().is_err(), "{bad} was taken");
     }
 }

@@ -110,7 +110,11 @@ impl Rows {
     /// Opens `path`: NDJSON if its name ends in `.ndjson` or `.jsonl` or it begins with `{`, else
     /// CSV with a header line.
     pub(crate) fn open(path: &Path, shape: &Shape) -> Result<Self, RowError> {
-        let failed = |(line, what)| RowError { path: path.to_owned(), line, what };
+        let failed = |(line, what)| RowError {
+            path: path.to_owned(),
+            line,
+            what,
+        };
         let system = |error: io::Error| failed((0, error.to_string()));
         let mut file = File::open(path).map_err(system)?;
         let len = file.metadata().map_err(system)?.len();
@@ -128,7 +132,11 @@ impl Rows {
         } else {
             Format::Csv(Csv::open(file, shape).map_err(failed)?)
         };
-        Ok(Self { path: path.to_owned(), len, format })
+        Ok(Self {
+            path: path.to_owned(),
+            len,
+            format,
+        })
     }
 
     /// Size of the file in bytes.
@@ -141,7 +149,10 @@ impl Rows {
         match &self.format {
             Format::Csv(csv) => {
                 let position = csv.reader.position();
-                Place { byte: position.byte(), line: position.line() }
+                Place {
+                    byte: position.byte(),
+                    line: position.line(),
+                }
             }
             Format::Ndjson(ndjson) => ndjson.place,
         }
@@ -161,7 +172,11 @@ impl Rows {
                 sought.map(drop).map_err(|error| error.to_string())
             }
         };
-        done.map_err(|what| RowError { path: self.path.clone(), line: place.line, what })
+        done.map_err(|what| RowError {
+            path: self.path.clone(),
+            line: place.line,
+            what,
+        })
     }
 
     /// The next row; `None` at the end.
@@ -170,15 +185,27 @@ impl Rows {
             Format::Csv(csv) => csv.next(),
             Format::Ndjson(ndjson) => ndjson.next(),
         };
-        row.map_err(|(line, what)| RowError { path: self.path.clone(), line, what })
+        row.map_err(|(line, what)| RowError {
+            path: self.path.clone(),
+            line,
+            what,
+        })
     }
 }
 
 impl Csv {
     fn open(file: File, shape: &Shape) -> What<Self> {
-        let limited = Limited { file, left: ROW_BYTES_MAX };
-        let mut reader = ReaderBuilder::new().delimiter(shape.delimiter).from_reader(limited);
-        let header = reader.byte_headers().map_err(|error| of_csv(&error))?.clone();
+        let limited = Limited {
+            file,
+            left: ROW_BYTES_MAX,
+        };
+        let mut reader = ReaderBuilder::new()
+            .delimiter(shape.delimiter)
+            .from_reader(limited);
+        let header = reader
+            .byte_headers()
+            .map_err(|error| of_csv(&error))?
+            .clone();
         let mut names = Vec::<String>::new();
         for name in &header {
             let name = String::from_utf8(name.to_vec());
@@ -189,7 +216,10 @@ impl Csv {
             names.push(name);
         }
         if names.is_empty() {
-            return Err((0, "the file is empty; its first line must name the columns".to_owned()));
+            return Err((
+                0,
+                "the file is empty; its first line must name the columns".to_owned(),
+            ));
         }
         let key = match &shape.key {
             None => 0,
@@ -200,12 +230,21 @@ impl Csv {
                     1 => format!(" Is {delimiter:?} what separates them? Else give --delimiter"),
                     _ => String::new(),
                 };
-                (1, format!("there is no column {key:?}; there are: {columns}.{hint}"))
+                (
+                    1,
+                    format!("there is no column {key:?}; there are: {columns}.{hint}"),
+                )
             })?,
         };
         let label = |name: &String| format!("{}:", super::quoted(name));
         let labels = names.iter().map(label).collect();
-        Ok(Self { reader, record: ByteRecord::new(), names, labels, key })
+        Ok(Self {
+            reader,
+            record: ByteRecord::new(),
+            names,
+            labels,
+            key,
+        })
     }
 
     fn next(&mut self) -> What<Option<Row>> {
@@ -221,7 +260,10 @@ impl Csv {
         for (at, field) in self.record.iter().enumerate() {
             let field = std::str::from_utf8(field).map_err(|error| {
                 let (column, byte) = (&self.names[at], error.valid_up_to() + 1);
-                (line, format!("column {column:?} is not UTF-8, from its byte {byte} on"))
+                (
+                    line,
+                    format!("column {column:?} is not UTF-8, from its byte {byte} on"),
+                )
             })?;
             value.push(if at == 0 { '{' } else { ',' });
             value += &self.labels[at];
@@ -251,9 +293,16 @@ fn of_csv(error: &csv::Error) -> (u64, String) {
 
 fn of_csv_at(error: &csv::Error, line: u64) -> (u64, String) {
     match error.kind() {
-        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+        ErrorKind::UnequalLengths {
+            pos,
+            expected_len,
+            len,
+        } => {
             let line = pos.as_ref().map_or(line, Position::line);
-            (line, format!("the row has {len} columns, the header {expected_len}"))
+            (
+                line,
+                format!("the row has {len} columns, the header {expected_len}"),
+            )
         }
         ErrorKind::Io(error) => (line, error.to_string()),
         _ => (line, error.to_string()),
@@ -274,7 +323,10 @@ impl Ndjson {
             if read == ROW_BYTES_MAX && self.line.last() != Some(&b'\n') {
                 return Err((line, format!("the line is over {ROW_BYTES_MAX} bytes")));
             }
-            self.place = Place { byte: self.place.byte + read, line: line + 1 };
+            self.place = Place {
+                byte: self.place.byte + read,
+                line: line + 1,
+            };
             let text = std::str::from_utf8(&self.line).map_err(|error| {
                 let byte = error.valid_up_to() + 1;
                 (line, format!("not UTF-8, from byte {byte} of the line on"))
@@ -295,7 +347,11 @@ impl Ndjson {
         };
         let Some((name, key)) = field else {
             let wanted = self.key.as_deref().unwrap_or_default();
-            let fields = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let fields = object
+                .keys()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", ");
             return Err(format!("there is no field {wanted:?}; there are: {fields}"));
         };
         let key = match key {
@@ -308,7 +364,10 @@ impl Ndjson {
             }
         };
         check_key(&key, name)?;
-        Ok(Row { key, value: text.to_owned() })
+        Ok(Row {
+            key,
+            value: text.to_owned(),
+        })
     }
 }
 

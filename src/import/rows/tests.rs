@@ -13,7 +13,10 @@ fn given(name: &'static str, text: impl AsRef<[u8]>) -> Given {
 
 impl Given {
     fn open(&self, key: &str, delimiter: u8) -> Result<Rows, RowError> {
-        let shape = Shape { key: Some(key.to_owned()), delimiter };
+        let shape = Shape {
+            key: Some(key.to_owned()),
+            delimiter,
+        };
         Rows::open(&self.dir.path().join(self.name), &shape)
     }
 
@@ -40,7 +43,10 @@ fn pair(key: &str, value: &str) -> (String, String) {
 
 #[test]
 fn a_csv_row_becomes_an_object_of_strings_in_column_order() {
-    let csv = given("t.csv", "\u{FEFF}name;id;note\r\n\"a;\"\"b\";7;\r\n\"two\nlines\";8;ü\n");
+    let csv = given(
+        "t.csv",
+        "\u{FEFF}name;id;note\r\n\"a;\"\"b\";7;\r\n\"two\nlines\";8;ü\n",
+    );
     let expected = [
         pair("7", r#"{"name":"a;\"b","id":"7","note":""}"#),
         pair("8", r#"{"name":"two\nlines","id":"8","note":"ü"}"#),
@@ -56,13 +62,22 @@ fn a_line_of_ndjson_is_kept_as_it_is() {
         pair("x", r#"{"id":"x","a":null}"#),
     ];
     assert_eq!(given("t.jsonl", text).read("id", b',').unwrap(), expected);
-    assert_eq!(given("no-extension", text).read("id", b',').unwrap(), expected);
+    assert_eq!(
+        given("no-extension", text).read("id", b',').unwrap(),
+        expected
+    );
 }
 
 #[test]
 fn without_a_key_the_first_column_or_field_is_it() {
-    let shape = Shape { key: None, delimiter: b',' };
-    for (name, text) in [("t.csv", "b,a\n1,2\n"), ("t.ndjson", "{\"b\":\"1\",\"a\":2}")] {
+    let shape = Shape {
+        key: None,
+        delimiter: b',',
+    };
+    for (name, text) in [
+        ("t.csv", "b,a\n1,2\n"),
+        ("t.ndjson", "{\"b\":\"1\",\"a\":2}"),
+    ] {
         let given = given(name, text);
         let mut rows = Rows::open(&given.dir.path().join(name), &shape).unwrap();
         assert_eq!(rows.next().unwrap().unwrap().key, "1");
@@ -103,16 +118,34 @@ fn a_csv_that_cannot_be_taken_says_where_and_why() {
         "t.csv line 1: there is no column \"id\"; there are: id;b. Is ',' what separates them? \
          Else give --delimiter"
     );
-    assert_eq!(error(b"id,b\n1,2\n3\n"), "t.csv line 3: the row has 1 columns, the header 2");
-    assert_eq!(error(b"id,b\n1,2\n3,4,5\n"), "t.csv line 3: the row has 3 columns, the header 2");
-    assert_eq!(error(b"id,b\n1,2\n,4\n"), "t.csv line 3: the key, column \"id\", is empty");
+    assert_eq!(
+        error(b"id,b\n1,2\n3\n"),
+        "t.csv line 3: the row has 1 columns, the header 2"
+    );
+    assert_eq!(
+        error(b"id,b\n1,2\n3,4,5\n"),
+        "t.csv line 3: the row has 3 columns, the header 2"
+    );
+    assert_eq!(
+        error(b"id,b\n1,2\n,4\n"),
+        "t.csv line 3: the key, column \"id\", is empty"
+    );
     assert_eq!(
         error(b"id,b\n1,ok\xFF\n"),
         "t.csv line 2: column \"b\" is not UTF-8, from its byte 3 on"
     );
-    assert_eq!(error(b"id,\xFF\n"), "t.csv line 1: the header line is not UTF-8");
-    assert_eq!(error(b"id,id\n"), "t.csv line 1: two columns are called \"id\"");
-    assert_eq!(error(b""), "t.csv: the file is empty; its first line must name the columns");
+    assert_eq!(
+        error(b"id,\xFF\n"),
+        "t.csv line 1: the header line is not UTF-8"
+    );
+    assert_eq!(
+        error(b"id,id\n"),
+        "t.csv line 1: two columns are called \"id\""
+    );
+    assert_eq!(
+        error(b""),
+        "t.csv: the file is empty; its first line must name the columns"
+    );
 }
 
 #[test]
@@ -125,8 +158,14 @@ fn ndjson_that_cannot_be_taken_says_where_and_why() {
         after(b"{\"ID\":1,\"b\":2}\n"),
         "t.ndjson line 2: there is no field \"id\"; there are: ID, b"
     );
-    assert_eq!(after(b"{\"id\":\"\"}\n"), "t.ndjson line 2: the key, column \"id\", is empty");
-    assert_eq!(after(b"\n{\"\xFF\":1}"), "t.ndjson line 3: not UTF-8, from byte 3 of the line on");
+    assert_eq!(
+        after(b"{\"id\":\"\"}\n"),
+        "t.ndjson line 2: the key, column \"id\", is empty"
+    );
+    assert_eq!(
+        after(b"\n{\"\xFF\":1}"),
+        "t.ndjson line 3: not UTF-8, from byte 3 of the line on"
+    );
     for bad in ["null", "1.5", "true", "[]", "99999999999999999999"] {
         let text = format!("{{\"id\":{bad}}}");
         let expected = "t.ndjson line 2: the key, field \"id\", is neither a string nor a whole \
@@ -139,13 +178,25 @@ fn ndjson_that_cannot_be_taken_says_where_and_why() {
 fn a_key_over_the_limit_says_where() {
     let text = format!("id\n{}\n", "x".repeat(mainstay_storage::KEY_MAX + 1));
     let error = given("t.csv", text).error("id");
-    assert!(error.starts_with("t.csv line 2: the key, column \"id\": key of 65528 bytes"), "{error}");
+    assert!(
+        error.starts_with("t.csv line 2: the key, column \"id\": key of 65528 bytes"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_missing_file_is_said_to_be_missing() {
     let given = given("t.csv", "");
-    let error = Rows::open(&given.dir.path().join("u.csv"), &Shape { key: None, delimiter: b',' });
+    let error = Rows::open(
+        &given.dir.path().join("u.csv"),
+        &Shape {
+            key: None,
+            delimiter: b',',
+        },
+    );
     let error = error.err().unwrap().to_string();
-    assert!(error.ends_with("u.csv: No such file or directory (os error 2)"), "{error}");
+    assert!(
+        error.ends_with("u.csv: No such file or directory (os error 2)"),
+        "{error}"
+    );
 }
