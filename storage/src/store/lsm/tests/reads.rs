@@ -113,7 +113,7 @@ fn readers_are_right_during_flush_and_merge() {
         })
     });
     let readers = readers.collect::<Vec<_>>();
-    (2..2_000).for_each(write);
+    (2..1_000).for_each(write);
     stop.store(true, Ordering::Relaxed);
     for reader in readers {
         assert!(reader.join().unwrap() > 0);
