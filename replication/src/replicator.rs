@@ -344,6 +344,12 @@ impl WalReplicator {
         core.is_some_and(|core| core.upstream().is_some())
     }
 
+    /// Why this node cannot follow, when it cannot.
+    pub fn problem(&self) -> Option<String> {
+        let core = self.inner.core.read().clone();
+        core.and_then(|core| core.trouble())
+    }
+
     /// The positions that the remote levels wait for: written, and applied.
     ///
     /// # Errors
@@ -415,9 +421,7 @@ impl WalReplicator {
             let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
             stopped.map_err(|error| Error::Invalid(error.to_string()))?;
         }
-        running
-            .core
-            .become_primary(opened.promotion.end, Some(&opened.old))?;
+        running.core.become_primary(opened.promotion.end)?;
         if opened.overtaken {
             running
                 .core
@@ -493,7 +497,7 @@ impl Inner {
         }
         core.check_role()?;
         if core.is_primary() {
-            core.become_primary(Lsn::ZERO, None)?;
+            core.become_primary(Lsn::ZERO)?;
         } else {
             core.wal.set_commit_follows(false);
         }

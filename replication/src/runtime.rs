@@ -30,6 +30,7 @@ mod walsender;
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -44,6 +45,9 @@ pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
 pub(crate) use subscription::SubscribeSource;
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Microseconds since 1970-01-01 UTC.
 pub(crate) fn wall_clock() -> i64 {
@@ -98,7 +102,7 @@ pub(crate) async fn accept(core: Arc<Core>, listener: TcpListener) {
                 Err(error) => {
                     // Out of descriptors, most likely; the next one may succeed.
                     tracing::warn!(%error, "cannot accept a connection");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = sessions.join_next() => {}

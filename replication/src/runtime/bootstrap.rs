@@ -59,7 +59,7 @@ async fn from(config: &WalStreamingConfig, address: &str) -> Result<Bootstrapped
     let mut client = Client::connect(config, address).await?;
     let options = BackupOptions::default();
     match client.ask(&Command::BaseBackup(options)).await? {
-        Answered::Copy(_) => {}
+        Answered::Copy => {}
         Answered::Done(_) => return Err(client.broken("it sent no backup")),
     }
     let dir = config.data_dir.clone();

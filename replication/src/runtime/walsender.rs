@@ -43,7 +43,7 @@ impl Session {
         if let Some(slot) = &start.slot
             && let Err(fields) = self.acquire_slot(slot)
         {
-            self.error(fields);
+            self.error(*fields);
             return Ok(());
         }
         let wal = &self.core.wal;
