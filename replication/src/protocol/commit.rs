@@ -273,7 +273,7 @@ impl Committer {
         for (policy, _) in &self.policies {
             lowest = lowest.min(members.confirmed(policy, stage)?);
         }
-        Some(lowest).filter(|_| true)
+        Some(lowest).filter(|lowest| *lowest >= self.hold_until)
     }
 
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {
