@@ -1,4 +1,16 @@
 //! PostgreSQL's streaming replication protocol, its state machines and their drivers.
 
+mod cluster;
+mod config;
+mod error;
 pub mod protocol;
+mod replicator;
+mod runtime;
 pub mod time;
+pub mod wire;
+
+pub use cluster::*;
+pub use config::*;
+pub use error::*;
+pub use replicator::*;
+pub use runtime::{Bootstrapped, bootstrap};

@@ -6,6 +6,8 @@
 //! [`Disk::sync_dir`] of its directory. Nothing here retries a failed sync: after one, the kernel
 //! may have dropped the pages and a second sync would report success for lost data.
 
+#[cfg(all(test, feature = "sim"))]
+mod contract;
 mod os;
 #[cfg(feature = "sim")]
 mod sim;
@@ -39,10 +41,13 @@ pub trait Disk: Send + Sync + Debug {
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Creates a directory and its missing parents, accessible by its owner only. An existing one
-    /// is left as it is.
+    /// is left as it is. Each name created is durable after `sync_dir` of the directory above it.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Makes names created, renamed and removed in this directory durable.
+    ///
+    /// # Errors
+    /// `NotADirectory` when it is a file.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Names of the entries of a directory, sorted, directories among them.

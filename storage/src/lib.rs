@@ -1,17 +1,27 @@
 //! Positions, disk, write-ahead log, recovery and stores of Mainstay.
 
+mod apply;
+mod control;
 mod disk;
 mod entry;
 mod error;
 mod lsn;
+mod redo;
 mod signal;
 mod store;
 mod timeline;
+mod transaction;
+mod wal;
 
+pub use apply::*;
+pub use control::*;
 pub use disk::*;
 pub use entry::*;
 pub use error::*;
 pub use lsn::*;
+pub use redo::*;
 pub use signal::*;
 pub use store::*;
 pub use timeline::*;
+pub use transaction::*;
+pub use wal::*;

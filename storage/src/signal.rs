@@ -12,10 +12,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::lsn::Lsn;
 
@@ -121,24 +120,16 @@ impl Signal {
     /// # Errors
     /// [`WaitError::TimedOut`], or [`WaitError::Closed`] when the signal is closed before.
     pub fn wait_blocking(&self, target: Lsn, timeout: Option<Duration>) -> Result<Lsn, WaitError> {
-        // A deadline only bounds this wait; no decision is made from the clock.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let parker = Arc::new(Parker::default());
+        let waker = Waker::from(parker.clone());
         let mut context = Context::from_waker(&waker);
         let mut wait = self.wait(target);
         loop {
             if let Poll::Ready(result) = Pin::new(&mut wait).poll(&mut context) {
                 return result;
             }
-            match deadline {
-                None => thread::park(),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(WaitError::TimedOut);
-                    }
-                    thread::park_timeout(left);
-                }
+            if !parker.park(timeout) {
+                return Err(WaitError::TimedOut);
             }
         }
     }
@@ -155,11 +146,33 @@ impl fmt::Debug for Signal {
     }
 }
 
-struct Unpark(Thread);
+/// A thread that sleeps until its waker fires. It fires only when the wait is over, so a timeout
+/// never has to be split.
+#[derive(Default)]
+struct Parker {
+    woken: Mutex<bool>,
+    changed: Condvar,
+}
 
-impl Wake for Unpark {
+impl Parker {
+    /// Whether the waker fired before `timeout`.
+    fn park(&self, timeout: Option<Duration>) -> bool {
+        let mut woken = self.woken.lock();
+        match timeout {
+            None => self.changed.wait_while(&mut woken, |woken| !*woken),
+            Some(timeout) => {
+                self.changed
+                    .wait_while_for(&mut woken, |woken| !*woken, timeout);
+            }
+        }
+        std::mem::take(&mut *woken)
+    }
+}
+
+impl Wake for Parker {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        *self.woken.lock() = true;
+        self.changed.notify_one();
     }
 }
 

@@ -5,6 +5,12 @@
 //! where the log must be replayed after a crash. It never sees half a transaction, never decides
 //! what is committed, and knows no peers.
 
+mod change;
+#[cfg(any(test, feature = "sim"))]
+pub mod conformance;
+mod key;
+mod lsm;
+mod memory;
 mod read;
 
 use std::fmt;
@@ -14,6 +20,10 @@ use crate::entry::WalEntry;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
+pub use change::*;
+pub use key::*;
+pub use lsm::*;
+pub use memory::*;
 pub use read::*;
 
 /// A committed transaction, as it lies in the log.

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Disk, DiskFile, DiskLock};
@@ -44,12 +44,13 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        // Opening a file here would sync its contents and leave its name as it was.
+        File::open(directory(path))?.sync_all()
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(path)? {
+        for entry in fs::read_dir(directory(path))? {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort();
@@ -74,6 +75,11 @@ impl Disk for OsDisk {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// A name that only a directory answers to; the parent of a bare file name, `""`, becomes `.`.
+fn directory(path: &Path) -> PathBuf {
+    path.join(".")
 }
 
 /// The lock lives as long as the open file.

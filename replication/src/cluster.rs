@@ -1,0 +1,279 @@
+//! The cluster as its log knows it: the payload of a `Config` entry.
+//!
+//! Every node finds here, in its own log, whom the policy counts, where each node can be reached,
+//! and which slots there are. It counts from the moment it is in a log. Encoded with bincode, with
+//! a limit, and refused with a byte too many; human names and addresses only, no secrets.
+
+use bytes::Bytes;
+use mainstay_storage::{CONFIG_BYTES_MAX, Lsn};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::protocol::name::NodeName;
+use crate::protocol::policy::{BoundPolicy, SyncPolicy};
+
+/// Most standbys that may be registered.
+pub const MEMBERS_MAX: usize = 64;
+
+/// Longest advertised address in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+
+const FORMAT: u16 = 1;
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The name that policies use.
+    pub name: NodeName,
+    /// The node.
+    pub node_id: Uuid,
+    /// The life of its data that has a vote.
+    pub incarnation: Uuid,
+    /// Where it can be reached, `host:port`.
+    pub address: String,
+    /// Its place in `FIRST`; lower comes first.
+    pub priority: u32,
+    /// Whether `*` counts it.
+    pub votes: bool,
+}
+
+/// What the newest `Config` entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Who must confirm a commit.
+    pub policy: SyncPolicy,
+    /// The node that wrote the entry, as primary.
+    pub primary: Member,
+    /// The registered native standbys, in order of priority and then name.
+    pub standbys: Vec<Member>,
+    /// Slots: name, and the position from which log is kept.
+    pub slots: Vec<(String, Lsn)>,
+}
+
+impl ClusterConfig {
+    /// A new cluster of one.
+    pub fn new(policy: SyncPolicy, primary: Member) -> Self {
+        Self {
+            policy,
+            primary,
+            standbys: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// The policy with whom it counts, as logged in an entry that ends at `config_end`.
+    pub fn bound(&self, config_end: Lsn) -> BoundPolicy {
+        let voters = self.standbys.iter().filter(|member| member.votes);
+        let voters = voters.map(|member| member.name.clone()).collect::<Vec<_>>();
+        BoundPolicy::new(self.policy.clone(), &voters, &self.primary.name, config_end)
+    }
+
+    /// The standby of this name.
+    pub fn standby(&self, name: &NodeName) -> Option<&Member> {
+        self.standbys.iter().find(|member| &member.name == name)
+    }
+
+    /// The address of the node of this name, standby or primary.
+    pub fn address_of(&self, name: &NodeName) -> Option<&str> {
+        let all = self.standbys.iter().chain([&self.primary]);
+        all.into_iter()
+            .find(|member| &member.name == name)
+            .map(|member| member.address.as_str())
+    }
+
+    /// Adds a standby, or brings its entry up to date. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] beyond [`MEMBERS_MAX`] standbys; [`Error::Invalid`] on a bad address.
+    pub fn register(&mut self, member: Member) -> Result<bool> {
+        if member.address.is_empty() || member.address.len() > ADDRESS_BYTES_MAX {
+            let len = member.address.len();
+            return Err(Error::Invalid(format!(
+                "an advertised address of {len} bytes"
+            )));
+        }
+        if let Some(known) = self
+            .standbys
+            .iter_mut()
+            .find(|known| known.name == member.name)
+        {
+            let changed = *known != member;
+            *known = member;
+            return Ok(changed);
+        }
+        if self.standbys.len() >= MEMBERS_MAX {
+            return Err(Error::Refused(format!(
+                "{MEMBERS_MAX} standbys are registered already; remove one first"
+            )));
+        }
+        self.standbys.push(member);
+        self.standbys
+            .sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        Ok(true)
+    }
+
+    /// The entry's payload.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it exceeds what the log takes.
+    pub fn encode(&self) -> Result<Bytes> {
+        let encoded = EncodedConfig {
+            format: FORMAT,
+            policy: self.policy.to_string(),
+            primary: EncodedMember::from(&self.primary),
+            standbys: self.standbys.iter().map(EncodedMember::from).collect(),
+            slots: self.slots.clone(),
+        };
+        let bytes = bincode::encode_to_vec(&encoded, codec())
+            .map_err(|error| Error::Invalid(format!("cluster configuration: {error}")))?;
+        if bytes.len() > CONFIG_BYTES_MAX {
+            let len = bytes.len();
+            return Err(Error::Invalid(format!(
+                "the cluster configuration takes {len} bytes, more than {CONFIG_BYTES_MAX}"
+            )));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Reads a payload; `None` for the empty one of a log without a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on anything that [`encode`](Self::encode) does not write.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let bad = |why: String| Error::Invalid(format!("cluster configuration in the log: {why}"));
+        let (encoded, read): (EncodedConfig, _) =
+            bincode::decode_from_slice(bytes, codec()).map_err(|error| bad(error.to_string()))?;
+        if read != bytes.len() {
+            return Err(bad(format!("{} bytes too many", bytes.len() - read)));
+        }
+        if encoded.format != FORMAT {
+            return Err(bad(format!(
+                "format {} is newer than {FORMAT}",
+                encoded.format
+            )));
+        }
+        if encoded.standbys.len() > MEMBERS_MAX {
+            return Err(bad(format!("{} standbys", encoded.standbys.len())));
+        }
+        let standbys = encoded.standbys.into_iter().map(EncodedMember::decode);
+        Ok(Some(Self {
+            policy: encoded
+                .policy
+                .parse()
+                .map_err(|error| bad(format!("{error}")))?,
+            primary: encoded.primary.decode()?,
+            standbys: standbys.collect::<Result<_>>()?,
+            slots: encoded.slots,
+        }))
+    }
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct EncodedConfig {
+    format: u16,
+    policy: String,
+    primary: EncodedMember,
+    standbys: Vec<EncodedMember>,
+    slots: Vec<(String, Lsn)>,
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct EncodedMember {
+    name: String,
+    node_id: [u8; 16],
+    incarnation: [u8; 16],
+    address: String,
+    priority: u32,
+    votes: bool,
+}
+
+impl From<&Member> for EncodedMember {
+    fn from(member: &Member) -> Self {
+        Self {
+            name: member.name.as_str().to_owned(),
+            node_id: *member.node_id.as_bytes(),
+            incarnation: *member.incarnation.as_bytes(),
+            address: member.address.clone(),
+            priority: member.priority,
+            votes: member.votes,
+        }
+    }
+}
+
+impl EncodedMember {
+    fn decode(self) -> Result<Member> {
+        let name = self.name.parse();
+        let name = name.map_err(|error| Error::Invalid(format!("cluster member: {error}")))?;
+        Ok(Member {
+            name,
+            node_id: Uuid::from_bytes(self.node_id),
+            incarnation: Uuid::from_bytes(self.incarnation),
+            address: self.address,
+            priority: self.priority,
+            votes: self.votes,
+        })
+    }
+}
+
+fn codec() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<{ 256 << 10 }>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, priority: u32) -> Member {
+        Member {
+            name: name.parse().unwrap(),
+            node_id: Uuid::from_u128(7),
+            incarnation: Uuid::from_u128(8),
+            address: format!("{name}:5433"),
+            priority,
+            votes: true,
+        }
+    }
+
+    #[test]
+    fn it_round_trips_and_every_damaged_byte_is_refused_or_harmless() {
+        let mut config = ClusterConfig::new("ANY 1 (*)".parse().unwrap(), member("a", 1));
+        assert!(config.register(member("c", 1)).unwrap());
+        assert!(config.register(member("b", 1)).unwrap());
+        assert!(!config.register(member("b", 1)).unwrap());
+        config.slots.push(("backup".to_owned(), Lsn::new(64)));
+        let bound = config.bound(Lsn::new(8));
+        let names = bound.counted();
+        assert_eq!(
+            names.iter().map(NodeName::as_str).collect::<Vec<_>>(),
+            ["b", "c"]
+        );
+        let bytes = config.encode().unwrap();
+        assert_eq!(ClusterConfig::decode(&bytes).unwrap(), Some(config));
+        assert_eq!(ClusterConfig::decode(&[]).unwrap(), None);
+        for at in 0..bytes.len() {
+            assert!(ClusterConfig::decode(&bytes[..at.max(1)]).is_err());
+            let mut damaged = bytes.to_vec();
+            damaged[at] = 0xFF;
+            // The log's own checksum guards the content; here it must only not panic or explode.
+            let _ = ClusterConfig::decode(&damaged);
+        }
+    }
+
+    #[test]
+    fn the_priority_orders_before_the_name() {
+        let mut config = ClusterConfig::new(SyncPolicy::Off, member("a", 1));
+        config.register(member("b", 5)).unwrap();
+        config.register(member("z", 2)).unwrap();
+        assert_eq!(config.standbys[0].name.as_str(), "z");
+        for n in 0..MEMBERS_MAX - 2 {
+            config.register(member(&format!("n{n}"), 1)).unwrap();
+        }
+        assert!(matches!(
+            config.register(member("over", 1)),
+            Err(Error::Refused(_))
+        ));
+    }
+}

@@ -1,0 +1,130 @@
+//! Everything that can go wrong between nodes, told apart by what to do about it.
+
+use std::io;
+
+use mainstay_storage::{Lsn, Remedy, Timeline};
+use uuid::Uuid;
+
+use crate::wire::WireError;
+
+/// Result of this crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of replication.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Disk: the log or the store.
+    #[error(transparent)]
+    Storage(#[from] mainstay_storage::Error),
+    /// Peer: bytes that make no sense.
+    #[error("{peer}: {source}")]
+    Wire {
+        /// Who sent them.
+        peer: String,
+        /// What is wrong.
+        source: WireError,
+    },
+    /// Peer: the connection failed.
+    #[error("{peer}: {op} failed: {source}")]
+    Connection {
+        /// To whom.
+        peer: String,
+        /// `connect`, `read`, `write`, `listen`.
+        op: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Peer: it answered with an error.
+    #[error("{peer} answered {sqlstate}: {message}")]
+    Answer {
+        /// Who.
+        peer: String,
+        /// PostgreSQL's five-letter code.
+        sqlstate: String,
+        /// Its text.
+        message: String,
+    },
+    /// Peer: nothing was heard for too long.
+    #[error("{peer} was silent for {seconds} s")]
+    Silent {
+        /// Who.
+        peer: String,
+        /// For how long.
+        seconds: u64,
+    },
+    /// Rule: the peer belongs to another cluster.
+    #[error(
+        "{peer} belongs to cluster {found}, this node to {expected}; point it at a node of its own cluster, or start it in an empty directory"
+    )]
+    Foreign {
+        /// Who.
+        peer: String,
+        /// Our system id.
+        expected: u64,
+        /// Its system id.
+        found: u64,
+    },
+    /// Rule: this node met a newer timeline that was opened elsewhere.
+    #[error("this node is fenced: timeline {theirs} was opened elsewhere, it is on {ours}")]
+    Fenced {
+        /// Ours.
+        ours: Timeline,
+        /// The newer one.
+        theirs: Timeline,
+    },
+    /// Rule: this node's log left the primary's and was applied beyond that point.
+    #[error(
+        "this node applied log up to {applied}, but the primary's timeline left its own at {fork}; take a base backup into an empty directory"
+    )]
+    Diverged {
+        /// Where the two part.
+        fork: Lsn,
+        /// Up to where it was applied here.
+        applied: Lsn,
+    },
+    /// Rule: the log that this node needs next is gone on the primary.
+    #[error(
+        "the primary no longer has log from {wanted}, its oldest is {oldest}; take a base backup"
+    )]
+    NeedsBackup {
+        /// What we need.
+        wanted: Lsn,
+        /// What it has.
+        oldest: Lsn,
+    },
+    /// Rule: no standby of this id is registered.
+    #[error("no standby {0} is registered")]
+    UnknownStandby(Uuid),
+    /// Rule: it is running already.
+    #[error("already running")]
+    AlreadyRunning,
+    /// Rule: it is not running.
+    #[error("not running")]
+    NotRunning,
+    /// Rule: only the primary does that.
+    #[error("not the primary")]
+    NotPrimary,
+    /// Rule: a promotion that would break a promise; the text says how to go on.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Rule: an argument or configuration makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// The way forward.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Storage(error) => error.remedy(),
+            Self::Wire { .. } | Self::Connection { .. } | Self::Silent { .. } => Remedy::Reconnect,
+            // A node that starts, stops or has no free connection says so and may change its mind.
+            Self::Answer { .. } => Remedy::Reconnect,
+            Self::NeedsBackup { .. } | Self::Diverged { .. } => Remedy::Rebuild,
+            Self::Foreign { .. } | Self::Fenced { .. } => Remedy::Stop,
+            Self::UnknownStandby(_) | Self::AlreadyRunning | Self::NotRunning => Remedy::Refuse,
+            Self::NotPrimary | Self::Refused(_) | Self::Invalid(_) => Remedy::Refuse,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The thread that replays log into the store.
+//!
+//! It applies what is both flushed here and committed, never more, and publishes how far it got.
+//! Told to, it goes on to the end of what is flushed: a standby that becomes primary takes over
+//! its whole log. An error of the store is final; the log goes on, and the node says so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mainstay_storage::{Applicator, Lsn, Signal, Store, WaitError, Wal};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+
+/// Bytes of log between two checkpoints of a store that is applied to here.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// How long it waits before it looks whether to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A store, shared between who applies to it and who copies it.
+pub(crate) type SharedStore = Arc<Mutex<Box<dyn Store>>>;
+
+/// A running replay.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    thread: Option<JoinHandle<()>>,
+    orders: Arc<Orders>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    /// Apply everything that is flushed, committed or not.
+    everything: AtomicBool,
+}
+
+impl Replay {
+    /// Starts replay of `wal` into `store`; `applied` climbs with it. `checkpoints` says whether
+    /// this thread also makes the store durable and removes log that only it needed.
+    ///
+    /// # Errors
+    /// When the log that the store needs is gone, or no thread can be started.
+    pub(crate) fn start(
+        wal: Wal,
+        store: SharedStore,
+        applied: Signal,
+        checkpoints: bool,
+        retain: impl Fn() -> Lsn + Send + 'static,
+    ) -> Result<Self> {
+        let orders = Arc::new(Orders::default());
+        let applicator = Applicator::new(&wal, &**store.lock())?;
+        let mut work = Work {
+            wal,
+            store,
+            applied,
+            applicator,
+            orders: orders.clone(),
+            checkpoints,
+            checkpointed: Lsn::ZERO,
+            retain: Box::new(retain),
+        };
+        let thread = std::thread::Builder::new().name("applicator".to_owned());
+        let thread = thread.spawn(move || {
+            if let Err(error) = work.run() {
+                tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
+            }
+        });
+        let thread = thread.map_err(|source| Error::Connection {
+            peer: "this node".to_owned(),
+            op: "start a thread",
+            source,
+        })?;
+        Ok(Self {
+            thread: Some(thread),
+            orders,
+        })
+    }
+
+    /// Lets it apply everything that is flushed, from now on.
+    pub(crate) fn apply_everything(&self) {
+        self.orders.everything.store(true, Ordering::Release);
+    }
+
+    /// Ends it, after the transaction at hand.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.orders.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was reported by the panic itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Work {
+    wal: Wal,
+    store: SharedStore,
+    applied: Signal,
+    applicator: Applicator,
+    orders: Arc<Orders>,
+    checkpoints: bool,
+    checkpointed: Lsn,
+    retain: Box<dyn Fn() -> Lsn + Send>,
+}
+
+impl Work {
+    fn run(&mut self) -> Result<()> {
+        while !self.orders.stop.load(Ordering::Acquire) {
+            let everything = self.orders.everything.load(Ordering::Acquire);
+            let signal = if everything {
+                self.wal.flushed()
+            } else {
+                self.wal.commit()
+            }
+            .clone();
+            let upto = signal.get().min(self.wal.flushed().get());
+            let at = {
+                let mut store = self.store.lock();
+                self.applicator.apply_upto(&mut **store, upto)?
+            };
+            self.applied.raise(at);
+            if self.checkpoints && at.bytes_since(self.checkpointed) >= CHECKPOINT_BYTES {
+                self.checkpoint(at)?;
+            }
+            // Waiting for the next byte: `at` may stop short of `upto` at a record's start.
+            match signal.wait_blocking(upto + 1, Some(LOOK_EVERY)) {
+                Err(WaitError::Closed) => return Ok(()),
+                Ok(_) | Err(WaitError::TimedOut) => {}
+            }
+        }
+        if self.checkpoints {
+            self.checkpoint(self.applicator.position())?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, at: Lsn) -> Result<()> {
+        let upto = at.min(self.wal.commit().get());
+        let durable = self.store.lock().checkpoint(upto)?;
+        let restart = self.applicator.safe_restart(durable);
+        if restart > self.wal.control().checkpoint {
+            self.wal.checkpoint(restart)?;
+        }
+        self.wal.remove_below(restart.min((self.retain)()))?;
+        self.checkpointed = at;
+        Ok(())
+    }
+}

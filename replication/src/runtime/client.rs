@@ -1,0 +1,276 @@
+//! A connection to another node, as its client: startup, authentication, commands.
+//!
+//! It asks for the native extension and insists on it where log is to be followed; it proves a
+//! password by SCRAM only, and never sends one in clear, whatever the server asks for.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use mainstay_storage::{Lsn, Timeline};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::config::WalStreamingConfig;
+use crate::error::{Error, Result};
+use crate::runtime::link::{Link, Turn};
+use crate::runtime::session::random_nonce;
+use crate::wire::command::Command;
+use crate::wire::result::{Answer, Collector, Progress};
+use crate::wire::scram::ScramClient;
+use crate::wire::{
+    Authentication, BackendDecoder, BackendMessage, FrontendMessage, ReplicationMode,
+    StartupMessage, WireError,
+};
+
+/// Longest time for connecting, and for the answer to one command.
+pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a native server says about itself when a session begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) timeline: Timeline,
+    /// Where the cluster's first timeline begins.
+    pub(crate) history_begin: Lsn,
+}
+
+/// An open session on another node.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) link: Link,
+    pub(crate) decoder: BackendDecoder,
+    pub(crate) server: Server,
+}
+
+/// How a command's answer ended.
+#[derive(Debug)]
+pub(crate) enum Answered {
+    Done(Answer),
+    /// Copying begins.
+    Copy,
+}
+
+impl Client {
+    /// Connects to `address` and begins a native replication session.
+    ///
+    /// # Errors
+    /// Connection errors, a refused password, a server that is no node of this kind.
+    pub(crate) async fn connect(config: &WalStreamingConfig, address: &str) -> Result<Self> {
+        let opened = timeout(ANSWER_DEADLINE, open(config, address)).await;
+        opened.unwrap_or_else(|_| Err(silent(address)))
+    }
+
+    /// Sends a command and waits for its answer, or for copying to begin.
+    ///
+    /// # Errors
+    /// Connection errors; [`Error::Answer`] when it was refused.
+    pub(crate) async fn ask(&mut self, command: &Command) -> Result<Answered> {
+        let mut out = BytesMut::new();
+        FrontendMessage::Query(command.to_string()).encode(&mut out);
+        self.link.queue(out.freeze());
+        let answered = timeout(ANSWER_DEADLINE, self.collect()).await;
+        answered.unwrap_or_else(|_| Err(silent(self.link.peer())))
+    }
+
+    /// As [`ask`](Self::ask), for a command that is answered by rows.
+    pub(crate) async fn rows(&mut self, command: &Command) -> Result<Answer> {
+        match self.ask(command).await? {
+            Answered::Done(answer) => Ok(answer),
+            Answered::Copy => Err(self.broken("copying began where rows were expected")),
+        }
+    }
+
+    async fn collect(&mut self) -> Result<Answered> {
+        self.link.flush().await?;
+        let mut collector = Collector::new();
+        loop {
+            let message = self.message().await?;
+            let progress = collector
+                .take(message)
+                .map_err(|source| self.wire(source))?;
+            match progress {
+                Progress::More => {}
+                Progress::Copy(..) => return Ok(Answered::Copy),
+                Progress::Done(answer, _) => {
+                    return match answer.error {
+                        Some(error) => Err(Error::Answer {
+                            peer: self.link.peer().to_owned(),
+                            sqlstate: error.sqlstate.into_owned(),
+                            message: error.message,
+                        }),
+                        None => Ok(Answered::Done(answer)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// The next message of the server.
+    pub(crate) async fn message(&mut self) -> Result<BackendMessage> {
+        loop {
+            if let Some(message) = self.take_message()? {
+                return Ok(message);
+            }
+            if self.link.turn().await? == Turn::Ended {
+                return Err(self.broken("the server closed the connection"));
+            }
+        }
+    }
+
+    /// The next message, if it is here already.
+    pub(crate) fn take_message(&mut self) -> Result<Option<BackendMessage>> {
+        let frame = self
+            .decoder
+            .next(&mut self.link.input)
+            .map_err(|source| self.wire(source))?;
+        let message = frame.map(BackendMessage::decode).transpose();
+        message.map_err(|source| self.wire(source))
+    }
+
+    pub(crate) fn wire(&self, source: WireError) -> Error {
+        Error::Wire {
+            peer: self.link.peer().to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn broken(&self, why: &str) -> Error {
+        self.wire(WireError::Protocol(why.to_owned()))
+    }
+}
+
+fn silent(address: &str) -> Error {
+    Error::Silent {
+        peer: address.to_owned(),
+        seconds: ANSWER_DEADLINE.as_secs(),
+    }
+}
+
+async fn open(config: &WalStreamingConfig, address: &str) -> Result<Client> {
+    let mut link = Link::connect(address).await?;
+    let startup = StartupMessage::new(&config.follow_user, ReplicationMode::Physical)
+        .with_database("replication")
+        .with_parameter("application_name", &config.name)
+        .with_native();
+    let mut out = BytesMut::new();
+    startup.encode(&mut out);
+    link.queue(out.freeze());
+    link.flush().await?;
+    let server = Server {
+        name: String::new(),
+        timeline: Timeline {
+            number: 0,
+            id: Uuid::nil(),
+        },
+        history_begin: Lsn::ZERO,
+    };
+    let mut client = Client {
+        link,
+        decoder: BackendDecoder::new(),
+        server,
+    };
+    let native = authenticate(&mut client, config).await?;
+    let native = native.ok_or_else(|| {
+        client.broken("it speaks PostgreSQL's protocol, but is no Mainstay node; check the address")
+    })?;
+    client.server = parse_server(&native)
+        .ok_or_else(|| client.broken("its description of itself cannot be read"))?;
+    Ok(client)
+}
+
+/// Proves who we are, and returns what the server says about itself.
+async fn authenticate(client: &mut Client, config: &WalStreamingConfig) -> Result<Option<String>> {
+    let mut native = None;
+    let mut proven = config.follow_password.is_none();
+    loop {
+        match client.message().await? {
+            BackendMessage::Authentication(Authentication::Sasl(mechanisms)) => {
+                let Some(password) = &config.follow_password else {
+                    return Err(client.broken(
+                        "it asks for a password, and none is configured; give one for following",
+                    ));
+                };
+                let scram = ScramClient::new(&mechanisms, password.expose(), random_nonce(), None);
+                prove(client, scram.map_err(|source| client.wire(source))?).await?;
+                proven = true;
+            }
+            BackendMessage::Authentication(Authentication::Ok) if proven => {}
+            BackendMessage::Authentication(Authentication::Ok) => {
+                return Err(client.broken("it accepted us without asking for the password"));
+            }
+            BackendMessage::Authentication(_) => {
+                return Err(client.broken("it asks for a password in a way that is not safe"));
+            }
+            BackendMessage::ParameterStatus { name, value } if name == "mainstay.repl" => {
+                native = Some(value);
+            }
+            BackendMessage::ErrorResponse(error) => {
+                return Err(Error::Answer {
+                    peer: client.link.peer().to_owned(),
+                    sqlstate: error.sqlstate.into_owned(),
+                    message: error.message,
+                });
+            }
+            BackendMessage::ReadyForQuery(_) => return Ok(native),
+            _ => {}
+        }
+    }
+}
+
+async fn prove(client: &mut Client, scram: ScramClient) -> Result<()> {
+    send(client, FrontendMessage::Password(scram.first().encode())).await?;
+    let challenge = match client.message().await? {
+        BackendMessage::Authentication(Authentication::SaslContinue(bytes)) => bytes,
+        other => return Err(unexpected(client, other)),
+    };
+    let (scram, answer) = scram
+        .answer(&challenge)
+        .map_err(|source| client.wire(source))?;
+    let answer = crate::wire::Secret::new(answer.into_bytes());
+    send(client, FrontendMessage::Password(answer)).await?;
+    match client.message().await? {
+        BackendMessage::Authentication(Authentication::SaslFinal(bytes)) => {
+            scram.verify(&bytes).map_err(|source| client.wire(source))
+        }
+        other => Err(unexpected(client, other)),
+    }
+}
+
+fn unexpected(client: &Client, message: BackendMessage) -> Error {
+    match message {
+        BackendMessage::ErrorResponse(error) => Error::Answer {
+            peer: client.link.peer().to_owned(),
+            sqlstate: error.sqlstate.into_owned(),
+            message: error.message,
+        },
+        _ => client.broken("an unexpected message during authentication"),
+    }
+}
+
+async fn send(client: &mut Client, message: FrontendMessage) -> Result<()> {
+    let mut out = BytesMut::new();
+    message.encode(&mut out);
+    client.link.queue(out.freeze());
+    client.link.flush().await
+}
+
+/// Reads `1;node=..;name=..;timeline=..;id=..;begin=..`.
+fn parse_server(text: &str) -> Option<Server> {
+    let value = |key: &str| {
+        let fields = text
+            .split(';')
+            .skip(1)
+            .filter_map(|field| field.split_once('='));
+        fields
+            .into_iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+    };
+    let number = value("timeline")?.parse().ok()?;
+    let id = value("id")?.parse().ok()?;
+    Some(Server {
+        name: value("name")?.to_owned(),
+        timeline: Timeline { number, id },
+        history_begin: value("begin")?.parse().ok()?,
+    })
+}

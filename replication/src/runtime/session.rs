@@ -1,0 +1,591 @@
+//! One connection to this node's port: startup, authentication, commands.
+//!
+//! A session lives through three phases, and each accepts only its own messages: startup (nothing
+//! proven, at most [`STARTUP_DEADLINE`] long), authentication, commands. Streaming is a phase of
+//! its own in `walsender.rs`. Whatever a peer sends costs it the connection at most.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use mainstay_storage::{Lsn, TimelineHistory, history_file_name};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::cluster::Member;
+use crate::config::Role;
+use crate::error::{Error, Result};
+use crate::runtime::core::Core;
+use crate::runtime::link::{Link, Turn};
+use crate::runtime::promise;
+use crate::runtime::slots::Answer;
+use crate::runtime::stopped;
+use crate::wire::command::{Command, Dialect, RegisterStandby, SlotKind};
+use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
+use crate::wire::scram::{self, ScramServer, Verifier};
+use crate::wire::{
+    Authentication, BackendMessage, Column, ErrorFields, FirstPacket, Frame, FrontendDecoder,
+    FrontendMessage, FrontendPhase, NATIVE_VERSION, ReplicationMode, Row, SaslInitialResponse,
+    Secret, Severity, StartupDecoder, StartupMessage, TransactionStatus, WireError, sqlstate,
+};
+
+/// Longest time from the connection to the end of authentication, PostgreSQL's default.
+pub(crate) const STARTUP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The version that this node announces; stock tools refuse servers newer than themselves.
+pub(crate) const SERVER_VERSION: &str = concat!("15.4 (mainstay ", env!("CARGO_PKG_VERSION"), ")");
+
+/// A connection that has proven who it is.
+pub(crate) struct Session {
+    pub(crate) core: Arc<Core>,
+    pub(crate) link: Link,
+    pub(crate) decoder: FrontendDecoder,
+    pub(crate) number: u64,
+    /// The native extension was negotiated.
+    pub(crate) native: bool,
+    mode: ReplicationMode,
+    user: String,
+    /// The standby that registered on this connection.
+    pub(crate) standby: Option<Registered>,
+}
+
+/// Who a native standby said it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Registered {
+    pub(crate) member: Member,
+    /// It is not the life of its data that has a vote.
+    pub(crate) amnesiac: bool,
+}
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
+    let mut link = Link::new(stream);
+    let peer = link.peer().to_owned();
+    let started = timeout(STARTUP_DEADLINE, start(&core, &mut link)).await;
+    let session = match started {
+        Ok(Ok(Some(opened))) => opened,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "connection refused");
+            refuse(&mut link, &error).await;
+            return;
+        }
+        Err(_) => return tracing::debug!(%peer, "authentication took too long"),
+    };
+    let Opened { startup, native } = session;
+    let session = Session {
+        number: core.new_session(),
+        native,
+        mode: startup.replication,
+        user: startup.user,
+        standby: None,
+        decoder: FrontendDecoder::new(FrontendPhase::Command),
+        link,
+        core,
+    };
+    if let Err(error) = session.run().await {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Tells a connection beyond the limit so, and closes it.
+pub(crate) async fn turn_away(stream: TcpStream) {
+    let mut link = Link::new(stream);
+    let text = "sorry, too many clients already";
+    let error = fatal(&link, sqlstate::TOO_MANY_CONNECTIONS, text);
+    refuse(&mut link, &error).await;
+}
+
+struct Opened {
+    startup: StartupMessage,
+    native: bool,
+}
+
+/// Sends an error where one can still be understood; the connection ends either way.
+async fn refuse(link: &mut Link, error: &Error) {
+    if let Error::Wire { source, .. } = error {
+        let mut out = BytesMut::new();
+        BackendMessage::ErrorResponse(source.report()).encode(&mut out);
+        link.queue(out.freeze());
+        // The peer may be gone; there is nothing left to tell it.
+        let _ = timeout(Duration::from_secs(1), link.flush()).await;
+    }
+}
+
+/// Startup and authentication; `None` when the connection wanted something else.
+async fn start(core: &Core, link: &mut Link) -> Result<Option<Opened>> {
+    let mut decoder = StartupDecoder::new();
+    let startup = loop {
+        let packet = decoder
+            .next(&mut link.input)
+            .map_err(|source| wire(link, source))?;
+        match packet {
+            None => {
+                if link.turn().await? == Turn::Ended {
+                    return Ok(None);
+                }
+            }
+            Some(FirstPacket::TlsHello | FirstPacket::Cancel(_)) => return Ok(None),
+            Some(FirstPacket::SslRequest | FirstPacket::GssRequest) => {
+                link.queue(&b"N"[..]);
+                link.flush().await?;
+            }
+            Some(FirstPacket::Startup(startup)) => break startup,
+        }
+    };
+    let native = startup
+        .native_version()
+        .map_err(|source| wire(link, source))?
+        .is_some();
+    let mut out = BytesMut::new();
+    if let Some(negotiation) = startup.negotiation() {
+        BackendMessage::NegotiateProtocolVersion(negotiation).encode(&mut out);
+    }
+    link.queue(out.split().freeze());
+    if core.is_stopping() {
+        return Err(fatal(
+            link,
+            sqlstate::CANNOT_CONNECT_NOW,
+            "this node is stopping",
+        ));
+    }
+    if core.role() == Role::Fenced && startup.replication == ReplicationMode::None {
+        return Err(fatal(
+            link,
+            sqlstate::CANNOT_CONNECT_NOW,
+            "this node is fenced",
+        ));
+    }
+    authenticate(core, link, &startup).await?;
+    greet(core, native, &startup, &mut out);
+    link.queue(out.freeze());
+    link.flush().await?;
+    Ok(Some(Opened { startup, native }))
+}
+
+async fn authenticate(core: &Core, link: &mut Link, startup: &StartupMessage) -> Result<()> {
+    if core.config.users.is_empty() {
+        // Without credentials the node listens on loopback only; see `listen`.
+        return Ok(());
+    }
+    let known = core
+        .config
+        .users
+        .iter()
+        .find(|(user, _)| *user == startup.user);
+    let secret = core.wal.identity().node_id;
+    let verifier = match known {
+        Some((_, verifier)) => verifier.clone(),
+        None => Verifier::mock(&startup.user, secret.as_bytes()),
+    };
+    send(link, Authentication::Sasl(scram::mechanisms(false))).await?;
+    let server = ScramServer::new(&startup.user, verifier, random_nonce(), None);
+    let first = password(link).await?;
+    let first = SaslInitialResponse::decode(&first).map_err(|source| wire(link, source))?;
+    let initial = first.data.clone().unwrap_or_default();
+    let (server, challenge) = server
+        .challenge(&first.mechanism, &initial)
+        .map_err(|source| wire(link, source))?;
+    send(link, Authentication::SaslContinue(challenge.into())).await?;
+    let last = password(link).await?;
+    let verdict = server.verify(last.expose());
+    let answer = verdict.map_err(|source| wire(link, source))?;
+    send(link, Authentication::SaslFinal(answer.into())).await
+}
+
+/// 18 random bytes in printable form, from the system's generator.
+pub(crate) fn random_nonce() -> String {
+    let mut random = [0; scram::NONCE_BYTES];
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    let bytes = one.as_bytes().iter().chain(two.as_bytes());
+    random
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(to, from)| *to = *from);
+    scram::nonce(random)
+}
+
+async fn send(link: &mut Link, step: Authentication) -> Result<()> {
+    let mut out = BytesMut::new();
+    BackendMessage::Authentication(step).encode(&mut out);
+    link.queue(out.freeze());
+    link.flush().await
+}
+
+async fn password(link: &mut Link) -> Result<Secret> {
+    let decoder = FrontendDecoder::new(FrontendPhase::Authentication);
+    loop {
+        if let Some(frame) = decoder
+            .next(&mut link.input)
+            .map_err(|source| wire(link, source))?
+        {
+            return match FrontendMessage::decode(frame) {
+                Ok(FrontendMessage::Password(secret)) => Ok(secret),
+                Ok(_) => Err(wire(
+                    link,
+                    WireError::Protocol("expected SASL response".to_owned()),
+                )),
+                Err(source) => Err(wire(link, source)),
+            };
+        }
+        if link.turn().await? == Turn::Ended {
+            return Err(wire(
+                link,
+                WireError::Protocol("the client went away".to_owned()),
+            ));
+        }
+    }
+}
+
+fn greet(core: &Core, native: bool, startup: &StartupMessage, out: &mut BytesMut) {
+    let standby = if core.is_primary() { "off" } else { "on" };
+    let encoding = match startup.replication {
+        ReplicationMode::Physical => "SQL_ASCII",
+        _ => "UTF8",
+    };
+    let application_name = startup.application_name();
+    let mut parameters = vec![
+        ("application_name", application_name.as_str()),
+        ("client_encoding", encoding),
+        ("DateStyle", "ISO, MDY"),
+        ("default_transaction_read_only", standby),
+        ("in_hot_standby", standby),
+        ("integer_datetimes", "on"),
+        ("IntervalStyle", "postgres"),
+        ("is_superuser", "off"),
+        ("server_encoding", encoding),
+        ("server_version", SERVER_VERSION),
+        ("session_authorization", startup.user.as_str()),
+        ("standard_conforming_strings", "on"),
+        ("TimeZone", "UTC"),
+    ];
+    let identity = core.wal.identity();
+    let timeline = core.wal.timeline();
+    let native_value = format!(
+        "{NATIVE_VERSION};node={};name={};timeline={};id={};begin={}",
+        identity.node_id,
+        core.name.as_str(),
+        timeline.number,
+        timeline.id,
+        core.wal.control().history_begin,
+    );
+    if native {
+        parameters.push(("mainstay.repl", &native_value));
+    }
+    BackendMessage::Authentication(Authentication::Ok).encode(out);
+    for (name, value) in parameters {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        BackendMessage::ParameterStatus { name, value }.encode(out);
+    }
+    let pid = i32::try_from(core.new_session() & 0x3FFF_FFFF).unwrap_or(1);
+    let key = Secret::new(Uuid::new_v4().as_bytes()[..4].to_vec());
+    BackendMessage::BackendKeyData { pid, key }.encode(out);
+    BackendMessage::ReadyForQuery(TransactionStatus::Idle).encode(out);
+}
+
+impl Session {
+    /// Takes commands until the peer ends, this node stops, or something is wrong.
+    async fn run(mut self) -> Result<()> {
+        let mut stopping = self.core.stopping.subscribe();
+        loop {
+            let Some(frame) = self.next_frame(&mut stopping).await? else {
+                return Ok(());
+            };
+            let message = FrontendMessage::decode(frame);
+            match message.map_err(|source| wire(&self.link, source))? {
+                FrontendMessage::Query(text) => self.query(&text).await?,
+                FrontendMessage::Terminate => return Ok(()),
+                FrontendMessage::Sync => self.ready(),
+                FrontendMessage::Extended { .. } => self.refuse_extended(),
+                // Remains of an ended copy.
+                _ => {}
+            }
+            self.link.flush().await?;
+        }
+    }
+
+    /// The next message; `None` at the end of the connection or when this node stops.
+    async fn next_frame(&mut self, stopping: &mut watch::Receiver<bool>) -> Result<Option<Frame>> {
+        loop {
+            let frame = self.decoder.next(&mut self.link.input);
+            match frame {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(None) => {}
+                Err(source) => {
+                    let error = wire(&self.link, source);
+                    refuse(&mut self.link, &error).await;
+                    return Err(error);
+                }
+            }
+            let ended = tokio::select! {
+                turn = self.link.turn() => turn? == Turn::Ended,
+                _ = stopped(stopping) => {
+                    let text = "terminating connection because this node is stopping";
+                    let error = fatal(&self.link, sqlstate::ADMIN_SHUTDOWN, text);
+                    refuse(&mut self.link, &error).await;
+                    true
+                }
+            };
+            if ended {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn query(&mut self, text: &str) -> Result<()> {
+        let dialect = Dialect {
+            mode: self.mode,
+            native: self.native,
+        };
+        let command = match Command::parse(text, dialect) {
+            Ok(command) => command,
+            Err(source) => {
+                let closes = source.closes();
+                self.error(source.report());
+                return if closes {
+                    Err(wire(&self.link, source))
+                } else {
+                    Ok(())
+                };
+            }
+        };
+        match command {
+            Command::StartReplication(start) => return self.start_replication(start).await,
+            Command::BaseBackup(options) => return self.base_backup(options).await,
+            Command::PromiseTimeline(promise) => {
+                let answer = promise::serve(&self.core, &promise).await;
+                self.answer(answer);
+            }
+            Command::ProbeTimeline => {
+                let answer = promise::probe(&self.core);
+                self.answer(Ok(answer));
+            }
+            command => self.simple(command),
+        }
+        Ok(())
+    }
+
+    /// Commands that are answered from memory.
+    fn simple(&mut self, command: Command) {
+        let answer = match command {
+            Command::IdentifySystem => Ok(self.identify_system()),
+            Command::Show(name) => self.show(&name),
+            Command::TimelineHistory { timeline } => return self.timeline_history(timeline),
+            Command::IdentifyNode => Ok(self.identify_node()),
+            Command::RegisterStandby(standby) => self.register(standby),
+            Command::ReadReplicationSlot { slot } => self.read_slot(&slot),
+            Command::CreateReplicationSlot {
+                slot,
+                temporary,
+                kind: SlotKind::Physical { reserve_wal },
+            } => self.create_slot(&slot, temporary, reserve_wal),
+            Command::DropReplicationSlot { slot, .. } => self.drop_slot(&slot),
+            Command::IsInRecovery => Ok(result::is_in_recovery(!self.core.is_primary())),
+            Command::ClearSearchPath => Ok(result::clear_search_path()),
+            Command::SelectOne => Ok(result::select_one()),
+            Command::Empty => {
+                let mut out = BytesMut::new();
+                BackendMessage::EmptyQueryResponse.encode(&mut out);
+                self.link.queue(out.freeze());
+                return self.ready();
+            }
+            Command::Sql(_) if self.mode == ReplicationMode::Physical => Err(unsupported(
+                "cannot execute SQL commands in WAL sender for physical replication",
+            )),
+            _ => Err(unsupported(
+                "this node speaks PostgreSQL's replication protocol, it is not a PostgreSQL server; \
+                 data are read and written over HTTP, or in process",
+            )),
+        };
+        self.answer(answer);
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        match answer {
+            Ok(set) => {
+                let mut out = BytesMut::new();
+                set.encode(&mut out);
+                self.link.queue(out.freeze());
+                self.ready();
+            }
+            Err(fields) => self.error(*fields),
+        }
+    }
+
+    /// An error that leaves the session usable.
+    pub(crate) fn error(&mut self, fields: ErrorFields) {
+        let mut out = BytesMut::new();
+        let fatal = fields.severity == Severity::Fatal;
+        BackendMessage::ErrorResponse(fields).encode(&mut out);
+        self.link.queue(out.freeze());
+        if !fatal {
+            self.ready();
+        }
+    }
+
+    pub(crate) fn ready(&mut self) {
+        let mut out = BytesMut::new();
+        BackendMessage::ReadyForQuery(TransactionStatus::Idle).encode(&mut out);
+        self.link.queue(out.freeze());
+    }
+
+    fn refuse_extended(&mut self) {
+        let text = "extended query protocol not supported in a replication connection";
+        let mut out = BytesMut::new();
+        let fields = ErrorFields::error(sqlstate::PROTOCOL_VIOLATION, text);
+        BackendMessage::ErrorResponse(fields).encode(&mut out);
+        self.link.queue(out.freeze());
+    }
+
+    /// The end of the log as this connection may know it.
+    fn end_shown(&self) -> Lsn {
+        let (flushed, commit) = (self.core.wal.flushed().get(), self.core.wal.commit().get());
+        if self.native {
+            flushed
+        } else {
+            commit.min(flushed)
+        }
+    }
+
+    /// The timelines as this connection may know them: a stock client is shown a switch only once
+    /// it is committed.
+    pub(crate) fn history_shown(&self) -> TimelineHistory {
+        let history = self.core.wal.history();
+        let shown = self.end_shown();
+        let spans = history.spans().iter().rev();
+        let newest = spans.map(|span| (span.begin, span.timeline.number));
+        let number = newest.filter(|(begin, _)| self.native || *begin < shown);
+        let number = number.map(|(_, number)| number).next();
+        number
+            .and_then(|number| history.until(number))
+            .unwrap_or_else(|| (*history).clone())
+    }
+
+    fn identify_system(&self) -> ResultSet {
+        let database = match self.mode {
+            ReplicationMode::Physical => None,
+            _ => Some(self.user.clone()),
+        };
+        let identity = SystemIdentity {
+            system_id: self.core.wal.identity().system_id,
+            timeline: self.history_shown().current().number,
+            position: self.end_shown(),
+            database,
+        };
+        identity.result()
+    }
+
+    fn identify_node(&self) -> ResultSet {
+        let identity = self.core.wal.identity();
+        let columns = ["name", "node_id", "incarnation", "role", "address"];
+        let columns = columns.map(Column::text).to_vec();
+        ResultSet::new(columns, "IDENTIFY_NODE").with_row(Row::new([
+            Some(self.core.name.as_str().to_owned()),
+            Some(identity.node_id.to_string()),
+            Some(identity.incarnation.to_string()),
+            Some(self.core.role().as_str().to_owned()),
+            Some(self.core.address()),
+        ]))
+    }
+
+    fn show(&self, name: &str) -> Answer {
+        let size = self.core.wal.segment_size().bytes() >> 20;
+        let read_only = if self.core.is_primary() { "off" } else { "on" };
+        let value = match name {
+            "wal_segment_size" if size >= 1024 => format!("{}GB", size >> 10),
+            "wal_segment_size" => format!("{size}MB"),
+            "data_directory_mode" => "0700".to_owned(),
+            "transaction_read_only" | "default_transaction_read_only" | "in_hot_standby" => {
+                read_only.to_owned()
+            }
+            "server_version" => SERVER_VERSION.to_owned(),
+            "integer_datetimes" | "standard_conforming_strings" => "on".to_owned(),
+            "max_wal_senders" => self.core.config.max_connections.to_string(),
+            "synchronous_standby_names" => self.core.cluster().policy.to_string(),
+            _ => {
+                let text = format!("unrecognized configuration parameter \"{name}\"");
+                return Err(ErrorFields::error(sqlstate::UNDEFINED_OBJECT, text).into());
+            }
+        };
+        Ok(result::show(name, &value))
+    }
+
+    /// The columns first, then perhaps an error: PostgreSQL's order.
+    fn timeline_history(&mut self, timeline: u32) {
+        let history = self.history_shown();
+        let text = history.until(timeline).map(|history| history.to_text());
+        match text.filter(|text| !text.is_empty()) {
+            Some(text) => self.answer(Ok(HistoryFile::new(timeline, text).result())),
+            None => {
+                let mut out = BytesMut::new();
+                HistoryFile::columns().encode_columns(&mut out);
+                self.link.queue(out.freeze());
+                let name = history_file_name(timeline);
+                let text =
+                    format!("could not open file \"pg_wal/{name}\": No such file or directory");
+                self.error(ErrorFields::error(sqlstate::UNDEFINED_FILE, text));
+            }
+        }
+    }
+
+    fn register(&mut self, standby: RegisterStandby) -> Answer {
+        let refused = |sqlstate, text: String| Box::new(ErrorFields::error(sqlstate, text));
+        let name = standby.name.parse();
+        let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
+        let cluster = self.core.cluster();
+        let known = cluster.standby(&name).cloned();
+        let amnesiac = known
+            .as_ref()
+            .is_some_and(|known| known.incarnation != standby.incarnation);
+        let member = Member {
+            name,
+            node_id: standby.node,
+            incarnation: standby.incarnation,
+            address: standby.address,
+            priority: known.as_ref().map_or(100, |known| known.priority),
+            votes: known.as_ref().is_none_or(|known| known.votes),
+        };
+        if self.core.is_primary() {
+            let registered = self.core.register(member.clone());
+            registered.map_err(|error| match error {
+                Error::Invalid(_) => refused(sqlstate::INVALID_PARAMETER_VALUE, error.to_string()),
+                error => refused(sqlstate::INVALID_AUTHORIZATION, error.to_string()),
+            })?;
+        }
+        self.standby = Some(Registered { member, amnesiac });
+        Ok(
+            ResultSet::new(vec![Column::text("role")], "REGISTER_STANDBY")
+                .with_row(Row::new([Some(self.core.role().as_str().to_owned())])),
+        )
+    }
+}
+
+pub(crate) fn wire(link: &Link, source: WireError) -> Error {
+    Error::Wire {
+        peer: link.peer().to_owned(),
+        source,
+    }
+}
+
+fn fatal(link: &Link, sqlstate: &'static str, message: &str) -> Error {
+    wire(
+        link,
+        WireError::Fatal {
+            sqlstate,
+            message: message.to_owned(),
+            hint: None,
+        },
+    )
+}
+
+fn unsupported(text: &str) -> Box<ErrorFields> {
+    ErrorFields::error(sqlstate::FEATURE_NOT_SUPPORTED, text).into()
+}
+
+/// Whether connections from `address` are trusted without credentials.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}

@@ -1,0 +1,127 @@
+//! Replication slots, durable before they count.
+
+use mainstay_storage::{Lsn, Wal};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::protocol::slot::{SlotError, SlotKind, SlotSet};
+use crate::runtime::session::Session;
+use crate::wire::result::{CreatedSlot, ResultSet, SlotPosition};
+use crate::wire::{Column, ErrorFields};
+
+/// The slots of a node, kept in its control file.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    set: Mutex<SlotSet>,
+    wal: Wal,
+}
+
+impl Slots {
+    pub(crate) fn open(wal: Wal) -> Result<Self> {
+        let text = wal.control().slots;
+        let bad = |why: String| Error::Invalid(format!("slots in the control file: {why}"));
+        let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
+        let set = match text.is_empty() {
+            true => SlotSet::new(),
+            false => SlotSet::decode(&text).map_err(|error| bad(error.to_string()))?,
+        };
+        Ok(Self {
+            set: Mutex::new(set),
+            wal,
+        })
+    }
+
+    /// Changes the slots, and makes the change durable before it counts.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut SlotSet) -> Result<T, SlotError>,
+    ) -> Result<Result<T, SlotError>> {
+        let mut set = self.set.lock();
+        let changed = change(&mut set);
+        if let Some((generation, text)) = set.unsaved() {
+            self.wal
+                .update_control(|control| control.slots = text.into_bytes())?;
+            set.persisted(generation);
+        }
+        Ok(changed)
+    }
+
+    /// The oldest position that a durable slot needs.
+    pub(crate) fn retain_from(&self) -> Option<Lsn> {
+        self.set.lock().retain_from()
+    }
+
+    /// Gives back what a session holds.
+    pub(crate) fn release(&self, session: u64) {
+        self.set.lock().release(session);
+    }
+
+    fn position(&self, name: &str) -> Option<Lsn> {
+        self.set.lock().get(name).map(|slot| slot.restart_lsn)
+    }
+}
+
+/// The answer to a command: rows, or why not.
+pub(crate) type Answer = Result<ResultSet, Box<ErrorFields>>;
+
+impl Session {
+    pub(crate) fn read_slot(&self, slot: &str) -> Answer {
+        let timeline = self.history_shown().current().number;
+        let position = self.core.slots.position(slot);
+        let known = position.map(|restart| SlotPosition {
+            restart: (!restart.is_zero()).then_some((restart, timeline)),
+        });
+        Ok(SlotPosition::result(known))
+    }
+
+    pub(crate) fn create_slot(&mut self, slot: &str, temporary: bool, reserve: bool) -> Answer {
+        let from = match reserve {
+            true => self
+                .core
+                .wal
+                .control()
+                .checkpoint
+                .max(self.core.wal.oldest()),
+            false => Lsn::ZERO,
+        };
+        let session = self.number;
+        let created = self.core.slots.change(|slots| {
+            slots.create(slot, SlotKind::Physical, from, temporary)?;
+            if temporary {
+                slots.acquire(slot, SlotKind::Physical, session)?;
+            }
+            Ok(())
+        });
+        settled(created)?;
+        Ok(CreatedSlot::physical(slot).result())
+    }
+
+    pub(crate) fn drop_slot(&mut self, slot: &str) -> Answer {
+        settled(self.core.slots.change(|slots| slots.drop_slot(slot)))?;
+        Ok(ResultSet::new(
+            Vec::<Column>::new(),
+            "DROP_REPLICATION_SLOT",
+        ))
+    }
+
+    /// Takes a slot for this session's stream.
+    pub(crate) fn acquire_slot(&mut self, slot: &str) -> Result<(), Box<ErrorFields>> {
+        let session = self.number;
+        settled(
+            self.core
+                .slots
+                .change(|slots| slots.acquire(slot, SlotKind::Physical, session).map(|_| ())),
+        )
+    }
+}
+
+fn settled<T>(changed: Result<Result<T, SlotError>>) -> Result<T, Box<ErrorFields>> {
+    match changed {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Box::new(ErrorFields::error(
+            error.sqlstate(),
+            error.to_string(),
+        ))),
+        Err(error) => Err(Box::new(ErrorFields::error("58030", error.to_string()))),
+    }
+}

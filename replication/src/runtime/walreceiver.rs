@@ -1,0 +1,525 @@
+//! Driving a [`Receiver`]: dials the primary, writes its bytes to our log, reports back.
+//!
+//! One task follows one upstream at a time and tries the configured addresses in turn. Incoming
+//! bytes go to the log as they are, whole records at a time; what is incomplete waits for the rest.
+//! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::protocol::receiver::{
+    Action, Event, GiveUp, Receiver, ReceiverConfig, State, newest_known,
+};
+use crate::runtime::client::{Answered, Client};
+use crate::runtime::core::Core;
+use crate::runtime::link::Turn;
+use crate::wire::command::{Command, RegisterStandby, SlotKind, StartReplication};
+use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage, SenderMessage};
+use crate::wire::result::{HistoryFile, SystemIdentity};
+use crate::wire::{BackendMessage, FrontendMessage, sqlstate};
+
+/// Bytes that may be on their way to our disk before we stop taking in more.
+const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
+
+/// Told to a running receiver.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Follow these addresses from now on.
+    Follow(Vec<String>),
+    /// This node promised that timeline; the candidate is at this address.
+    Accepted(Timeline, String, oneshot::Sender<()>),
+    /// Stop following.
+    Stop,
+}
+
+/// Why following ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// This log cannot follow; the reason says what to do.
+    GaveUp(GiveUp),
+    /// The log or disk failed.
+    Failed(Error),
+}
+
+struct Driver {
+    core: Arc<Core>,
+    receiver: Receiver,
+    orders: mpsc::Receiver<Order>,
+    upstreams: Vec<String>,
+    next_upstream: usize,
+    client: Option<Client>,
+    /// Bytes of a record whose rest has not come yet, and where they begin.
+    carry: BytesMut,
+    carry_at: Lsn,
+    written: Lsn,
+    flushed: Lsn,
+    applied: Lsn,
+    events: VecDeque<Event>,
+    ended: Option<Ended>,
+}
+
+/// Follows until told otherwise.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    upstreams: Vec<String>,
+    orders: mpsc::Receiver<Order>,
+) -> Ended {
+    let wal = &core.wal;
+    let (flushed, applied) = (wal.flushed().get(), core.applied.get());
+    let control = wal.control();
+    let accepted = control.promised().into_iter().chain(control.attempted());
+    let accepted = accepted.max_by_key(|timeline| timeline.number);
+    let config = ReceiverConfig {
+        system_id: wal.identity().system_id,
+        history: (*wal.history()).clone(),
+        flushed,
+        applied: applied.min(flushed),
+        commit: wal.commit().get(),
+        accepted,
+        heartbeat_timeout: core.timeout(),
+        status_interval: core.config.heartbeat_interval,
+    };
+    let mut driver = Driver {
+        receiver: Receiver::new(config, core.clock.now()),
+        orders,
+        upstreams,
+        next_upstream: 0,
+        client: None,
+        carry: BytesMut::new(),
+        carry_at: flushed,
+        written: flushed,
+        flushed,
+        applied,
+        events: VecDeque::new(),
+        ended: None,
+        core,
+    };
+    loop {
+        if let Some(ended) = driver.ended.take() {
+            return ended;
+        }
+        if let Err(error) = driver.step().await {
+            match error.remedy() {
+                mainstay_storage::Remedy::Stop => return Ended::Failed(error),
+                _ => driver.disconnected(&error).await,
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// One event, and everything it leads to.
+    async fn step(&mut self) -> Result<()> {
+        let event = match self.events.pop_front() {
+            Some(event) => Some(event),
+            None => self.wait().await?,
+        };
+        let Some(event) = event else { return Ok(()) };
+        let mut actions = Vec::new();
+        self.receiver.on(event, self.core.clock.now(), &mut actions);
+        for action in actions {
+            self.perform(action).await?;
+        }
+        Ok(())
+    }
+
+    async fn disconnected(&mut self, error: &Error) {
+        tracing::info!(%error, "lost the upstream; dialling again");
+        self.core.set_upstream(None);
+        self.client = None;
+        self.drop_carry();
+        let random = random();
+        self.events.clear();
+        self.events.push_back(Event::Disconnected { random });
+    }
+
+    fn drop_carry(&mut self) {
+        self.carry.clear();
+        self.carry_at = self.core.wal.appended();
+    }
+
+    /// Waits for what comes first.
+    async fn wait(&mut self) -> Result<Option<Event>> {
+        if let Some(event) = self.take_message()? {
+            return Ok(Some(event));
+        }
+        let core = self.core.clone();
+        let deadline = self.receiver.deadline().map(|at| core.clock.instant(at));
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let busy = core.wal.appended().bytes_since(self.flushed) > UNFLUSHED_BYTES_MAX;
+        let turn = async {
+            match &mut self.client {
+                Some(client) if !busy => client.link.turn().await,
+                _ => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            order = self.orders.recv() => Ok(self.obey(order)),
+            flushed = core.wal.flushed().wait(self.flushed + 1) => {
+                let to = flushed.map_err(|_| mainstay_storage::Error::Closed)?;
+                self.flushed = to;
+                if self.written < to {
+                    self.written = to;
+                    self.events.push_back(Event::Flushed(to));
+                    return Ok(Some(Event::Written(to)));
+                }
+                Ok(Some(Event::Flushed(to)))
+            }
+            written = core.wal.written().wait(self.written + 1) => {
+                let to = written.map_err(|_| mainstay_storage::Error::Closed)?;
+                self.written = to;
+                Ok(Some(Event::Written(to)))
+            }
+            applied = core.applied.wait(self.applied + 1) => {
+                let to = applied.map_err(|_| mainstay_storage::Error::Closed)?;
+                // What is flushed is told first; the rest of this comes right behind it.
+                self.applied = to.min(self.flushed);
+                Ok(Some(Event::Applied(self.applied)))
+            }
+            turn = turn => match turn? {
+                Turn::Moved => self.take_message(),
+                Turn::Ended => {
+                    let client = self.client.as_ref().expect("it just ended");
+                    Err(client.broken("the primary closed the connection"))
+                }
+            },
+            _ = timer => Ok(Some(Event::Tick)),
+        }
+    }
+
+    fn obey(&mut self, order: Option<Order>) -> Option<Event> {
+        match order {
+            None | Some(Order::Stop) => Some(Event::Stop),
+            Some(Order::Follow(upstreams)) => {
+                self.upstreams = upstreams;
+                self.next_upstream = 0;
+                self.client = None;
+                self.drop_carry();
+                Some(Event::Disconnected { random: 0 })
+            }
+            Some(Order::Accepted(timeline, address, done)) => {
+                self.client = None;
+                self.core.set_upstream(None);
+                self.drop_carry();
+                // Whoever asked may be gone; the promise holds all the same.
+                let _ = done.send(());
+                self.upstreams.retain(|known| *known != address);
+                self.upstreams.insert(0, address);
+                self.next_upstream = 0;
+                self.events.push_back(Event::Disconnected { random: 0 });
+                Some(Event::Accepted(timeline))
+            }
+        }
+    }
+
+    /// The next message of the upstream while it streams.
+    fn take_message(&mut self) -> Result<Option<Event>> {
+        let streaming = matches!(
+            self.receiver.status().state,
+            State::Streaming | State::Closing
+        );
+        let Some(client) = self.client.as_mut().filter(|_| streaming) else {
+            return Ok(None);
+        };
+        let Some(message) = client.take_message()? else {
+            return Ok(None);
+        };
+        Ok(match message {
+            BackendMessage::CopyData(payload) => {
+                let message = SenderMessage::decode(payload, true);
+                let message = message.map_err(|source| client.wire(source))?;
+                self.on_stream(message)
+            }
+            BackendMessage::CopyDone => Some(Event::CopyDoneReceived),
+            BackendMessage::ErrorResponse(error) => {
+                tracing::warn!(message = %error.message, "the primary ended the stream");
+                Some(Event::StartRefused {
+                    removed: error.sqlstate == sqlstate::UNDEFINED_FILE,
+                })
+            }
+            BackendMessage::DataRow(_) => Some(Event::NextTimeline),
+            BackendMessage::CommandComplete(tag) if tag.starts_with("COPY") => {
+                Some(Event::StreamEnded)
+            }
+            _ => None,
+        })
+    }
+
+    fn on_stream(&mut self, message: SenderMessage) -> Option<Event> {
+        Some(match message {
+            SenderMessage::WalData { start, payload, .. } => {
+                let range = start..start + payload.len() as u64;
+                self.pending_write(start, payload);
+                Event::Received { range }
+            }
+            SenderMessage::Advance(advance) => {
+                self.core.heard_primary();
+                Event::Advance {
+                    flushed: advance.flush,
+                    commit: advance.commit,
+                    timeline: advance.timeline,
+                    reply_requested: advance.reply_requested,
+                }
+            }
+            SenderMessage::Fence(fence) => Event::FenceReceived {
+                timeline: fence.timeline,
+                opened: fence.opened,
+            },
+            SenderMessage::Keepalive { .. } => return None,
+        })
+    }
+
+    fn pending_write(&mut self, start: Lsn, payload: Bytes) {
+        if self.carry.is_empty() {
+            self.carry_at = start;
+        }
+        self.carry.extend_from_slice(&payload);
+    }
+
+    async fn perform(&mut self, action: Action) -> Result<()> {
+        match action {
+            Action::Connect => self.connect().await?,
+            Action::Identify => self.identify().await?,
+            Action::FetchHistory(timeline) => self.fetch_history(timeline).await?,
+            Action::CutLog(to) => {
+                self.cut(to)?;
+                self.events.push_front(Event::LogCut);
+            }
+            Action::AdoptHistory(history) => self.adopt(&history)?,
+            Action::Start { from, timeline } => self.start(from, timeline).await?,
+            Action::WriteWal(_) => self.write()?,
+            Action::ApplyUpTo(to) => self.core.wal.advance_commit(to),
+            Action::SendStatus {
+                positions,
+                timeline,
+                reply_requested,
+            } => {
+                let status = NativeStatus {
+                    write: positions.write,
+                    flush: positions.flush,
+                    apply: positions.apply,
+                    timeline,
+                    oldest_snapshot: Lsn::ZERO,
+                    time_us: self.core.clock.wall_us(),
+                    reply_requested,
+                };
+                self.send(&ReceiverMessage::NativeStatus(status));
+            }
+            Action::SendCopyDone => {
+                let mut out = BytesMut::new();
+                FrontendMessage::CopyDone.encode(&mut out);
+                if let Some(client) = &mut self.client {
+                    client.link.queue(out.freeze());
+                }
+            }
+            Action::SendFence { timeline, opened } => {
+                let reason = "this node knows a newer timeline".to_owned();
+                self.send(&ReceiverMessage::Fence(Fence {
+                    timeline,
+                    opened,
+                    reason,
+                }));
+                if let Some(client) = &mut self.client {
+                    client.link.flush().await?;
+                }
+            }
+            Action::TimelineClaimed { timeline, opened } => {
+                tracing::warn!(%timeline, opened, "the upstream tells of a timeline not known here");
+            }
+            Action::CaughtUp => tracing::info!("caught up with the primary"),
+            Action::Close(reason) => {
+                tracing::info!(%reason, "closing the connection to the upstream");
+                self.client = None;
+                self.core.set_upstream(None);
+                self.drop_carry();
+                self.events
+                    .push_back(Event::Disconnected { random: random() });
+            }
+            Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
+            Action::GiveUp(why) => self.ended = Some(Ended::GaveUp(why)),
+        }
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<()> {
+        let Some(address) = self
+            .upstreams
+            .get(self.next_upstream % self.upstreams.len().max(1))
+        else {
+            return Err(Error::Invalid("no address to follow is known".to_owned()));
+        };
+        let address = address.clone();
+        self.next_upstream += 1;
+        let mut client = Client::connect(&self.core.config, &address).await?;
+        let identity = self.core.wal.identity();
+        let register = RegisterStandby {
+            name: self.core.name.as_str().to_owned(),
+            node: identity.node_id,
+            incarnation: identity.incarnation,
+            address: self.core.address(),
+        };
+        client.rows(&Command::RegisterStandby(register)).await?;
+        if let Some(slot) = &self.core.config.follow_slot {
+            make_slot(&mut client, slot).await?;
+        }
+        self.core
+            .set_upstream(Some((client.server.name.clone(), address)));
+        self.client = Some(client);
+        self.events.push_back(Event::Connected);
+        Ok(())
+    }
+
+    fn client(&mut self) -> Result<&mut Client> {
+        self.client
+            .as_mut()
+            .ok_or_else(|| Error::Invalid("no connection".to_owned()))
+    }
+
+    async fn identify(&mut self) -> Result<()> {
+        let client = self.client()?;
+        let answer = client.rows(&Command::IdentifySystem).await?;
+        let set = answer
+            .sets
+            .first()
+            .ok_or_else(|| client.broken("it did not say who it is"))?;
+        let identity = SystemIdentity::read(set).map_err(|source| client.wire(source))?;
+        let mut timeline = client.server.timeline;
+        if identity.timeline != timeline.number {
+            // It switched since the session began; the next session tells the id.
+            return Err(client.broken("its timeline changed meanwhile"));
+        }
+        timeline.number = identity.timeline;
+        self.events.push_back(Event::Identified {
+            system_id: identity.system_id,
+            timeline,
+            flushed: identity.position,
+            oldest: Lsn::ZERO,
+        });
+        Ok(())
+    }
+
+    async fn fetch_history(&mut self, timeline: Timeline) -> Result<()> {
+        let client = self.client()?;
+        let begin = client.server.history_begin;
+        let history = if timeline.number == 1 {
+            TimelineHistory::new(timeline, begin)
+        } else {
+            let command = Command::TimelineHistory {
+                timeline: timeline.number,
+            };
+            let answer = client.rows(&command).await?;
+            let set = answer
+                .sets
+                .first()
+                .ok_or_else(|| client.broken("it has no history"))?;
+            let file = HistoryFile::read(set).map_err(|source| client.wire(source))?;
+            let text = String::from_utf8_lossy(&file.content).into_owned();
+            TimelineHistory::parse(&text, timeline, begin)
+                .map_err(|error| Error::Invalid(error.to_string()))?
+        };
+        self.events.push_back(Event::HistoryFetched(history));
+        Ok(())
+    }
+
+    fn cut(&mut self, to: Lsn) -> Result<()> {
+        self.drop_carry();
+        let torn = self.core.wal.cut(to)?;
+        if let Some(torn) = torn {
+            tracing::warn!(
+                at = %torn.at, bytes = torn.bytes, saved_to = %torn.saved_to.display(),
+                "set aside log that the new primary does not have, and nobody saw"
+            );
+        }
+        (self.written, self.flushed) = (to, to);
+        self.drop_carry();
+        Ok(())
+    }
+
+    fn adopt(&mut self, history: &TimelineHistory) -> Result<()> {
+        self.core.wal.adopt_history(history)?;
+        self.core.switched.send_modify(|count| *count += 1);
+        tracing::info!(timeline = %newest_known(history, None), "following a new timeline");
+        Ok(())
+    }
+
+    async fn start(&mut self, from: Lsn, timeline: Timeline) -> Result<()> {
+        self.drop_carry();
+        let start = StartReplication {
+            slot: self.core.config.follow_slot.clone(),
+            start: from,
+            timeline: Some(timeline.number),
+            timeline_id: Some(timeline.id),
+        };
+        let client = self.client()?;
+        let event = match client.ask(&Command::StartReplication(start)).await {
+            Ok(Answered::Copy) => Event::Started,
+            // The stream begins exactly where the timeline ended.
+            Ok(Answered::Done(_)) => Event::NextTimeline,
+            Err(Error::Answer {
+                sqlstate: code,
+                message,
+                ..
+            }) => {
+                tracing::warn!(%message, "the upstream refused the stream");
+                Event::StartRefused {
+                    removed: code == sqlstate::UNDEFINED_FILE,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        self.events.push_back(event);
+        Ok(())
+    }
+
+    /// Hands whole records to the log.
+    fn write(&mut self) -> Result<()> {
+        let bytes = self.carry.split().freeze();
+        let end = self.core.wal.append_raw(self.carry_at, &bytes)?;
+        let taken = usize::try_from(end.bytes_since(self.carry_at)).unwrap_or(bytes.len());
+        self.carry
+            .extend_from_slice(&bytes[taken.min(bytes.len())..]);
+        self.carry_at = end;
+        Ok(())
+    }
+
+    fn send(&mut self, message: &ReceiverMessage) {
+        let mut out = BytesMut::new();
+        message.encode(&mut out);
+        if let Some(client) = &mut self.client {
+            client.link.queue(out.freeze());
+        }
+    }
+}
+
+/// Creates the slot to follow through, unless it is there.
+async fn make_slot(client: &mut Client, slot: &str) -> Result<()> {
+    let create = Command::CreateReplicationSlot {
+        slot: slot.to_owned(),
+        temporary: false,
+        kind: SlotKind::Physical { reserve_wal: true },
+    };
+    match client.rows(&create).await {
+        Err(Error::Answer { sqlstate: code, .. }) if code == sqlstate::DUPLICATE_OBJECT => Ok(()),
+        created => created.map(|_| ()),
+    }
+}
+
+/// Spreads reconnections; nothing depends on its quality.
+fn random() -> u64 {
+    Uuid::new_v4().as_u64_pair().0
+}

@@ -1,0 +1,421 @@
+//! Driving a [`Sender`]: reads the log, writes the link, brings events to the machine.
+//!
+//! One task serves one connection. It waits for whichever comes first: bytes from the peer, room
+//! for bytes to it, log flushed, a commit, a timer, the end of this node. Log bytes go from the
+//! writer's memory, or from a file, to the socket without being copied.
+
+use std::future::pending;
+
+use bytes::{Bytes, BytesMut};
+use mainstay_storage::{LogBytes, Lsn};
+
+use crate::error::{Error, Result};
+use crate::protocol::progress::Positions;
+use crate::protocol::sender::{Action, CloseReason, Event, Refusal, Sender, SenderConfig, State};
+use crate::runtime::link::Turn;
+use crate::runtime::session::{STARTUP_DEADLINE, Session, wire};
+use crate::runtime::stopped;
+use crate::wire::command::StartReplication;
+use crate::wire::replication::{Advance, ReceiverMessage, SenderMessage, wal_data_head};
+use crate::wire::result::{NextTimeline, encode_complete, encode_stream_end};
+use crate::wire::{
+    BackendMessage, CopyFormat, ErrorFields, FrontendMessage, FrontendPhase, WAL_MESSAGE_MAX,
+    WireError, sqlstate,
+};
+
+/// A stream being served.
+struct Stream {
+    sender: Sender,
+    bytes: LogBytes,
+    /// Sent when the link has taken everything that is queued.
+    in_flight: Option<Lsn>,
+    slot: Option<String>,
+    flushed: Lsn,
+    commit: Lsn,
+    stopped: bool,
+    /// The connection ends after what is queued.
+    close: bool,
+}
+
+impl Session {
+    /// Serves START_REPLICATION, and returns when commands are taken again.
+    pub(crate) async fn start_replication(&mut self, start: StartReplication) -> Result<()> {
+        if let Some(slot) = &start.slot
+            && let Err(fields) = self.acquire_slot(slot)
+        {
+            self.error(*fields);
+            return Ok(());
+        }
+        let wal = &self.core.wal;
+        let (flushed, commit) = (wal.flushed().get(), wal.commit().get());
+        let config = SenderConfig {
+            native: self.native,
+            history: (*wal.history()).clone(),
+            flushed,
+            commit,
+            oldest: wal.oldest(),
+            segment_size: wal.segment_size(),
+            timeout: if self.native {
+                self.core.timeout()
+            } else {
+                STARTUP_DEADLINE
+            },
+            heartbeat_interval: self.core.config.heartbeat_interval,
+        };
+        let mut stream = Stream {
+            sender: Sender::new(config, self.core.clock.now()),
+            bytes: LogBytes::new(wal.clone()),
+            in_flight: None,
+            slot: start.slot,
+            flushed,
+            commit,
+            stopped: false,
+            close: false,
+        };
+        let request = Event::StartRequested {
+            from: start.start,
+            timeline: start.timeline,
+            id: start.timeline_id,
+        };
+        let served = self.serve_stream(&mut stream, request).await;
+        self.decoder.set_phase(FrontendPhase::Command);
+        self.core.slots.release(self.number);
+        if let Some(standby) = &self.standby {
+            self.core.stream_ended(&standby.member.name, self.number);
+        }
+        served
+    }
+
+    async fn serve_stream(&mut self, stream: &mut Stream, first: Event) -> Result<()> {
+        self.bring(stream, first).await?;
+        while !stream.close && stream.sender.status().state != State::Startup {
+            let event = self.next_event(stream).await?;
+            if let Some(event) = event {
+                self.bring(stream, event).await?;
+            }
+            while let Some(event) = self.take_message(stream)? {
+                self.bring(stream, event).await?;
+            }
+            if self.link.queued() == 0
+                && let Some(to) = stream.in_flight.take()
+            {
+                self.bring(stream, Event::Sent(to)).await?;
+            }
+            self.note(stream);
+        }
+        self.link.flush().await?;
+        match stream.close {
+            true => Err(wire(
+                &self.link,
+                WireError::Protocol("the stream was closed".to_owned()),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits for the next thing that concerns the machine; `None` when only bytes moved.
+    async fn next_event(&mut self, stream: &mut Stream) -> Result<Option<Event>> {
+        let core = self.core.clone();
+        let mut stopping = core.stopping.subscribe();
+        let mut switched = core.switched.subscribe();
+        let deadline = stream.sender.deadline().map(|at| core.clock.instant(at));
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let stop = async {
+            match stream.stopped {
+                true => pending().await,
+                false => stopped(&mut stopping).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            turn = self.link.turn() => match turn? {
+                Turn::Moved => Ok(None),
+                Turn::Ended => {
+                    stream.close = true;
+                    Ok(Some(Event::Disconnected))
+                }
+            },
+            _ = stop => {
+                stream.stopped = true;
+                Ok(Some(Event::Stop))
+            }
+            _ = switched.changed() => {
+                let (flushed, commit) = (core.wal.flushed().get(), core.wal.commit().get());
+                (stream.flushed, stream.commit) = (flushed, commit);
+                let history = (*core.wal.history()).clone();
+                Ok(Some(Event::TimelineSwitched { history, flushed, commit }))
+            }
+            flushed = core.wal.flushed().wait(stream.flushed + 1) => match flushed {
+                Ok(to) => {
+                    stream.flushed = to;
+                    Ok(Some(Event::Flushed(to)))
+                }
+                Err(_) => {
+                    stream.close = true;
+                    Ok(None)
+                }
+            },
+            commit = core.wal.commit().wait(stream.commit + 1) => match commit {
+                Ok(to) => {
+                    stream.commit = to;
+                    Ok(Some(Event::CommitMoved(to)))
+                }
+                Err(_) => {
+                    stream.close = true;
+                    Ok(None)
+                }
+            },
+            _ = timer => Ok(Some(Event::Tick)),
+        }
+    }
+
+    /// The next message of the peer, as an event.
+    fn take_message(&mut self, stream: &mut Stream) -> Result<Option<Event>> {
+        if stream.sender.status().state == State::Startup {
+            return Ok(None);
+        }
+        let frame = self.decoder.next(&mut self.link.input);
+        let Some(frame) = frame.map_err(|source| wire(&self.link, source))? else {
+            return Ok(None);
+        };
+        let message = FrontendMessage::decode(frame).map_err(|source| wire(&self.link, source))?;
+        Ok(Some(match message {
+            FrontendMessage::CopyData(payload) => {
+                let message = ReceiverMessage::decode(payload, self.native);
+                event_of(message.map_err(|source| wire(&self.link, source))?)
+            }
+            FrontendMessage::CopyDone => Event::CopyDoneReceived,
+            _ => {
+                stream.close = true;
+                Event::Disconnected
+            }
+        }))
+    }
+
+    async fn bring(&mut self, stream: &mut Stream, event: Event) -> Result<()> {
+        let mut actions = Vec::new();
+        stream.sender.on(event, self.core.clock.now(), &mut actions);
+        for action in actions {
+            self.perform(stream, action).await?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, stream: &mut Stream, action: Action) -> Result<()> {
+        let mut out = BytesMut::new();
+        match action {
+            Action::StartStream(_) => {
+                BackendMessage::CopyBothResponse(CopyFormat::default()).encode(&mut out);
+                self.decoder.set_phase(FrontendPhase::Streaming {
+                    native: self.native,
+                });
+                self.stream_opened();
+            }
+            Action::RefuseStart(refusal) | Action::FailStream(refusal) => {
+                self.error(fields_of(refusal));
+            }
+            Action::SendWal(range) => {
+                let sent = self.queue_wal(stream, range.start, range.end).await?;
+                stream.in_flight = Some(sent);
+            }
+            Action::SendAdvance {
+                flushed,
+                commit,
+                timeline,
+                reply_requested,
+            } => {
+                let time_us = self.core.clock.wall_us();
+                let flush = flushed;
+                let advance = Advance {
+                    flush,
+                    commit,
+                    timeline,
+                    time_us,
+                    reply_requested,
+                };
+                SenderMessage::Advance(advance).encode(&mut out);
+            }
+            Action::SendKeepalive {
+                sent: end,
+                reply_requested,
+            } => {
+                let time_us = self.core.clock.wall_us();
+                SenderMessage::Keepalive {
+                    end,
+                    time_us,
+                    reply_requested,
+                }
+                .encode(&mut out);
+            }
+            Action::SendCopyDone => BackendMessage::CopyDone.encode(&mut out),
+            Action::SendNextTimeline { timeline, begin } => {
+                let next = NextTimeline {
+                    timeline: timeline.number,
+                    begin,
+                };
+                encode_stream_end(Some(next), &mut out);
+                self.link.queue(out.split().freeze());
+                self.ready();
+            }
+            Action::CompleteStream => {
+                encode_stream_end(None, &mut out);
+                self.link.queue(out.split().freeze());
+                self.ready();
+            }
+            Action::FinishAndClose => {
+                encode_complete("COPY 0", &mut out);
+                stream.close = true;
+            }
+            Action::Reported {
+                timeline,
+                positions,
+            } => {
+                self.reported(stream, timeline, positions)?;
+            }
+            Action::CaughtUp => {
+                if let Some(standby) = &self.standby {
+                    self.core
+                        .stream_caught_up(&standby.member.name, self.number);
+                }
+            }
+            Action::TimelineClaimed { timeline, opened } => self.core.claimed(timeline, opened),
+            Action::Close(reason) => {
+                stream.close = true;
+                self.say_why(&reason);
+            }
+        }
+        self.link.queue(out.freeze());
+        Ok(())
+    }
+
+    fn stream_opened(&mut self) {
+        let Some(standby) = &self.standby else { return };
+        // A life that forgot what it promised counts again past everything it may have confirmed.
+        let vote_after = standby.amnesiac.then(|| self.core.wal.flushed().get());
+        self.core
+            .stream_started(&standby.member.name, self.number, vote_after);
+    }
+
+    fn reported(
+        &mut self,
+        stream: &Stream,
+        timeline: mainstay_storage::Timeline,
+        positions: Positions,
+    ) -> Result<()> {
+        if let Some(standby) = &self.standby {
+            self.core
+                .stream_reported(&standby.member.name, self.number, timeline, positions);
+        }
+        if let Some(slot) = &stream.slot {
+            let flushed = positions.flush;
+            // A slot that is gone meanwhile keeps nothing; the stream itself goes on.
+            let _ = self
+                .core
+                .slots
+                .change(|slots| slots.advance(slot, flushed, flushed))?;
+        }
+        Ok(())
+    }
+
+    /// Queues log bytes from `from` to `to`, and returns how far they reach.
+    async fn queue_wal(&mut self, stream: &mut Stream, from: Lsn, to: Lsn) -> Result<Lsn> {
+        let max = self.core.config.batch_size.clamp(1, WAL_MESSAGE_MAX);
+        let mut at = from;
+        while at < to {
+            let bytes = match stream.bytes.read_memory(at, to, max) {
+                Some(bytes) => bytes,
+                None => read_file(&mut stream.bytes, at, to, max).await?,
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let shown = if self.native {
+                stream.flushed
+            } else {
+                stream.commit.min(stream.flushed)
+            };
+            let end = shown.max(at + bytes.len() as u64);
+            let time_us = self.core.clock.wall_us();
+            let head = wal_data_head(at, end, time_us, bytes.len());
+            self.link.queue(Bytes::copy_from_slice(&head));
+            at = at + bytes.len() as u64;
+            self.link.queue(bytes);
+        }
+        Ok(at)
+    }
+
+    fn say_why(&mut self, reason: &CloseReason) {
+        let sqlstate = match reason {
+            // As PostgreSQL does, without a word: the peer does not listen.
+            CloseReason::TimedOut => return,
+            CloseReason::Stopping => sqlstate::ADMIN_SHUTDOWN,
+            CloseReason::BadStatus(_) | CloseReason::Protocol(_) => sqlstate::PROTOCOL_VIOLATION,
+            CloseReason::WrongTimeline(_) => sqlstate::INTERNAL_ERROR,
+        };
+        self.error(ErrorFields::fatal(sqlstate, reason.to_string()));
+    }
+
+    fn note(&self, stream: &Stream) {
+        if let Some(standby) = &self.standby {
+            let status = stream.sender.status();
+            let (name, heard) = (&standby.member.name, status.last_heard);
+            self.core
+                .stream_heard(name, self.number, status.sent, heard);
+        }
+    }
+}
+
+/// Reads a file on a thread that may block.
+async fn read_file(bytes: &mut LogBytes, at: Lsn, to: Lsn, max: usize) -> Result<Bytes> {
+    let mut moved = bytes.again();
+    let read = tokio::task::spawn_blocking(move || {
+        let read = moved.read(at, to, max);
+        (moved, read)
+    });
+    let (moved, read) = read
+        .await
+        .map_err(|error| Error::Invalid(error.to_string()))?;
+    *bytes = moved;
+    Ok(read?)
+}
+
+fn event_of(message: ReceiverMessage) -> Event {
+    match message {
+        ReceiverMessage::Status(status) => Event::StatusReceived {
+            positions: Positions {
+                write: status.write,
+                flush: status.flush,
+                apply: status.apply,
+            },
+            timeline: None,
+            reply_requested: status.reply_requested,
+        },
+        ReceiverMessage::NativeStatus(status) => Event::StatusReceived {
+            positions: Positions {
+                write: status.write,
+                flush: status.flush,
+                apply: status.apply,
+            },
+            timeline: Some(status.timeline),
+            reply_requested: status.reply_requested,
+        },
+        ReceiverMessage::Feedback(_) => Event::Heard,
+        ReceiverMessage::Fence(fence) => Event::FenceReceived {
+            timeline: fence.timeline,
+            opened: fence.opened,
+        },
+    }
+}
+
+fn fields_of(refusal: Refusal) -> ErrorFields {
+    let fields = ErrorFields::error(refusal.sqlstate, refusal.message);
+    match refusal.detail {
+        Some(detail) => fields.with_detail(detail),
+        None => fields,
+    }
+}

@@ -1,0 +1,361 @@
+//! Talking to a node over HTTP, one request at a time, from synchronous code.
+//!
+//! The command line and the demo are its users. It knows the paths of the node's HTTP interface
+//! and turns what can go wrong into sentences that say what to do. It retries nothing.
+
+use std::io;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use ureq::http::{Method, Request, Response};
+use ureq::{Agent, AsSendBody, Body};
+
+use crate::encoding::{from_json, url_encode};
+use crate::http::{VALUE_BYTES_MAX, WAIT_MS_MAX};
+
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take when the caller does not say: a write waits for its standbys.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest answer that is read, in bytes: a page of a scan that is one value of the largest size,
+/// every byte of it escaped.
+const ANSWER_BYTES_MAX: u64 = 6 * VALUE_BYTES_MAX as u64 + (1 << 20);
+
+/// A node's address, and connections to it that are kept open. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    agent: Agent,
+    address: String,
+    token: Option<String>,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nobody answers there.
+    #[error(
+        "cannot reach {address}: {why}. Is the node running? Start it with: \
+         mainstay start --data DIR --name NAME --http {address}"
+    )]
+    Unreachable { address: String, why: String },
+    /// The connection broke, or no answer came in time: what was asked may have happened.
+    #[error(
+        "no answer from {address}: {why}. What was asked may or may not have happened; \
+         see: mainstay status --http {address}"
+    )]
+    NoAnswer { address: String, why: String },
+    /// The node says no.
+    #[error("{error}{}", hint.as_ref().map(|hint| format!("\n  {hint}")).unwrap_or_default())]
+    Refused {
+        status: u16,
+        error: String,
+        hint: Option<String>,
+    },
+    /// This is not a node, or one of another version.
+    #[error("{address} gave an answer that cannot be understood: {why}. Is it a Mainstay node?")]
+    Garbled { address: String, why: String },
+}
+
+pub(crate) type ClientResult<T> = Result<T, ClientError>;
+
+/// Where a write ended.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Written {
+    pub(crate) lsn: String,
+    pub(crate) timeline: u32,
+}
+
+/// One page of a table's rows.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub(crate) rows: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The key that the next page begins with.
+    pub(crate) next: Option<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+struct PageForm {
+    rows: Vec<RowForm>,
+    next: Option<String>,
+    next_base64: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RowForm {
+    key: Option<String>,
+    key_base64: Option<String>,
+    value: Option<String>,
+    value_base64: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Complaint {
+    error: String,
+    hint: Option<String>,
+}
+
+impl Client {
+    /// A client of the node whose HTTP side listens on `address` (`host:port`).
+    pub(crate) fn new(address: &str, token: Option<String>) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT));
+        let agent = config.build().new_agent();
+        Self {
+            agent,
+            address: address.to_owned(),
+            token,
+        }
+    }
+
+    /// The node's status, as `GET /v1/status` answers it.
+    pub(crate) fn status(&self) -> ClientResult<Value> {
+        self.parsed(self.send(Method::GET, "/v1/status", Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
+    pub(crate) fn put(&self, table: &str, key: &[u8], value: Vec<u8>) -> ClientResult<Written> {
+        self.parsed(self.send(Method::PUT, &key_path(table, key), value, ANSWER_TIMEOUT)?)
+    }
+
+    pub(crate) fn delete(&self, table: &str, key: &[u8]) -> ClientResult<Written> {
+        let path = key_path(table, key);
+        self.parsed(self.send(Method::DELETE, &path, Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
+    /// The value of `key`, once the node shows everything up to `min_lsn`, for which it may take
+    /// `wait`.
+    pub(crate) fn get(
+        &self,
+        table: &str,
+        key: &[u8],
+        min_lsn: Option<(&str, Duration)>,
+    ) -> ClientResult<Option<Vec<u8>>> {
+        let mut path = key_path(table, key);
+        let mut timeout = ANSWER_TIMEOUT;
+        if let Some((lsn, wait)) = min_lsn {
+            let millis = wait.as_millis().min(u128::from(WAIT_MS_MAX));
+            path += &format!("?min_lsn={lsn}&timeout_ms={millis}");
+            timeout += wait;
+        }
+        match self.send(Method::GET, &path, Vec::new(), timeout) {
+            Ok(answer) => self.bytes(answer).map(Some),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Rows of `table` from the key `from` on whose keys begin with `prefix`, at most `limit`.
+    pub(crate) fn scan(
+        &self,
+        table: &str,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> ClientResult<Page> {
+        let (table, prefix) = (url_encode(table.as_bytes()), url_encode(prefix));
+        let from = url_encode(from);
+        let path = format!("/v1/tables/{table}/keys?prefix={prefix}&from={from}&limit={limit}");
+        let answer = self.send(Method::GET, &path, Vec::new(), ANSWER_TIMEOUT)?;
+        let form = self.parsed::<PageForm>(answer)?;
+        form.decode().map_err(|why| self.garbled(why))
+    }
+
+    /// Commits `body`, a transaction as `POST /v1/transactions` takes it.
+    pub(crate) fn transaction(&self, body: Vec<u8>) -> ClientResult<Written> {
+        self.parsed(self.send(Method::POST, "/v1/transactions", body, ANSWER_TIMEOUT)?)
+    }
+
+    /// Makes the node the primary and returns its answer.
+    pub(crate) fn promote(&self, force: bool) -> ClientResult<Value> {
+        let body = json!({ "force": force }).to_string().into_bytes();
+        self.parsed(self.send(Method::POST, "/v1/promote", body, ANSWER_TIMEOUT)?)
+    }
+
+    /// Makes the node follow the primary at `url`.
+    pub(crate) fn follow(&self, url: &str) -> ClientResult<()> {
+        let body = json!({ "url": url }).to_string().into_bytes();
+        self.send(Method::POST, "/v1/follow", body, ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
+    /// Asks the node to stop; it answers before it does.
+    pub(crate) fn stop(&self) -> ClientResult<()> {
+        self.send(Method::POST, "/v1/stop", Vec::new(), ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> ClientResult<Response<Body>> {
+        let mut request = Request::builder().method(&method);
+        request = request.uri(format!("http://{}{path}", self.address));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let sent = if matches!(method, Method::PUT | Method::POST) {
+            self.run(request.body(body), timeout)
+        } else {
+            self.run(request.body(()), timeout)
+        };
+        let answer = sent.map_err(|error| self.failed(&error, timeout))?;
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(self.complaint(answer))
+        }
+    }
+
+    fn run(
+        &self,
+        request: Result<Request<impl AsSendBody>, ureq::http::Error>,
+        timeout: Duration,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let request = self.agent.configure_request(request?);
+        self.agent
+            .run(request.timeout_recv_response(Some(timeout)).build())
+    }
+
+    fn failed(&self, error: &ureq::Error, timeout: Duration) -> ClientError {
+        let address = self.address.clone();
+        let unreachable = |why: String| ClientError::Unreachable {
+            address: self.address.clone(),
+            why,
+        };
+        match error {
+            ureq::Error::HostNotFound => unreachable("there is no such host".to_owned()),
+            ureq::Error::ConnectionFailed => unreachable("no connection".to_owned()),
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => unreachable(
+                format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+            ),
+            ureq::Error::Timeout(_) => {
+                let why = format!("none came within {} s", timeout.as_secs());
+                ClientError::NoAnswer { address, why }
+            }
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                unreachable("that is not a HOST:PORT".to_owned())
+            }
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                unreachable("connection refused".to_owned())
+            }
+            ureq::Error::Io(error) if !broke_off(error.kind()) => unreachable(error.to_string()),
+            ureq::Error::Io(error) => ClientError::NoAnswer {
+                address,
+                why: error.to_string(),
+            },
+            other => ClientError::Garbled {
+                address,
+                why: other.to_string(),
+            },
+        }
+    }
+
+    fn complaint(&self, answer: Response<Body>) -> ClientError {
+        let status = answer.status().as_u16();
+        let bytes = self.bytes(answer).unwrap_or_default();
+        let complaint = serde_json::from_slice::<Complaint>(&bytes).unwrap_or_default();
+        let error = match complaint.error {
+            error if error.is_empty() => format!("{} answered with status {status}", self.address),
+            error => error,
+        };
+        ClientError::Refused {
+            status,
+            error,
+            hint: complaint.hint,
+        }
+    }
+
+    fn bytes(&self, mut answer: Response<Body>) -> ClientResult<Vec<u8>> {
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        body.read_to_vec()
+            .map_err(|error| self.failed(&error, ANSWER_TIMEOUT))
+    }
+
+    fn parsed<T: DeserializeOwned>(&self, answer: Response<Body>) -> ClientResult<T> {
+        let bytes = self.bytes(answer)?;
+        serde_json::from_slice(&bytes).map_err(|error| self.garbled(error.to_string()))
+    }
+
+    fn garbled(&self, why: String) -> ClientError {
+        ClientError::Garbled {
+            address: self.address.clone(),
+            why,
+        }
+    }
+}
+
+impl PageForm {
+    fn decode(self) -> Result<Page, String> {
+        let rows = self.rows.into_iter().map(|row| {
+            let key = from_json("key", row.key, row.key_base64)?;
+            Ok((key, from_json("value", row.value, row.value_base64)?))
+        });
+        let next = match (self.next, self.next_base64) {
+            (None, None) => None,
+            (text, base64) => Some(from_json("next", text, base64)?),
+        };
+        Ok(Page {
+            rows: rows.collect::<Result<_, String>>()?,
+            next,
+        })
+    }
+}
+
+/// Whether a connection that was there is gone.
+fn broke_off(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        kind,
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
+}
+
+fn key_path(table: &str, key: &[u8]) -> String {
+    format!(
+        "/v1/tables/{}/keys/{}",
+        url_encode(table.as_bytes()),
+        url_encode(key)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_at_the_address_is_said_with_the_command_that_mends_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = Client::new(&address, None)
+            .status()
+            .unwrap_err()
+            .to_string();
+        let expected = format!(
+            "cannot reach {address}: connection refused. Is the node running? Start it with: \
+             mainstay start --data DIR --name NAME --http {address}"
+        );
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_said_to_be_none() {
+        for bad in ["", "a b", "host:port:8008", "http://x"] {
+            let error = Client::new(bad, None).status().unwrap_err();
+            assert!(
+                matches!(error, ClientError::Unreachable { .. }),
+                "{bad}: {error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Waiting for a commit: levels, receipts, and the honest "unknown".
+
+use mainstay_replication::protocol::level::Level;
+use mainstay_storage::{Lsn, Signal, Timeline, WaitError};
+
+use crate::engine::{Engine, Placed};
+use crate::error::{Error, Result};
+use crate::transaction::WriteTransaction;
+
+/// What a successful commit is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// End of the commit in the log: readers at or above it see it.
+    pub lsn: Lsn,
+    /// The timeline it was written on.
+    pub timeline: Timeline,
+    /// The level that was reached.
+    pub level: Level,
+}
+
+impl Receipt {
+    /// Whether the commit is flushed on other nodes too, as many as the policy counts.
+    pub fn is_durable_elsewhere(&self) -> bool {
+        matches!(self.level, Level::RemoteFlush | Level::RemoteApply)
+    }
+}
+
+/// The positions that the levels wait for, beside the log's own.
+#[derive(Debug, Clone)]
+pub(crate) struct RemotePositions {
+    /// Flushed here, and written on the standbys that count.
+    pub(crate) written: Signal,
+    /// Committed, and applied on the standbys that count.
+    pub(crate) applied: Signal,
+}
+
+impl RemotePositions {
+    /// Without standbys: nothing is ever reached there.
+    pub(crate) fn none() -> Self {
+        Self {
+            written: Signal::new(Lsn::ZERO),
+            applied: Signal::new(Lsn::ZERO),
+        }
+    }
+}
+
+impl Engine {
+    /// The position that releases a waiter of `level`.
+    fn condition(&self, level: Level) -> Option<Signal> {
+        match level {
+            Level::Async => None,
+            Level::Local => Some(self.wal.flushed().clone()),
+            Level::RemoteWrite => Some(self.remote().written),
+            Level::RemoteFlush => Some(self.wal.commit().clone()),
+            Level::RemoteApply => Some(self.remote().applied),
+        }
+    }
+
+    fn receipt(&self, lsn: Lsn, level: Level) -> Receipt {
+        Receipt {
+            lsn,
+            timeline: self.wal.timeline(),
+            level,
+        }
+    }
+
+    fn unknown(&self, lsn: Lsn, error: WaitError) -> Error {
+        let why = match self.wal.poisoned() {
+            Some(poisoned) => poisoned.to_string(),
+            None => error.to_string(),
+        };
+        Error::Unknown { lsn, why }
+    }
+}
+
+impl WriteTransaction {
+    /// Commits at the default level, on any async runtime: `RemoteFlush` under a synchronous
+    /// policy, else `Local`. Dropping the future after it was polled leaves the outcome unknown,
+    /// never half a transaction.
+    ///
+    /// # Errors
+    /// As [`commit_at`](Self::commit_at).
+    pub async fn commit(self) -> Result<Receipt> {
+        let level = self.engine().default_level();
+        self.commit_at(level).await
+    }
+
+    /// Commits, and waits until `level` is reached.
+    ///
+    /// # Errors
+    /// A conflict, [`Error::NotPrimary`], a full disk, limits: nothing happened.
+    /// [`Error::Unknown`] when the log stopped before the level was reached.
+    pub async fn commit_at(self, level: Level) -> Result<Receipt> {
+        let engine = self.engine().clone();
+        let Placed { end } = place_off_worker(self).await?;
+        if let Some(condition) = engine.condition(level) {
+            let waited = condition.wait(end).await;
+            waited.map_err(|error| engine.unknown(end, error))?;
+        }
+        Ok(engine.receipt(end, level))
+    }
+
+    /// As [`commit`](Self::commit), on this thread.
+    ///
+    /// # Errors
+    /// As [`commit_at`](Self::commit_at).
+    pub fn commit_blocking(self) -> Result<Receipt> {
+        let level = self.engine().default_level();
+        let engine = self.engine().clone();
+        let Placed { end } = self.place()?;
+        if let Some(condition) = engine.condition(level) {
+            let waited = condition.wait_blocking(end, None);
+            waited.map_err(|error| engine.unknown(end, error))?;
+        }
+        Ok(engine.receipt(end, level))
+    }
+}
+
+/// Places a transaction without holding up an async worker: on this thread when that takes
+/// microseconds, else on one that may block.
+async fn place_off_worker(transaction: WriteTransaction) -> Result<Placed> {
+    if !transaction.engine().would_block() && !transaction.is_large() {
+        return transaction.place();
+    }
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => {
+            let placed = runtime.spawn_blocking(move || transaction.place()).await;
+            placed.unwrap_or(Err(Error::Stopped))
+        }
+        // Some other runtime drives this future; its workers are its own business.
+        Err(_) => transaction.place(),
+    }
+}

@@ -1,0 +1,245 @@
+//! A durable embedded store: one process, one directory, no server and no runtime.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Recovered, Wal, WalOptions};
+use parking_lot::Mutex;
+
+use crate::commit::Receipt;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::keeper;
+use crate::transaction::{Snapshot, WriteTransaction};
+
+/// How often [`Database::transaction`] runs a transaction that conflicts before it gives up.
+pub const CONFLICT_RETRIES_MAX: u32 = 16;
+
+/// An open database. Clones are handles on the same one; dropping the last is harmless, and
+/// [`close`](Self::close) makes the next open faster.
+///
+/// All methods may be called from any thread. Those that wait for the disk block the calling
+/// thread; from async code use [`begin`](Self::begin) and
+/// [`WriteTransaction::commit`](crate::WriteTransaction::commit), which do not.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let db = mainstay::Database::open(dir.path())?;
+/// db.put("users", b"ada", b"1815")?; // returns when it is on disk
+/// assert_eq!(db.get("users", b"ada")?.as_deref(), Some(&b"1815"[..]));
+/// db.close()?;
+/// # Ok::<(), mainstay::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Arc<Engine>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Database {
+    /// Opens the database in directory `dir`, creating it if there is none, and recovers it if it
+    /// was not closed.
+    ///
+    /// # Errors
+    /// The directory is in use, damaged, of a newer version, or the disk fails; the text says what
+    /// to do. Nothing was changed then.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, &WalOptions::new(wall_clock), LsmOptions::default())
+    }
+
+    /// As [`open`](Self::open), with other sizes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        dir: impl AsRef<Path>,
+        options: &WalOptions,
+        store: LsmOptions,
+    ) -> Result<Self> {
+        let wal = open_or_create(dir.as_ref(), options)?;
+        let end = wal.appended();
+        let engine = Engine::open(wal, store, end)?;
+        engine.open_for_writes();
+        let keeper = keeper::start(engine.clone(), || Lsn::MAX)?;
+        let keeper = Mutex::new(Some(keeper));
+        Ok(Self {
+            inner: Arc::new(Inner { engine, keeper }),
+        })
+    }
+
+    /// Sets the value of `key` in `table`, creating the table if needed. Returns when it is on
+    /// disk.
+    ///
+    /// # Errors
+    /// As [`WriteTransaction::put`] and [`WriteTransaction::commit_at`].
+    pub fn put(&self, table: &str, key: &[u8], value: &[u8]) -> Result<Receipt> {
+        self.transaction(|tx| tx.put(table, key, value))
+            .map(|((), receipt)| receipt)
+    }
+
+    /// Deletes `key` from `table`, if it is there. Returns when that is on disk.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn delete(&self, table: &str, key: &[u8]) -> Result<Receipt> {
+        self.transaction(|tx| tx.delete(table, key))
+            .map(|((), receipt)| receipt)
+    }
+
+    /// The committed value of `key` in `table`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>> {
+        self.snapshot()?.get(table, key)
+    }
+
+    /// All committed data as of now.
+    ///
+    /// # Errors
+    /// The database was closed.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.inner.engine.snapshot()
+    }
+
+    /// Begins a write transaction.
+    ///
+    /// # Errors
+    /// The database was closed, or stopped by a disk error.
+    pub fn begin(&self) -> Result<WriteTransaction> {
+        WriteTransaction::begin(self.inner.engine.clone())
+    }
+
+    /// Runs `work` in a transaction and commits it; again when it conflicts, up to
+    /// [`CONFLICT_RETRIES_MAX`] times. Returns what `work` returned and the commit's receipt.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// let (count, _) = db.transaction(|tx| {
+    ///     let old = tx.get("counters", b"visits")?.map_or(0, |count| count[0]);
+    ///     tx.put("counters", b"visits", &[old + 1])?;
+    ///     Ok(old + 1)
+    /// })?;
+    /// assert_eq!(count, 1);
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What `work` returns; as [`WriteTransaction::commit_at`].
+    pub fn transaction<T>(
+        &self,
+        mut work: impl FnMut(&mut WriteTransaction) -> Result<T>,
+    ) -> Result<(T, Receipt)> {
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let mut tx = self.begin()?;
+            let done = work(&mut tx)?;
+            match tx.commit_blocking() {
+                Err(error) if error.is_conflict() => {}
+                committed => return committed.map(|receipt| (done, receipt)),
+            }
+        }
+        let mut tx = self.begin()?;
+        let done = work(&mut tx)?;
+        tx.commit_blocking().map(|receipt| (done, receipt))
+    }
+
+    /// A table's rows under one name.
+    pub fn table(&self, name: &str) -> Table {
+        Table {
+            database: self.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Writes out what is in memory, marks the log as properly closed and releases the directory.
+    /// Other handles then get errors. A second call does nothing.
+    ///
+    /// # Errors
+    /// Disk errors; the next open then recovers as after a crash.
+    pub fn close(&self) -> Result<()> {
+        self.inner.engine.close_for_writes();
+        let keeper = self.inner.keeper.lock().take();
+        keeper::close(&self.inner.engine, keeper)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.engine.close_for_writes();
+        self.engine.store.close();
+        self.engine.wal.stop();
+        if let Some(keeper) = self.keeper.lock().take() {
+            let _ = keeper.join();
+        }
+    }
+}
+
+/// One table of a [`Database`].
+#[derive(Debug, Clone)]
+pub struct Table {
+    database: Database,
+    name: String,
+}
+
+impl Table {
+    /// As [`Database::put`].
+    ///
+    /// # Errors
+    /// As [`Database::put`].
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Receipt> {
+        self.database.put(&self.name, key, value)
+    }
+
+    /// As [`Database::delete`].
+    ///
+    /// # Errors
+    /// As [`Database::delete`].
+    pub fn delete(&self, key: &[u8]) -> Result<Receipt> {
+        self.database.delete(&self.name, key)
+    }
+
+    /// As [`Database::get`].
+    ///
+    /// # Errors
+    /// As [`Database::get`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.database.get(&self.name, key)
+    }
+}
+
+/// Microseconds since 1970-01-01 UTC.
+pub(crate) fn wall_clock() -> i64 {
+    chrono::Utc::now().timestamp_micros()
+}
+
+fn open_or_create(dir: &Path, options: &WalOptions) -> Result<Wal> {
+    let disk = Arc::new(OsDisk);
+    if Wal::exists(&*disk, dir)? {
+        let (wal, recovered) = Wal::open(disk, dir, options)?;
+        report(dir, &recovered);
+        return Ok(wal);
+    }
+    let new = NewLog::new_cluster(options.segment_size);
+    Ok(Wal::create(disk, dir, new, options)?)
+}
+
+/// Says what recovery found, where it is worth saying.
+pub(crate) fn report(dir: &Path, recovered: &Recovered) {
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(
+            dir = %dir.display(), at = %torn.at, bytes = torn.bytes,
+            saved_to = %torn.saved_to.display(),
+            "cut off a write that was never finished, and never acknowledged"
+        );
+    } else if !recovered.clean {
+        tracing::info!(dir = %dir.display(), end = %recovered.end, "recovered after a crash");
+    }
+}

@@ -1,0 +1,139 @@
+//! How much HTTP may hold at once: connections, and bytes of bodies.
+//!
+//! Beyond either limit newcomers wait. Requests without a body never wait for the second one, so a
+//! node whose writers all wait for a standby still answers reads and orders.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Api, ApiError, BODIES_BYTES_MAX, CONNECTIONS_MAX, TRANSACTION_BYTES_MAX};
+
+/// What a permit for bytes of a body stands for, in bytes.
+const GRAIN: usize = 1 << 10;
+
+/// The permits for bytes of bodies.
+pub(crate) fn bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(BODIES_BYTES_MAX / GRAIN))
+}
+
+/// Holds back a request until there is room for its body.
+pub(crate) async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if headers.contains_key(TRANSFER_ENCODING) {
+        let hint = "send the body with a Content-Length; with curl, from a file";
+        return ApiError::new(411, "a body of unknown length is not taken")
+            .hint(hint)
+            .into_response();
+    }
+    let len = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|len| len.to_str().ok()?.parse().ok());
+    // A longer one is refused by the limit of its route before much of it is read.
+    let len = len.unwrap_or(0_usize).min(TRANSACTION_BYTES_MAX);
+    let grains = u32::try_from(len.div_ceil(GRAIN)).unwrap_or(u32::MAX);
+    match api.bodies.acquire_many(grains).await {
+        Ok(_room) => next.run(request).await,
+        Err(closed) => ApiError::new(503, closed.to_string()).into_response(),
+    }
+}
+
+/// A listener that accepts up to [`CONNECTIONS_MAX`] connections at a time.
+#[derive(Debug)]
+pub(crate) struct BoundedListener {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+}
+
+impl BoundedListener {
+    pub(crate) fn new(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+}
+
+impl Listener for BoundedListener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let room = self.room.clone().acquire_owned().await;
+        let room = room.expect("nobody closes this semaphore");
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        // Answers are small and somebody waits for each; without this they are held back.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "an HTTP connection stays without TCP_NODELAY");
+        }
+        (
+            Connection {
+                stream,
+                _room: room,
+            },
+            address,
+        )
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that gives its place back when it ends.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,80 @@
+//! Status, and orders to the node.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::error::{ApiError, ApiResult, json, of_body};
+use super::{Api, ORDER_BYTES_MAX, blocking};
+
+pub(crate) async fn status(State(api): State<Api>) -> ApiResult<Response> {
+    answer(&api.node.status())
+}
+
+pub(crate) async fn health(State(api): State<Api>) -> ApiResult<Response> {
+    let node = api.node.clone();
+    let shown = blocking(move || Ok(node.snapshot()?)).await?;
+    drop(shown);
+    Ok(json(StatusCode::OK, json!({ "status": "running" })))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Promote {
+    force: bool,
+}
+
+pub(crate) async fn promote(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Promote { force } = order(body, true, r#"{"force":false}"#)?;
+    answer(&api.node.promote(force).await?)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Follow {
+    url: String,
+}
+
+pub(crate) async fn follow(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Follow { url } = order(body, false, r#"{"url":"postgres://host:port"}"#)?;
+    api.node.follow(&url).await?;
+    Ok(json(StatusCode::OK, json!({ "following": url })))
+}
+
+pub(crate) async fn stop(State(api): State<Api>) -> Response {
+    api.stop.notify_one();
+    json(StatusCode::OK, json!({ "stopping": true }))
+}
+
+/// Reads an order's body; an empty one is the default where that makes sense.
+fn order<T: DeserializeOwned + Default>(
+    body: Result<Bytes, BytesRejection>,
+    may_be_empty: bool,
+    example: &str,
+) -> ApiResult<T> {
+    let body = body.map_err(|rejection| of_body(&rejection, ORDER_BYTES_MAX))?;
+    if body.is_empty() && may_be_empty {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        ApiError::bad(format!("the body: {error}")).hint(format!("send {example}"))
+    })
+}
+
+fn answer(value: &impl Serialize) -> ApiResult<Response> {
+    let value = serde_json::to_value(value)
+        .map_err(|error| ApiError::new(500, format!("the answer cannot be written: {error}")))?;
+    Ok(json(StatusCode::OK, value))
+}

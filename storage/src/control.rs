@@ -1,0 +1,462 @@
+//! The control file: who this node is and what it has proven, in two checksummed slots.
+//!
+//! ```text
+//! offset 0                      32 KiB                 64 KiB        64.5 KiB
+//!        +----------------------+----------------------+-------------+-------------+
+//!        | slot A               | slot B               | watermark A | watermark B |
+//!        +----------------------+----------------------+-------------+-------------+
+//! slot       magic "MAINSCTL" 8 | version u32 | length u32 | generation u64 | CRC-32 u32 | body
+//! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | CRC-32 u32
+//! ```
+//!
+//! A change goes to the older slot and is synced before it counts, so a crash leaves at least one
+//! valid slot; the valid one of the higher generation is the truth. The watermarks are written in
+//! turn after every flush of the log and never synced: they survive the process, and after a power
+//! cut they are either there, older or unreadable, never ahead of the truth. The CRC of each covers
+//! everything before and after it in its slot. Both slots unreadable is corruption, not a new node.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::timeline::Timeline;
+
+/// Version of the control file's format.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// Most bytes that an encoded [`Control`] may take.
+pub const CONTROL_BODY_MAX: usize = SLOT_LEN as usize - SLOT_HEAD_LEN;
+
+/// Most bytes of the cluster's encoded configuration kept in the control file.
+pub const CONFIG_BYTES_MAX: usize = 24 << 10;
+
+const MAGIC: [u8; 8] = *b"MAINSCTL";
+const SLOT_LEN: u64 = 32 << 10;
+const SLOT_HEAD_LEN: usize = 28;
+const WATERMARKS_AT: u64 = 2 * SLOT_LEN;
+const WATERMARK_STRIDE: u64 = 512;
+const WATERMARK_LEN: usize = 24;
+
+/// What a node knows about itself and has durably promised.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Control {
+    /// The cluster: the same on every node and timeline.
+    pub system_id: u64,
+    /// This node.
+    pub node_id: [u8; 16],
+    /// This life of the node's data directory; new when it was wiped or cut by hand.
+    pub incarnation: [u8; 16],
+    /// Segment size of the log, in bytes.
+    pub segment_size: u32,
+    /// Number of the current timeline.
+    pub timeline_number: u32,
+    /// Promotion id of the current timeline.
+    pub timeline_id: [u8; 16],
+    /// First position this node ever held: a segment's start.
+    pub log_begin: Lsn,
+    /// Where the cluster's first timeline begins.
+    pub history_begin: Lsn,
+    /// Number of the highest timeline that this node promised to another one, zero for none: it
+    /// acknowledges nothing older.
+    pub promised_number: u32,
+    /// Id of that timeline.
+    pub promised_id: [u8; 16],
+    /// Number of the highest timeline that this node itself tried to open, zero for none.
+    pub attempted_number: u32,
+    /// Id of that timeline.
+    pub attempted_id: [u8; 16],
+    /// Whether the log was closed properly, exactly at `watermark`.
+    pub clean: bool,
+    /// From here on this node wrote the log itself, so `flushed_upto` marks are its own evidence;
+    /// [`Lsn::MAX`] on a standby.
+    pub own_from: Lsn,
+    /// Flushed at least up to here.
+    pub watermark: Lsn,
+    /// Replay starts here: below it everything is durable in the store.
+    pub checkpoint: Lsn,
+    /// The store's durable state may contain log up to here.
+    pub flush_bound: Lsn,
+    /// Whether the store was created, so that a missing one is damage.
+    pub store_created: bool,
+    /// The cluster's configuration (the newest Config entry), opaque here.
+    pub config: Vec<u8>,
+    /// End of that entry in the log.
+    pub config_lsn: Lsn,
+    /// Replication slots, opaque here.
+    pub slots: Vec<u8>,
+}
+
+impl Control {
+    /// The current timeline.
+    pub fn timeline(&self) -> Timeline {
+        Timeline {
+            number: self.timeline_number,
+            id: Uuid::from_bytes(self.timeline_id),
+        }
+    }
+
+    /// The highest timeline that this node promised to another one.
+    pub fn promised(&self) -> Option<Timeline> {
+        timeline(self.promised_number, self.promised_id)
+    }
+
+    /// The highest timeline that this node itself tried to open.
+    pub fn attempted(&self) -> Option<Timeline> {
+        timeline(self.attempted_number, self.attempted_id)
+    }
+
+    /// The highest timeline number that this node ever saw.
+    pub fn highest_number(&self) -> u32 {
+        self.timeline_number
+            .max(self.promised_number)
+            .max(self.attempted_number)
+    }
+}
+
+fn timeline(number: u32, id: [u8; 16]) -> Option<Timeline> {
+    let id = Uuid::from_bytes(id);
+    (number > 0).then_some(Timeline { number, id })
+}
+
+/// The last watermark that can be read.
+#[derive(Debug, Copy, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Watermark {
+    pub(crate) flushed: Lsn,
+    pub(crate) commit: Lsn,
+    pub(crate) timeline_number: u32,
+}
+
+/// The open control file.
+#[derive(Debug)]
+pub(crate) struct ControlFile {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    generation: u64,
+    current: Control,
+    next_watermark: u64,
+}
+
+impl ControlFile {
+    /// Creates the file with `control` in both slots. The caller syncs the directory.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, control: Control) -> Result<Self> {
+        let file = disk
+            .create(path)
+            .map_err(|source| Error::io("create", path, source))?;
+        let path = path.to_owned();
+        file.set_len(WATERMARKS_AT + 2 * WATERMARK_STRIDE)
+            .map_err(|source| Error::io("extend", &path, source))?;
+        let mut this = Self {
+            path,
+            file,
+            generation: 0,
+            current: control.clone(),
+            next_watermark: 0,
+        };
+        this.replace(control.clone())?;
+        this.replace(control)?;
+        Ok(this)
+    }
+
+    /// Opens the file and reads the newest valid slot and watermark.
+    ///
+    /// # Errors
+    /// `Corrupt` when neither slot is valid, `Format` when the newest is of a newer version.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<(Self, Watermark)> {
+        let file = disk
+            .open(path)
+            .map_err(|source| Error::io("open", path, source))?;
+        let slots = [read_slot(&*file, 0), read_slot(&*file, SLOT_LEN)];
+        let newest = slots
+            .iter()
+            .flatten()
+            .max_by_key(|(generation, _)| *generation);
+        let Some((generation, control)) = newest.cloned() else {
+            return Err(no_valid_slot(path, &slots));
+        };
+        let marks = [0, 1].map(|index| read_watermark(&*file, index));
+        let watermark = marks.into_iter().flatten().max_by_key(|mark| mark.flushed);
+        let path = path.to_owned();
+        let this = Self {
+            path,
+            file,
+            generation,
+            current: control,
+            next_watermark: 0,
+        };
+        Ok((this, watermark.unwrap_or_default()))
+    }
+
+    /// The durable state.
+    pub(crate) fn get(&self) -> &Control {
+        &self.current
+    }
+
+    /// Writes and syncs `control`; when this returns, it counts.
+    ///
+    /// # Errors
+    /// `TooLarge` when its lists exceed the slot; disk errors, after which the old state counts.
+    pub(crate) fn replace(&mut self, control: Control) -> Result<()> {
+        let body = bincode::encode_to_vec(&control, codec())
+            .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
+        if body.len() > CONTROL_BODY_MAX {
+            let (size, max) = (body.len() as u64, CONTROL_BODY_MAX as u64);
+            return Err(Error::TooLarge {
+                what: "the control file",
+                size,
+                max,
+            });
+        }
+        let generation = self.generation + 1;
+        let slot = encode_slot(generation, &body);
+        let at = generation % 2 * SLOT_LEN;
+        self.file
+            .write_all_at(&slot, at)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|source| Error::io("write", &self.path, source))?;
+        self.generation = generation;
+        self.current = control;
+        Ok(())
+    }
+
+    /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell
+    /// a torn write from damage.
+    pub(crate) fn note_watermark(&mut self, mark: Watermark) -> std::io::Result<()> {
+        let mut bytes = [0; WATERMARK_LEN];
+        bytes[0..8].copy_from_slice(&mark.flushed.get().to_le_bytes());
+        bytes[8..16].copy_from_slice(&mark.commit.get().to_le_bytes());
+        bytes[16..20].copy_from_slice(&mark.timeline_number.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..20]);
+        bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+        let at = WATERMARKS_AT + self.next_watermark * WATERMARK_STRIDE;
+        self.next_watermark = 1 - self.next_watermark;
+        self.file.write_all_at(&bytes, at)
+    }
+}
+
+fn codec() -> impl bincode::config::Config {
+    bincode::config::standard()
+        .with_fixed_int_encoding()
+        .with_limit::<{ 128 << 10 }>()
+}
+
+fn encode_slot(generation: u64, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("bounded by the slot");
+    let mut slot = Vec::with_capacity(SLOT_HEAD_LEN + body.len());
+    slot.extend_from_slice(&MAGIC);
+    slot.extend_from_slice(&CONTROL_VERSION.to_le_bytes());
+    slot.extend_from_slice(&length.to_le_bytes());
+    slot.extend_from_slice(&generation.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&slot);
+    hasher.update(body);
+    slot.extend_from_slice(&hasher.finalize().to_le_bytes());
+    slot.extend_from_slice(body);
+    slot
+}
+
+/// Why a slot does not count.
+#[derive(Debug, PartialEq, Eq)]
+enum BadSlot {
+    Unreadable,
+    Version(u32),
+}
+
+fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
+    let mut head = [0; SLOT_HEAD_LEN];
+    file.read_exact_at(&mut head, at)
+        .map_err(|_| BadSlot::Unreadable)?;
+    let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
+    let length = u32_at(12) as usize;
+    if head[0..8] != MAGIC || length > CONTROL_BODY_MAX {
+        return Err(BadSlot::Unreadable);
+    }
+    let mut body = vec![0; length];
+    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64)
+        .map_err(|_| BadSlot::Unreadable)?;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&head[..24]);
+    hasher.update(&body);
+    if hasher.finalize() != u32_at(24) {
+        return Err(BadSlot::Unreadable);
+    }
+    if u32_at(8) != CONTROL_VERSION {
+        return Err(BadSlot::Version(u32_at(8)));
+    }
+    let generation = u64::from_le_bytes(head[16..24].try_into().expect("8 bytes"));
+    match bincode::decode_from_slice(&body, codec()) {
+        Ok((control, read)) if read == body.len() => Ok((generation, control)),
+        _ => Err(BadSlot::Unreadable),
+    }
+}
+
+fn no_valid_slot(path: &Path, slots: &[Result<(u64, Control), BadSlot>; 2]) -> Error {
+    let path = path.to_owned();
+    for slot in slots {
+        if let Err(BadSlot::Version(found)) = slot {
+            return Error::Format {
+                path,
+                found: *found,
+                supported: CONTROL_VERSION,
+            };
+        }
+    }
+    let why = "neither of its two slots is valid".to_owned();
+    Error::Corrupt {
+        path,
+        what: "control file",
+        at: Lsn::ZERO,
+        proven: Lsn::ZERO,
+        why,
+    }
+}
+
+fn read_watermark(file: &dyn DiskFile, index: u64) -> Option<Watermark> {
+    let mut bytes = [0; WATERMARK_LEN];
+    file.read_exact_at(&mut bytes, WATERMARKS_AT + index * WATERMARK_STRIDE)
+        .ok()?;
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let valid = crc32fast::hash(&bytes[..20]) == u32_at(20);
+    let (flushed, commit) = (Lsn::new(u64_at(0)), Lsn::new(u64_at(8)));
+    valid.then_some(Watermark {
+        flushed,
+        commit,
+        timeline_number: u32_at(16),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    pub(crate) fn sample() -> Control {
+        Control {
+            system_id: 42,
+            node_id: [1; 16],
+            incarnation: [2; 16],
+            segment_size: 1 << 20,
+            timeline_number: 1,
+            timeline_id: [3; 16],
+            log_begin: Lsn::new(1 << 20),
+            history_begin: Lsn::new(1 << 20),
+            promised_number: 0,
+            promised_id: [0; 16],
+            attempted_number: 0,
+            attempted_id: [0; 16],
+            clean: false,
+            own_from: Lsn::new(1 << 20),
+            watermark: Lsn::new(1 << 20),
+            checkpoint: Lsn::new(1 << 20),
+            flush_bound: Lsn::ZERO,
+            store_created: false,
+            config: vec![9; 10],
+            config_lsn: Lsn::ZERO,
+            slots: Vec::new(),
+        }
+    }
+
+    fn path() -> &'static Path {
+        Path::new("/control")
+    }
+
+    fn disk_with(control: Control) -> SimDisk {
+        let disk = SimDisk::new(1);
+        ControlFile::create(&disk, path(), control).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        disk
+    }
+
+    #[test]
+    fn the_newer_valid_slot_counts_and_a_damaged_one_falls_back() {
+        let disk = disk_with(sample());
+        let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+        let newer = Control {
+            checkpoint: Lsn::new(2 << 20),
+            ..sample()
+        };
+        file.replace(newer.clone()).unwrap();
+        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &newer);
+        let mut bytes = disk.read_file(path());
+        let newest = (file.generation % 2 * SLOT_LEN) as usize + SLOT_HEAD_LEN;
+        let older = SLOT_LEN as usize + 2 * SLOT_HEAD_LEN - newest;
+        bytes[newest] ^= 1;
+        disk.write_file(path(), &bytes);
+        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &sample());
+        bytes[older] ^= 0x80;
+        disk.write_file(path(), &bytes);
+        assert!(matches!(
+            ControlFile::open(&disk, path()),
+            Err(Error::Corrupt { .. })
+        ));
+    }
+
+    #[test]
+    fn a_newer_format_is_named_not_called_damage() {
+        let disk = disk_with(sample());
+        let body = bincode::encode_to_vec(sample(), codec()).unwrap();
+        let mut file = disk.read_file(path());
+        for at in [0, SLOT_LEN as usize] {
+            let mut slot = encode_slot(9, &body);
+            slot[8] = 7;
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(&slot[..24]);
+            hasher.update(&body);
+            slot[24..28].copy_from_slice(&hasher.finalize().to_le_bytes());
+            file[at..at + slot.len()].copy_from_slice(&slot);
+        }
+        disk.write_file(path(), &file);
+        let opened = ControlFile::open(&disk, path());
+        assert!(matches!(
+            opened,
+            Err(Error::Format {
+                found: 7,
+                supported: 1,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn watermarks_alternate_and_the_higher_valid_one_is_read() {
+        let disk = disk_with(sample());
+        let (mut file, none) = ControlFile::open(&disk, path()).unwrap();
+        assert_eq!(none, Watermark::default());
+        for lsn in [8, 16, 24] {
+            let (flushed, commit) = (Lsn::new(lsn), Lsn::new(lsn / 2));
+            file.note_watermark(Watermark {
+                flushed,
+                commit,
+                timeline_number: 1,
+            })
+            .unwrap();
+        }
+        let read = || ControlFile::open(&disk, path()).unwrap().1;
+        assert_eq!(
+            (read().flushed, read().commit),
+            (Lsn::new(24), Lsn::new(12))
+        );
+        let mut bytes = disk.read_file(path());
+        bytes[WATERMARKS_AT as usize] ^= 1;
+        disk.write_file(path(), &bytes);
+        assert_eq!(read().flushed, Lsn::new(16));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_slot_leaves_the_other_slot_in_charge() {
+        let disk = disk_with(sample());
+        let pristine = disk.read_file(path());
+        let body = bincode::encode_to_vec(sample(), codec()).unwrap().len();
+        for bit in 0..(SLOT_HEAD_LEN + body) * 8 {
+            let mut bytes = pristine.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            disk.write_file(path(), &bytes);
+            let opened = ControlFile::open(&disk, path()).unwrap().0;
+            assert_eq!(opened.get(), &sample(), "bit {bit}");
+        }
+    }
+}

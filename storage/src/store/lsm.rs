@@ -1,0 +1,392 @@
+//! The default store: an LSM-tree without a log of its own, under ours.
+//!
+//! It stands on the `lsm-tree` crate, pinned to one version because much of what is used here is
+//! not promised by it; all uses are in this room, and `assumptions.rs` tests each of them.
+//!
+//! ```text
+//! insert ──> active memtable ──seal──> sealed memtables ──gate──> tables ──merge──> tables
+//!            (a transaction whole)     (oldest first)     │
+//!                                                         └ min(own flushed, commit LSN)
+//! ```
+//!
+//! # Promises
+//! * **A read at P sees exactly the transactions that end at or below P.** Rows carry the version
+//!   `end - 1`; positions that merges may have thinned out are refused, never answered.
+//! * **What is on disk can never be lost by the cluster.** A memtable is flushed only when the
+//!   [`FlushGate`] has passed its highest version, without exception; when memory is full of what
+//!   may not be flushed, inserts wait. So going back to a fork is opening the store again and
+//!   replaying less.
+//! * **Up to where it is on disk is on disk.** Each memtable ends with a row that names the
+//!   position up to which everything is in it or below; [`LsmStore::durable`] is that row.
+//! * **No silent loss.** A missing or damaged manifest is refused before the library sees it, a
+//!   damaged block is an error when it is read.
+//!
+//! # Where the plan did not hold
+//! * The library's counter is not raised at insert: an idle tree would overtake the log, and
+//!   committed rows would be invisible for a while. It is set just above the versions in tables
+//!   before each edit, under a lock shared by flusher and compactor.
+//! * Parts of one transaction may not name a key twice with different values: scans would pick
+//!   either. Large transactions have to come sorted by key and are refused otherwise.
+//! * Between the parts of a large transaction a merge may drop rows that it replaces. So after a
+//!   crash there, positions below its end cannot be read until it is replayed
+//!   ([`LsmStore::oldest`]).
+//! * Nor do such parts count for the counter: the rest of the transaction, inserted later with
+//!   the same version, would be invisible at its end.
+//! * The highest version in tables goes back at times; replay starts at the row instead.
+//! * An iterator that outlives the tree may delete a table of the next instance. Closing takes
+//!   the iterators away from their scans.
+//!
+//! # What it costs
+//! Keeping the row makes sequential loads write tables about three times, since no table can be
+//! moved down unread. Each flush and merge stops readers and writers for a millisecond or two
+//! while the table list is synced. Freeing a memtable of 64 MiB takes tens of milliseconds under
+//! glibc's allocator; binaries do well to choose another.
+
+#[cfg(test)]
+mod assumptions;
+mod copy;
+mod engine;
+mod fault;
+#[cfg(test)]
+mod fixture;
+mod gate;
+mod horizon;
+mod keys;
+mod manifest;
+mod opened;
+mod options;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod work;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+pub use copy::verify as verify_lsm_copy;
+pub use gate::FlushGate;
+pub use options::LsmOptions;
+pub use reader::LsmReader;
+
+use super::{Change, Store, Transaction};
+use crate::entry::{WalEntry, WalEntryType};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::signal::Signal;
+use engine::{Edits, Shared};
+use horizon::Horizon;
+use keys::Op;
+use opened::Opened;
+use work::Work;
+use writer::Writer;
+
+/// The default store. Clones are handles on the same one; it is closed by
+/// [`close`](Store::close), or with the last handle.
+///
+/// One thread at a time inserts, in climbing order of the transactions' ends; everything else may
+/// be called from anywhere.
+#[derive(Clone)]
+pub struct LsmStore {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stop_merges: Arc<AtomicBool>,
+}
+
+/// What a store is busy with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LsmStatus {
+    /// Memtables that wait for the gate or for their turn.
+    pub sealed_memtables: usize,
+    /// Runs in level 0.
+    pub level0_runs: usize,
+    /// Whether tables are being merged, or about to be.
+    pub merging: bool,
+    /// Bytes of flushed memtables that open snapshots hold in memory.
+    pub pinned_bytes: u64,
+    /// The oldest open snapshot.
+    pub oldest_snapshot: Option<Lsn>,
+    /// How often an insert had to wait because memory was full.
+    pub stalls: u64,
+}
+
+impl LsmStore {
+    /// Opens the store in `dir`. Whether there must be one already is what the control file says:
+    /// a store whose files went missing looks like no store at all.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it must exist and does not, or is damaged; nothing was changed
+    /// then. [`Error::Locked`] when it is open already, [`Error::Invalid`] on options that make
+    /// no sense, disk errors.
+    pub fn open(
+        dir: &Path,
+        must_exist: bool,
+        gate: FlushGate,
+        options: LsmOptions,
+    ) -> Result<LsmStore> {
+        options.check()?;
+        let dir = std::path::absolute(dir).map_err(|error| Error::io("find", dir, error))?;
+        let lock = manifest::prepare(&dir, must_exist)?;
+        let stop_merges = Arc::new(AtomicBool::new(false));
+        let opened = Opened::open(&dir, &options, &stop_merges)?;
+        let tree = &opened.tree;
+        let shared = Arc::new(Shared {
+            horizon: Horizon::new(tree.clone(), opened.floor),
+            work: Arc::new(Work::new(tree)),
+            inserting: Mutex::default(),
+            writer: Mutex::new(Writer::new(tree.clone(), opened.durable)),
+            flushing: Mutex::default(),
+            applied: Signal::new(opened.durable),
+            durable: Signal::new(opened.durable),
+            edits: Edits::new(opened.counter.clone(), opened.durable),
+            retired: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+            dir,
+            options,
+            gate,
+        });
+        let store = LsmStore {
+            handle: Arc::new(Handle {
+                shared: shared.clone(),
+                threads: Mutex::default(),
+                stop_merges,
+            }),
+        };
+        engine::start(&shared, tree, &mut store.handle.threads.lock())?;
+        Ok(store)
+    }
+
+    /// Inserts the changes of a transaction that ends at `end`. Later changes of a key replace
+    /// earlier ones. More than [`LsmOptions::memtable_bytes`] of keys and values are inserted in
+    /// parts, once the gate's commit position has reached `end`: such a call waits for it.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] and [`Error::Invalid`] on keys and values outside the limits: nothing
+    /// was inserted. [`Error::Closed`], or what stopped the store.
+    ///
+    /// # Panics
+    /// When `end` is not above [`applied`](Self::applied).
+    pub fn insert(&self, end: Lsn, changes: &[Change]) -> Result<()> {
+        let ops = changes.iter().map(keys::op).collect::<Result<Vec<_>>>()?;
+        let _inserting = self.shared().inserting.lock();
+        self.insert_ops(end, ops)
+    }
+
+    /// Applies a transaction from the log; one at or below [`applied`](Self::applied) is skipped.
+    /// One of more than [`LsmOptions::memtable_bytes`] is read twice and never held in memory.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert), and [`Error::Refused`] on entries that are not changes, or
+    /// that do not come in climbing order of table and key in a transaction that large.
+    pub fn apply(&self, transaction: &Transaction) -> Result<()> {
+        let (shared, end) = (self.shared(), transaction.end);
+        let _inserting = shared.inserting.lock();
+        if end <= shared.applied.get() {
+            return Ok(());
+        }
+        if transaction.bytes <= shared.options.memtable_bytes {
+            let ops = ops_of(transaction).collect::<Result<Vec<_>>>()?;
+            return self.insert_ops(end, ops);
+        }
+        // A part that is inserted cannot be taken back, so all of it is checked before.
+        check_order(end, ops_of(transaction))?;
+        shared.insert_parts(end, &mut ops_of(transaction))
+    }
+
+    fn insert_ops(&self, end: Lsn, ops: Vec<Op>) -> Result<()> {
+        let shared = self.shared();
+        let ops = writer::in_key_order(ops);
+        if writer::bytes_of(&ops) <= shared.options.memtable_bytes {
+            return shared.insert_whole(end, ops);
+        }
+        shared.insert_parts(end, &mut ops.into_iter().map(Ok))
+    }
+
+    /// End of the last transaction inserted.
+    pub fn applied(&self) -> Lsn {
+        self.shared().applied.get()
+    }
+
+    /// [`applied`](Self::applied), to wait for.
+    pub fn applied_signal(&self) -> &Signal {
+        &self.shared().applied
+    }
+
+    /// Up to where the store survives a crash by itself. [`Lsn::ZERO`] when nothing is on disk.
+    pub fn durable(&self) -> Lsn {
+        self.shared().durable.get()
+    }
+
+    /// The lowest position that can be read. After opening it is above
+    /// [`durable`](Self::durable) when only parts of a transaction are on disk; then nothing can
+    /// be read until the log up to here has been replayed, and the log must not be cut below.
+    pub fn oldest(&self) -> Lsn {
+        self.shared().horizon.floor()
+    }
+
+    /// A handle for reading.
+    pub fn reader(&self) -> LsmReader {
+        LsmReader::new(self.handle.shared.clone())
+    }
+
+    /// What the store is busy with.
+    pub fn status(&self) -> LsmStatus {
+        let shared = self.shared();
+        // Not under the work's lock, which the log's threads take.
+        let pinned_bytes = shared.pinned_bytes();
+        let oldest_snapshot = shared.horizon.oldest();
+        shared.work.look(|state| LsmStatus {
+            sealed_memtables: state.sealed.len(),
+            level0_runs: state.level0,
+            merging: state.compact || state.merging,
+            pinned_bytes,
+            oldest_snapshot,
+            stalls: state.stalls,
+        })
+    }
+
+    /// Makes durable what the gate allows at or below `upto`, and returns
+    /// [`durable`](Self::durable). What is above either is sealed at most, so that it follows by
+    /// itself once the gate has passed it.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], or what stopped the store.
+    pub fn checkpoint(&self, upto: Lsn) -> Result<Lsn> {
+        let shared = self.shared();
+        shared.drain(upto)?;
+        let limit = upto.min(shared.gate.reached());
+        let idle = shared.work.look(|state| state.sealed.is_empty());
+        shared.seal_if(|applied| applied <= limit || idle)?;
+        shared.drain(upto)?;
+        Ok(self.durable())
+    }
+
+    /// Writes a copy of the durable state into the empty directory `into`, by hard links where
+    /// both lie on one file system, and returns its position. It is installed by renaming it to
+    /// where the store should be; [`verify_lsm_copy`] checks one that was sent somewhere.
+    ///
+    /// # Errors
+    /// Disk errors; the copy is then incomplete and must be thrown away.
+    pub fn snapshot(&self, into: &Path) -> Result<Lsn> {
+        self.shared().copy(into)
+    }
+
+    /// Flushes nothing, releases everything: reads and inserts that are under way end, scans
+    /// answer [`Error::Closed`] from now on. Afterwards the directory may be opened again.
+    pub fn close(&self) {
+        self.handle.close();
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        let shared = &self.shared;
+        // In this order, so that a merge that fails knows why.
+        shared.work.stop();
+        self.stop_merges.store(true, Ordering::Relaxed);
+        for thread in self.threads.lock().drain(..) {
+            // A panic of it stopped the store already.
+            let _ = thread.join();
+        }
+        let _inserting = shared.inserting.lock();
+        let _flushing = shared.flushing.lock();
+        shared.writer.lock().shut();
+        shared.horizon.shut();
+        let sealed = shared
+            .work
+            .change(|state| std::mem::take(&mut state.sealed));
+        let retired = std::mem::take(&mut *shared.retired.lock());
+        drop((sealed, retired));
+        *shared.lock.lock() = None;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store for LsmStore {
+    fn applied(&self) -> Lsn {
+        self.applied()
+    }
+
+    fn durable(&self) -> Lsn {
+        self.durable()
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<()> {
+        LsmStore::apply(self, transaction)
+    }
+
+    fn checkpoint(&mut self, upto: Lsn) -> Result<Lsn> {
+        LsmStore::checkpoint(self, upto)
+    }
+
+    fn snapshot(&mut self, into: &Path) -> Result<Lsn> {
+        LsmStore::snapshot(self, into)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        LsmStore::close(self);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LsmStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (dir, applied) = (self.shared().dir.display(), self.applied());
+        write!(f, "LsmStore {dir} at {applied}, durable {}", self.durable())
+    }
+}
+
+fn ops_of(transaction: &Transaction) -> impl Iterator<Item = Result<Op>> + '_ {
+    let entries = transaction.entries();
+    entries.filter_map(|entry| op(entry).transpose())
+}
+
+/// What an entry does to the tree; nothing for those that are not about rows.
+fn op(entry: Result<WalEntry>) -> Result<Option<Op>> {
+    let entry = entry?;
+    match entry.entry_type {
+        WalEntryType::Insert
+        | WalEntryType::Update
+        | WalEntryType::Delete
+        | WalEntryType::SchemaChange => Ok(Some(keys::op(&Change::decode(&entry.data)?)?)),
+        WalEntryType::Checkpoint => Ok(None),
+        other => Err(Error::Refused {
+            at: entry.lsn,
+            why: format!("the store does not know entries of type {other:?}"),
+        }),
+    }
+}
+
+fn check_order(end: Lsn, ops: impl Iterator<Item = Result<Op>>) -> Result<()> {
+    let mut last = None;
+    for op in ops {
+        let (key, _) = op?;
+        if last.as_ref().is_some_and(|last| *last >= key) {
+            return Err(Error::Refused {
+                at: end,
+                why: "the entries of this large transaction are not in order of their keys"
+                    .to_owned(),
+            });
+        }
+        last = Some(key);
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! Inserting transactions: whole into one memtable, or in parts when one cannot hold them.
+//!
+//! All rows of a transaction carry the version `end - 1`, so a reader at `end` is the first to see
+//! them, and [`Shared::applied`] moves only when they are all there. A memtable is sealed between
+//! transactions, after the row that says up to where everything is in it or in older ones.
+//!
+//! A transaction in parts is different: its first parts may be on disk while the last is not in
+//! memory. It is only begun when it is known committed, each part carries a row that names its
+//! end, and after a crash positions below that end are refused until it has been replayed; for a
+//! merge may already have dropped what its rows will replace.
+
+use lsm_tree::{AbstractTree, Slice, Tree};
+
+use super::engine::Shared;
+use super::keys::{self, APPLIED, Op, PARTIAL};
+use super::work::Sealed;
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+
+/// Above this the library's counter ends.
+const END_MAX: Lsn = Lsn::new(1 << 62);
+
+/// What inserting needs to remember.
+pub(super) struct Writer {
+    tree: Option<Tree>,
+    /// The last applied row inserted.
+    row: Lsn,
+    /// Whether the active memtable has reached its size.
+    full: bool,
+    /// The end of a transaction of which some parts are inserted.
+    partial: Option<Lsn>,
+}
+
+/// Operations in the order in which they are inserted.
+pub(super) type Ops<'a> = &'a mut dyn Iterator<Item = Result<Op>>;
+
+impl Writer {
+    pub(super) fn new(tree: Tree, durable: Lsn) -> Self {
+        Self {
+            tree: Some(tree),
+            row: durable,
+            full: false,
+            partial: None,
+        }
+    }
+
+    /// Lets go of the tree.
+    pub(super) fn shut(&mut self) {
+        self.tree = None;
+    }
+
+    fn tree(&self) -> Result<&Tree> {
+        self.tree.as_ref().ok_or(Error::Closed)
+    }
+
+    /// Inserts one row with the version of a transaction that ends at `end`, and returns the size
+    /// of the memtable.
+    fn insert(&self, (key, value): Op, end: Lsn) -> Result<u64> {
+        let (tree, version) = (self.tree()?, end.get() - 1);
+        let (_, size) = match value {
+            Some(value) => tree.insert(key, value, version),
+            None => tree.remove(key, version),
+        };
+        Ok(size)
+    }
+
+    /// Inserts a row of the store's own.
+    fn insert_own(&self, key: &[u8], position: Lsn, end: Lsn) -> Result<()> {
+        let value = Slice::from(position.get().to_le_bytes());
+        self.insert((Slice::from(key), Some(value)), end)?;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Inserts a transaction that fits into a memtable.
+    pub(super) fn insert_whole(&self, end: Lsn, ops: Vec<Op>) -> Result<()> {
+        self.check_turn(end)?;
+        self.make_room()?;
+        if self.work.look(|state| state.level0) >= self.options.level0_slow {
+            self.work.pause();
+        }
+        let mut writer = self.writer.lock();
+        writer.tree()?;
+        for op in ops {
+            writer.full = writer.insert(op, end)? >= self.options.memtable_bytes;
+        }
+        self.applied.raise(end);
+        if writer.full && self.has_room() {
+            self.seal(&mut writer)?;
+        }
+        Ok(())
+    }
+
+    /// Inserts a transaction memtable by memtable, once it is known committed. Its operations
+    /// name each key once, unless always with the same value.
+    ///
+    /// # Errors
+    /// After one, only the same transaction can be inserted; it then starts again.
+    pub(super) fn insert_parts(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
+        self.check_turn(end)?;
+        self.work.until(|turn| {
+            if self.gate.commit.get() >= end {
+                return Some(());
+            }
+            turn.wait_for(&[&self.gate.commit], end);
+            None
+        })?;
+        // What came before gets a memtable and an applied row of its own.
+        self.wait_for_room()?;
+        {
+            let mut writer = self.writer.lock();
+            if writer.partial.is_none() {
+                self.seal(&mut writer)?;
+            }
+            writer.partial = Some(end);
+        }
+        while !self.insert_part(end, ops)? {}
+        Ok(())
+    }
+
+    /// Inserts as much as a memtable holds, and says whether that was the rest.
+    fn insert_part(&self, end: Lsn, ops: Ops<'_>) -> Result<bool> {
+        self.wait_for_room()?;
+        let mut writer = self.writer.lock();
+        writer.insert_own(&PARTIAL, end, end)?;
+        let mut size = 0;
+        while size < self.options.memtable_bytes {
+            let Some(op) = ops.next().transpose()? else {
+                writer.partial = None;
+                self.applied.raise(end);
+                self.seal(&mut writer)?;
+                return Ok(true);
+            };
+            size = writer.insert(op, end)?;
+        }
+        self.seal(&mut writer)?;
+        Ok(false)
+    }
+
+    /// Seals what is in memory when `when` says so of what was applied; never inside a
+    /// transaction. Returns without doing so when too many memtables wait already.
+    pub(super) fn seal_if(&self, when: impl FnOnce(Lsn) -> bool) -> Result<()> {
+        let mut writer = self.writer.lock();
+        writer.tree()?;
+        let applied = self.applied.get();
+        let pending = writer.partial.is_none() && applied > writer.row;
+        if pending && self.has_room() && when(applied) {
+            self.seal(&mut writer)?;
+        }
+        Ok(())
+    }
+
+    fn seal(&self, writer: &mut Writer) -> Result<()> {
+        let applied = self.applied.get();
+        if writer.partial.is_none() && applied > writer.row {
+            writer.insert_own(&APPLIED, applied, applied)?;
+            writer.row = applied;
+        }
+        writer.full = false;
+        let Some(memtable) = writer.tree()?.rotate_memtable() else {
+            return Ok(());
+        };
+        let sealed = Sealed {
+            highest: memtable.get_highest_seqno().expect("it is not empty"),
+            memtable,
+            row: writer.partial.is_none().then_some(writer.row),
+        };
+        self.work.change(|state| state.sealed.push_back(sealed));
+        Ok(())
+    }
+
+    /// Makes sure that the active memtable takes another transaction.
+    fn make_room(&self) -> Result<()> {
+        if !self.writer.lock().full {
+            return self.work.fault.check();
+        }
+        self.wait_for_room()?;
+        let mut writer = self.writer.lock();
+        match writer.full {
+            true => self.seal(&mut writer),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until one more memtable may be sealed.
+    fn wait_for_room(&self) -> Result<()> {
+        if !self.has_room() {
+            self.work.change(|state| state.stalls += 1);
+            tracing::warn!(
+                dir = %self.dir.display(), gate = %self.gate.reached(),
+                "inserts wait: memory is full of what may not reach disk yet"
+            );
+        }
+        self.work.until(|turn| {
+            if turn.state.sealed.len() < self.options.sealed_max {
+                return Some(());
+            }
+            turn.wait();
+            None
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        self.work
+            .look(|state| state.sealed.len() < self.options.sealed_max)
+    }
+
+    /// # Panics
+    /// When the transaction does not come after the one before it.
+    fn check_turn(&self, end: Lsn) -> Result<()> {
+        let applied = self.applied.get();
+        assert!(end > applied, "inserted {end} after {applied}");
+        let refused = |why: String| Err(Error::Refused { at: end, why });
+        if end > END_MAX {
+            return refused(format!("the store keeps positions up to {END_MAX}"));
+        }
+        match self.writer.lock().partial {
+            Some(begun) if begun != end => refused(format!(
+                "parts of the transaction that ends at {begun} are inserted, it comes first"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sorts the operations of a transaction by key and keeps the last of each.
+pub(super) fn in_key_order(mut ops: Vec<Op>) -> Vec<Op> {
+    ops.sort_by(|a, b| a.0.cmp(&b.0));
+    ops.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            std::mem::swap(later, earlier);
+        }
+        same
+    });
+    ops
+}
+
+/// Bytes that operations take in a memtable, without the library's own.
+pub(super) fn bytes_of(ops: &[Op]) -> u64 {
+    ops.iter().map(keys::size).sum()
+}

@@ -1,0 +1,441 @@
+//! The write-ahead log: one directory, one contiguous address space, one writer.
+//!
+//! ```text
+//! DIR/lock           held while the log is open
+//! DIR/control        who this node is, what it has proven          (control.rs)
+//! DIR/wal/           segments, named as PostgreSQL names them      (segment.rs, record.rs)
+//! DIR/wal/*.history  one per promotion                             (timeline.rs)
+//! DIR/set-aside/     what was cut off the log, for audit           (set_aside.rs)
+//! ```
+//!
+//! Positions climb this ladder, each on a [`Signal`](crate::Signal):
+//!
+//! ```text
+//! removed <= checkpoint <= commit <= flushed <= written <= appended
+//! ```
+//!
+//! *Appended* has a place in the log, *written* was handed to the system, *flushed* survives a
+//! power cut, *commit* survives what the synchronous policy says it survives. Without a policy
+//! commit is flushed.
+//!
+//! # Rules by operation
+//!
+//! * **Append** reserves places under a lock and returns; a group becomes durable with one write
+//!   and one sync (`writer.rs`, `log_file.rs`). Nobody may act on a record before `flushed` passed
+//!   it.
+//! * **Begin a segment**: the one before is synced, a ready zero-filled file is renamed, the
+//!   directory is synced, then the first record is written.
+//! * **Open** finds the true end (`recovery.rs`). A torn write is cut and set aside, damage below
+//!   what was flushed is an error.
+//! * **Cut** takes back log that was never applied, on a standby that follows a new primary.
+//! * **Switch** begins a timeline: the history file is durable before the control file names it.
+//! * **Remove** gives segments back below a position that the caller answers for.
+//!
+//! The first failed write or sync poisons the log. It never retries a sync.
+//!
+//! What this room does not do: it does not know transactions, peers, policies or clocks; the time
+//! of a segment's creation is asked of a function it is given.
+
+mod directory;
+mod inspect;
+mod log_file;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod set_aside;
+mod spares;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod timelines;
+mod writer;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::control::Control;
+use crate::disk::{Disk, DiskLock};
+use crate::entry::{WalEntry, WalEntryType};
+use crate::error::{Error, Result};
+use crate::lsn::{Lsn, SegmentSize};
+use crate::signal::Signal;
+use crate::timeline::{Timeline, TimelineHistory};
+
+pub use directory::NewLog;
+pub use inspect::{LogFileName, LogFileRecords, LogFiles, Verified};
+pub use reader::{LogBytes, WalReader};
+pub use record::{RECORD_HEADER_LEN, Record, RecordHead, record_len};
+pub use recovery::{Recovered, TornTail};
+pub use segment::{
+    FORMAT_VERSION, SEGMENT_HEADER_LEN, SEGMENT_HEADER_RECORD_LEN, SEGMENT_MAGIC, SegmentHeader,
+    WalSegment, checksum, parse_segment_file_name, segment_file_name,
+};
+pub use writer::QUEUE_BYTES_MAX;
+
+use record::PayloadCrc;
+use scan::{Scan, Step};
+use writer::{Shared, Unplaced};
+
+/// How a log is kept.
+#[derive(Debug, Clone)]
+pub struct WalOptions {
+    /// Size of a segment file; fixed when the log is created.
+    pub segment_size: SegmentSize,
+    /// About how many bytes of the newest log stay in memory for readers.
+    pub tail_bytes: usize,
+    /// Microseconds since 1970-01-01 UTC, for the creation time in segment headers.
+    pub wall_clock: fn() -> i64,
+    /// The operator accepts losing all log from exactly here on, although this node had flushed
+    /// it. The node gets a new incarnation.
+    pub accept_loss_from: Option<Lsn>,
+}
+
+impl WalOptions {
+    /// Segments of 16 MiB, 32 MiB of log in memory, nothing lost.
+    pub fn new(wall_clock: fn() -> i64) -> Self {
+        Self {
+            segment_size: SegmentSize::DEFAULT,
+            tail_bytes: 32 << 20,
+            wall_clock,
+            accept_loss_from: None,
+        }
+    }
+}
+
+/// Who a data directory belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster; the same on all its nodes.
+    pub system_id: u64,
+    /// This node.
+    pub node_id: Uuid,
+    /// This life of the node's data.
+    pub incarnation: Uuid,
+}
+
+/// An open log. Clones are handles on the same one; it stops when the last is dropped, and is
+/// marked as closed properly only by [`close`](Self::close).
+#[derive(Debug, Clone)]
+pub struct Wal {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    size: SegmentSize,
+    identity: Identity,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
+}
+
+impl Wal {
+    /// Who this data directory belongs to.
+    pub fn identity(&self) -> Identity {
+        self.inner.identity
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// The disk it lies on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
+    }
+
+    /// Size of every segment.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.inner.size
+    }
+
+    /// The timeline that new records belong to.
+    pub fn timeline(&self) -> Timeline {
+        self.history().current()
+    }
+
+    /// All timelines up to the current one.
+    pub fn history(&self) -> Arc<TimelineHistory> {
+        self.shared().owner.read().history.clone()
+    }
+
+    /// End of what has a place in the log.
+    pub fn appended(&self) -> Lsn {
+        self.shared().queue.lock().cursor.next
+    }
+
+    /// Climbs when bytes were handed to the system. Closed when the log is poisoned or closed.
+    pub fn written(&self) -> &Signal {
+        &self.shared().written
+    }
+
+    /// Climbs when bytes survive a power cut. Closed when the log is poisoned or closed.
+    pub fn flushed(&self) -> &Signal {
+        &self.shared().flushed
+    }
+
+    /// The commit position: see [`set_commit_follows`](Self::set_commit_follows).
+    pub fn commit(&self) -> &Signal {
+        &self.shared().commit
+    }
+
+    /// Whether the commit position follows the flushed one by itself (`true`, the start), or is
+    /// raised by [`advance_commit`](Self::advance_commit) alone: under a synchronous policy, and on
+    /// a standby.
+    pub fn set_commit_follows(&self, follows: bool) {
+        self.shared()
+            .commit_follows
+            .store(follows, Ordering::Release);
+        if follows {
+            self.shared().commit.raise(self.shared().flushed.get());
+        }
+    }
+
+    /// Raises the commit position. A position beyond what is flushed here counts only up to that.
+    pub fn advance_commit(&self, to: Lsn) {
+        let shared = self.shared();
+        shared.commit.raise(to.min(shared.flushed.get()));
+    }
+
+    /// Appends `entries`, contiguous and in order, and returns from where the first starts to where
+    /// the last ends. Does not wait for the disk; waits for room when [`QUEUE_BYTES_MAX`] bytes are
+    /// queued already.
+    ///
+    /// An entry's `lsn` of zero means assigned, any other must be where it lands. Its `checksum` of
+    /// zero means computed, any other is verified.
+    ///
+    /// # Errors
+    /// [`Error::NotContiguous`], [`Error::Refused`] on a wrong checksum, [`Error::TooLarge`] over a
+    /// quarter of the segment, [`Error::Invalid`] for a type that only the log writes,
+    /// [`Error::Full`], [`Error::Poisoned`], [`Error::Closed`]. Nothing was appended then.
+    pub fn append(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
+        if let Some(entry) = entries.iter().find(|entry| entry.entry_type.is_internal()) {
+            let entry_type = entry.entry_type;
+            return Err(Error::Invalid(format!(
+                "{entry_type:?} is written by the log itself"
+            )));
+        }
+        self.append_any(entries)
+    }
+
+    /// As [`append`](Self::append), for the log's own `NewTimeline` and `Config` too. Segment
+    /// headers and fillers are placed by the writer alone.
+    pub(crate) fn append_any(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
+        let records = entries
+            .iter()
+            .map(|entry| self.unplaced(entry))
+            .collect::<Result<_>>()?;
+        let mut configs = self.shared().configs.lock();
+        let (start, end) = self.shared().append(records)?;
+        let last = entries
+            .last()
+            .filter(|entry| entry.entry_type == WalEntryType::Config);
+        configs.extend(last.map(|entry| (end, entry.data.clone())));
+        Ok(start..end)
+    }
+
+    fn unplaced(&self, entry: &WalEntry) -> Result<Unplaced> {
+        let (size, max) = (entry.data.len(), self.inner.size.payload_max());
+        if size > max {
+            let (size, max) = (size as u64, max as u64);
+            return Err(Error::TooLarge {
+                what: "an entry's data",
+                size,
+                max,
+            });
+        }
+        let crc = PayloadCrc::of(&entry.data);
+        if entry.checksum != 0 && entry.checksum != crc.value() {
+            let (given, found) = (entry.checksum, crc.value());
+            let why = format!("its data have checksum {found:08x}, not {given:08x} as stated");
+            return Err(Error::Refused { at: entry.lsn, why });
+        }
+        Ok(Unplaced {
+            entry_type: entry.entry_type,
+            tx_id: entry.tx_id.unwrap_or(0),
+            payload: entry.data.clone(),
+            crc,
+            at: (!entry.lsn.is_zero()).then_some(entry.lsn),
+        })
+    }
+
+    /// Appends log as the primary wrote it: `bytes` start at `at`, the end of this log. Takes the
+    /// whole records they begin with, after checking each, and returns the new end; the caller
+    /// keeps the rest until more comes.
+    ///
+    /// # Errors
+    /// [`Error::NotContiguous`], [`Error::Refused`] when a record is not valid here (another
+    /// cluster, timeline or place, or damaged), and as [`append`](Self::append). Nothing was
+    /// appended then.
+    pub fn append_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
+        let shared = self.shared();
+        let owner = shared.owner.read().clone();
+        let mut queue = shared.lock_for_raw(bytes.len())?;
+        let expected = queue.cursor.next;
+        if at != expected {
+            return Err(Error::NotContiguous { expected, got: at });
+        }
+        let prev_crc = queue.last_crc.flatten();
+        let mut scan = Scan::new(&owner, bytes, at, prev_crc);
+        let mut configs = Vec::new();
+        loop {
+            let record = scan.remaining();
+            match scan.step() {
+                Ok(Step::Record { parsed, .. }) => {
+                    if parsed.head.entry_type == WalEntryType::Config {
+                        let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
+                        configs.push((scan.at(), bytes.slice_ref(payload)));
+                    }
+                }
+                Ok(Step::Rest { .. }) => {}
+                Err(record::Invalid::Short) => break,
+                Err(why) => {
+                    return Err(Error::Refused {
+                        at: scan.at(),
+                        why: why.to_string(),
+                    });
+                }
+            }
+        }
+        let len = bytes.len() - scan.remaining().len();
+        if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
+            shared.append_raw(&mut queue, bytes.slice(..len), crc);
+            shared.configs.lock().append(&mut configs);
+        }
+        Ok(queue.cursor.next)
+    }
+
+    /// What is durably promised, as of now.
+    pub fn control(&self) -> Control {
+        self.shared().control.lock().get().clone()
+    }
+
+    /// Changes what is durably promised; when this returns, it counts.
+    ///
+    /// # Errors
+    /// Disk errors, after which the old state counts; [`Error::TooLarge`].
+    pub fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        let mut file = self.shared().control.lock();
+        let mut control = file.get().clone();
+        change(&mut control);
+        if control == *file.get() {
+            return Ok(());
+        }
+        file.replace(control)
+    }
+
+    /// Notes durably that the store holds everything below `durable`: replay starts there.
+    ///
+    /// # Errors
+    /// [`Error::Ahead`] beyond what is flushed; disk errors.
+    pub fn checkpoint(&self, durable: Lsn) -> Result<()> {
+        let flushed = self.flushed().get();
+        if durable > flushed {
+            return Err(Error::Ahead {
+                wanted: durable,
+                end: flushed,
+            });
+        }
+        let mut configs = self.shared().configs.lock();
+        let passed = configs.iter().rposition(|(end, _)| *end <= durable);
+        self.update_control(|control| {
+            control.checkpoint = control.checkpoint.max(durable);
+            control.watermark = flushed;
+            if let Some((end, config)) = passed.map(|at| &configs[at]) {
+                control.config_lsn = *end;
+                control.config = config.to_vec();
+            }
+        })?;
+        configs.drain(..passed.map_or(0, |at| at + 1));
+        Ok(())
+    }
+
+    /// The newest `Config` entry of the log and the end of its record; empty and zero when there
+    /// is none. It counts from the moment it is in the log, committed or not.
+    pub fn config(&self) -> (Bytes, Lsn) {
+        let newest = self.shared().configs.lock().last().cloned();
+        newest.map_or_else(
+            || {
+                let control = self.control();
+                (Bytes::from(control.config), control.config_lsn)
+            },
+            |(end, config)| (config, end),
+        )
+    }
+
+    /// The error that every append now ends with, if the log was poisoned.
+    pub fn poisoned(&self) -> Option<Error> {
+        self.shared().poisoned()
+    }
+
+    /// Writes out what is queued, marks the log as properly closed and releases the directory.
+    /// Every wait ends. A second call does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] or a disk error; the next open then recovers as after a crash.
+    pub fn close(&self) -> Result<()> {
+        let lock = self.inner.lock.lock().take();
+        if lock.is_none() {
+            return Ok(());
+        }
+        self.inner.stop_threads();
+        let poisoned = self.poisoned();
+        let closed = match poisoned {
+            Some(error) => Err(error),
+            None => {
+                let flushed = self.flushed().get();
+                self.update_control(|control| {
+                    control.clean = true;
+                    control.watermark = flushed;
+                })
+            }
+        };
+        self.shared().end_waits();
+        drop(lock);
+        closed
+    }
+
+    /// Ends every wait and the log's threads without marking it as properly closed: the next open
+    /// recovers as after a crash.
+    pub fn stop(&self) {
+        self.inner.stop_threads();
+        self.shared().end_waits();
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    fn wal_dir(&self) -> PathBuf {
+        directory::wal_dir(&self.inner.dir)
+    }
+}
+
+impl Inner {
+    fn stop_threads(&self) {
+        self.shared.close();
+        for thread in self.threads.lock().drain(..) {
+            // A panicking writer has already said why; there is nobody else to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop_threads();
+        self.shared.end_waits();
+    }
+}

@@ -1,0 +1,384 @@
+//! Creating and opening a data directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{io, thread};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::control::{Control, ControlFile};
+use crate::disk::{Disk, DiskLock};
+use crate::error::{Error, Result};
+use crate::lsn::{Lsn, SegmentSize};
+use crate::timeline::{Timeline, TimelineHistory, history_file_name};
+use crate::wal::log_file::LogFile;
+use crate::wal::recovery::{Recovered, Recovery};
+use crate::wal::scan::Owner;
+use crate::wal::segment::{Cursor, parse_segment_file_name};
+use crate::wal::spares::Spares;
+use crate::wal::tail::Tail;
+use crate::wal::writer::{Queue, Shared};
+use crate::wal::{Identity, Inner, Wal, WalOptions};
+
+/// Largest history file that is read.
+const HISTORY_BYTES_MAX: u64 = 1 << 20;
+
+pub(crate) fn wal_dir(dir: &Path) -> PathBuf {
+    dir.join("wal")
+}
+
+pub(crate) fn control_path(dir: &Path) -> PathBuf {
+    dir.join("control")
+}
+
+/// Where a new log begins and whose it is.
+#[derive(Debug, Clone)]
+pub struct NewLog {
+    /// The cluster.
+    pub system_id: u64,
+    /// The node.
+    pub node_id: Uuid,
+    /// Timelines up to the one the log begins on.
+    pub history: TimelineHistory,
+    /// First position that will be written here: a segment's start.
+    pub begin: Lsn,
+    /// The store already holds everything below: replay starts here.
+    pub checkpoint: Lsn,
+    /// Whether this node writes the log itself, as opposed to receiving it.
+    pub own: bool,
+    /// Whether a store lies in the directory already.
+    pub store_created: bool,
+}
+
+impl NewLog {
+    /// A new cluster, with a random identity, whose log begins at the first usable position.
+    pub fn new_cluster(size: SegmentSize) -> Self {
+        let begin = size.first_lsn();
+        let timeline = Timeline {
+            number: 1,
+            id: Uuid::new_v4(),
+        };
+        let (high, _) = Uuid::new_v4().as_u64_pair();
+        Self {
+            // Stock tools take a system id of zero for "none".
+            system_id: high.max(1),
+            node_id: Uuid::new_v4(),
+            history: TimelineHistory::new(timeline, begin),
+            begin,
+            checkpoint: begin,
+            own: true,
+            store_created: false,
+        }
+    }
+}
+
+impl Wal {
+    /// Whether `dir` holds a log.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+        let path = control_path(dir);
+        disk.exists(&path)
+            .map_err(|source| Error::io("inspect", &path, source))
+    }
+
+    /// Creates the data directory `dir` and opens it. The control file is written last, so an
+    /// interrupted creation leaves no log, and creating again starts over.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `dir` already holds one or `begin` is not a segment's start,
+    /// [`Error::Locked`], disk errors.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        new: NewLog,
+        options: &WalOptions,
+    ) -> Result<Self> {
+        let size = options.segment_size;
+        if size.offset_of(new.begin) != 0 || new.begin < size.first_lsn() {
+            let begin = new.begin;
+            return Err(Error::Invalid(format!(
+                "a log cannot begin at {begin}, inside a segment"
+            )));
+        }
+        let wal = wal_dir(dir);
+        disk.create_dir(&wal)
+            .map_err(|source| Error::io("create", &wal, source))?;
+        let lock = lock(&*disk, dir)?;
+        if Self::exists(&*disk, dir)? {
+            return Err(Error::Invalid(format!(
+                "{} already holds a log",
+                dir.display()
+            )));
+        }
+        refuse_orphans(&*disk, &wal, size)?;
+        write_history(&*disk, &wal, &new.history)?;
+        let timeline = new.history.current();
+        let control = Control {
+            system_id: new.system_id,
+            node_id: *new.node_id.as_bytes(),
+            incarnation: *Uuid::new_v4().as_bytes(),
+            segment_size: u32::try_from(size.bytes()).expect("at most 1 GiB"),
+            timeline_number: timeline.number,
+            timeline_id: *timeline.id.as_bytes(),
+            log_begin: new.begin,
+            history_begin: new.history.spans()[0].begin,
+            promised_number: 0,
+            promised_id: [0; 16],
+            attempted_number: 0,
+            attempted_id: [0; 16],
+            clean: true,
+            own_from: if new.own { new.begin } else { Lsn::MAX },
+            watermark: new.begin,
+            checkpoint: new.checkpoint,
+            flush_bound: new.checkpoint,
+            store_created: new.store_created,
+            config: Vec::new(),
+            config_lsn: Lsn::ZERO,
+            slots: Vec::new(),
+        };
+        create_control(&*disk, dir, control)?;
+        Self::open_locked(disk, dir, options, lock).map(|(wal, _)| wal)
+    }
+
+    /// Opens the log in `dir`, recovering it if it was not closed properly.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Format`], [`Error::Locked`], disk errors. Nothing was changed
+    /// then.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: &WalOptions,
+    ) -> Result<(Self, Recovered)> {
+        let lock = lock(&*disk, dir)?;
+        Self::open_locked(disk, dir, options, lock)
+    }
+
+    fn open_locked(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: &WalOptions,
+        lock: Box<dyn DiskLock>,
+    ) -> Result<(Self, Recovered)> {
+        let (mut control_file, watermark) = ControlFile::open(&*disk, &control_path(dir))?;
+        let control = control_file.get().clone();
+        let size = SegmentSize::new(control.segment_size)
+            .ok_or_else(|| bad_control(dir, "its segment size is impossible"))?;
+        let wal = wal_dir(dir);
+        let history = Arc::new(read_history(&*disk, &wal, &control)?);
+        let owner = Arc::new(Owner {
+            system_id: control.system_id,
+            history,
+            size,
+        });
+        let recovery = Recovery {
+            disk: &*disk,
+            wal_dir: &wal,
+            aside_dir: &dir.join("set-aside"),
+            owner: &owner,
+            control: &control,
+            watermark,
+            accept_loss_from: options.accept_loss_from,
+            end_at: None,
+        };
+        let found = recovery.run()?;
+        let end = found.end.lsn;
+        let mut opened = Control {
+            clean: false,
+            watermark: end,
+            ..control.clone()
+        };
+        if options.accept_loss_from.is_some_and(|from| from == end) {
+            opened.incarnation = *Uuid::new_v4().as_bytes();
+            opened.checkpoint = opened.checkpoint.min(end);
+        }
+        control_file.replace(opened)?;
+        let recovered = Recovered {
+            end,
+            clean: control.clean,
+            torn: found.torn.clone(),
+        };
+        let names = disk
+            .list(&wal)
+            .map_err(|source| Error::io("list", &wal, source))?;
+        let spares = Arc::new(Spares::open(disk.clone(), &wal, size, &names)?);
+        spares.cover_from(end);
+        let queue = Queue::new(Cursor { next: end, size }, found.end.prev_crc);
+        let tail = Tail::new(end, options.tail_bytes);
+        let commit = watermark.commit.clamp(control.checkpoint.min(end), end);
+        let clock = options.wall_clock;
+        let file = LogFile::new(
+            disk.clone(),
+            &wal,
+            owner.clone(),
+            spares.clone(),
+            clock,
+            found.end,
+        );
+        let shared = Arc::new(Shared::new(
+            queue,
+            file,
+            tail,
+            control_file,
+            found.segments,
+            owner,
+            spares,
+            commit,
+            found.configs,
+        ));
+        let threads = start_threads(&shared, dir)?;
+        let identity = Identity {
+            system_id: control.system_id,
+            node_id: Uuid::from_bytes(control.node_id),
+            incarnation: Uuid::from_bytes(shared.control.lock().get().incarnation),
+        };
+        let inner = Inner {
+            shared,
+            disk,
+            dir: dir.to_owned(),
+            size,
+            identity,
+            threads: Mutex::new(threads),
+            lock: Mutex::new(Some(lock)),
+        };
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            recovered,
+        ))
+    }
+}
+
+fn start_threads(shared: &Arc<Shared>, dir: &Path) -> Result<Vec<thread::JoinHandle<()>>> {
+    let spawn = |name: &str, run: fn(&Shared)| {
+        let shared = shared.clone();
+        let spawned = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&shared));
+        spawned.map_err(|source| Error::io("start a thread for", dir, source))
+    };
+    Ok(vec![
+        spawn("wal-writer", Shared::write_groups)?,
+        spawn("wal-spares", Shared::make_spares)?,
+    ])
+}
+
+pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
+    let path = dir.join("lock");
+    disk.lock(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => Error::Locked {
+            path: dir.to_owned(),
+        },
+        _ => Error::io("lock", &path, source),
+    })
+}
+
+pub(crate) fn bad_control(dir: &Path, why: &str) -> Error {
+    let path = control_path(dir);
+    let why = why.to_owned();
+    Error::Corrupt {
+        path,
+        what: "control file",
+        at: Lsn::ZERO,
+        proven: Lsn::ZERO,
+        why,
+    }
+}
+
+/// Segments without a control file are a damaged directory, not an interrupted creation.
+fn refuse_orphans(disk: &dyn Disk, wal: &Path, size: SegmentSize) -> Result<()> {
+    let names = disk
+        .list(wal)
+        .map_err(|source| Error::io("list", wal, source))?;
+    if let Some(name) = names
+        .iter()
+        .find(|name| parse_segment_file_name(name, size).is_some())
+    {
+        let path = wal.join(name);
+        return Err(Error::Invalid(format!(
+            "{} is a log segment, but there is no control file beside it; restore the control \
+             file, or choose an empty directory",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Writes the control file under another name and renames it, so that it is there whole or not.
+fn create_control(disk: &dyn Disk, dir: &Path, control: Control) -> Result<()> {
+    let unfinished = dir.join("control.tmp");
+    if disk
+        .exists(&unfinished)
+        .map_err(|source| Error::io("inspect", &unfinished, source))?
+    {
+        disk.remove(&unfinished)
+            .map_err(|source| Error::io("remove", &unfinished, source))?;
+    }
+    ControlFile::create(disk, &unfinished, control)?;
+    let path = control_path(dir);
+    disk.rename(&unfinished, &path)
+        .and_then(|()| disk.sync_dir(dir))
+        .map_err(|source| Error::io("create", &path, source))
+}
+
+/// Writes the current timeline's history file durably; timeline 1 has none.
+pub(crate) fn write_history(disk: &dyn Disk, wal: &Path, history: &TimelineHistory) -> Result<()> {
+    let text = history.to_text();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let path = wal.join(history_file_name(history.current().number));
+    let unfinished = wal.join("history.tmp");
+    let write = || -> io::Result<()> {
+        if disk.exists(&unfinished)? {
+            disk.remove(&unfinished)?;
+        }
+        let file = disk.create(&unfinished)?;
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.sync_data()?;
+        disk.rename(&unfinished, &path)?;
+        disk.sync_dir(wal)
+    };
+    write().map_err(|source| Error::io("write", &path, source))
+}
+
+pub(crate) fn read_history(
+    disk: &dyn Disk,
+    wal: &Path,
+    control: &Control,
+) -> Result<TimelineHistory> {
+    let timeline = control.timeline();
+    let path = wal.join(history_file_name(timeline.number));
+    let corrupt = |why: String| Error::Corrupt {
+        path: path.clone(),
+        what: "timeline history",
+        at: Lsn::ZERO,
+        proven: control.watermark,
+        why,
+    };
+    let file = match disk.open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && timeline.number == 1 => {
+            return Ok(TimelineHistory::new(timeline, control.history_begin));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(corrupt("the file is missing".to_owned()));
+        }
+        opened => opened.map_err(|source| Error::io("open", &path, source))?,
+    };
+    let len = file
+        .len()
+        .map_err(|source| Error::io("inspect", &path, source))?;
+    if len > HISTORY_BYTES_MAX {
+        return Err(corrupt(format!("{len} bytes is too long")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).expect("bounded")];
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(|source| Error::io("read", &path, source))?;
+    let text = String::from_utf8(bytes).map_err(|_| corrupt("it is not text".to_owned()))?;
+    TimelineHistory::parse(&text, timeline, control.history_begin)
+        .map_err(|error| corrupt(error.to_string()))
+}

@@ -1,0 +1,205 @@
+//! Segment files made ready before they are needed.
+//!
+//! A spare is a file of full segment size, zero-filled and synced, or a segment that retention gave
+//! back. Writing into it changes no metadata, so flushing the log costs the disk one write. Making
+//! one is the only step of writing the log that may run out of space; it happens before any record
+//! is placed there, so a full disk refuses writes and damages nothing.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::lsn::{Lsn, SegmentSize};
+
+/// Most spares that are kept when retention gives segments back.
+pub(crate) const SPARES_MAX: usize = 4;
+
+const READY_PREFIX: &str = "spare-";
+const UNFINISHED: &str = "spare.tmp";
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+/// The spare files of one log.
+#[derive(Debug)]
+pub(crate) struct Spares {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    size: SegmentSize,
+    ready: Mutex<Ready>,
+    /// Held while one is made: two makers would share the unfinished file.
+    making: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    names: VecDeque<String>,
+    made: u64,
+    /// Segments exist up to here: those begun, and one for each spare. Taking a spare begins a
+    /// segment, so it changes nothing here.
+    covered_until: Lsn,
+}
+
+impl Spares {
+    /// The spares found in `dir`, among the file names `names`; an unfinished one is removed.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        size: SegmentSize,
+        names: &[String],
+    ) -> Result<Self> {
+        let number = |name: &String| name.strip_prefix(READY_PREFIX)?.parse::<u64>().ok();
+        let made = names
+            .iter()
+            .filter_map(number)
+            .max()
+            .map_or(0, |highest| highest + 1);
+        let ready = names
+            .iter()
+            .filter(|name| number(name).is_some())
+            .cloned()
+            .collect();
+        if names.iter().any(|name| name == UNFINISHED) {
+            let path = dir.join(UNFINISHED);
+            disk.remove(&path)
+                .map_err(|source| Error::io("remove", &path, source))?;
+        }
+        let ready = Mutex::new(Ready {
+            names: ready,
+            made,
+            covered_until: Lsn::ZERO,
+        });
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            size,
+            ready,
+            making: Mutex::new(()),
+        })
+    }
+
+    /// Log may be placed up to here.
+    pub(crate) fn covered_until(&self) -> Lsn {
+        self.ready.lock().covered_until
+    }
+
+    /// The log ends at `end`: the segment it is in, if it is inside one, has begun.
+    pub(crate) fn cover_from(&self, end: Lsn) {
+        let mut ready = self.ready.lock();
+        let begun = u64::from(self.size.offset_of(end) != 0);
+        let whole = self.size.segment_of(end) + begun + ready.names.len() as u64;
+        ready.covered_until = self.size.start_of(whole);
+    }
+
+    /// How many are ready.
+    pub(crate) fn count(&self) -> usize {
+        self.ready.lock().names.len()
+    }
+
+    /// Makes one more.
+    ///
+    /// # Errors
+    /// [`Error::Full`] without space, after removing what was begun; other disk errors.
+    pub(crate) fn make(&self) -> Result<()> {
+        let _making = self.making.lock();
+        let unfinished = self.dir.join(UNFINISHED);
+        match self.fill(&unfinished) {
+            Ok(()) => {}
+            Err(error) => {
+                // Give the space back at once; the next attempt starts over either way.
+                let _ = self.disk.remove(&unfinished);
+                return Err(self.explain(&unfinished, error));
+            }
+        }
+        let mut ready = self.ready.lock();
+        let name = format!("{READY_PREFIX}{}", ready.made);
+        self.disk
+            .rename(&unfinished, &self.dir.join(&name))
+            .map_err(|source| Error::io("rename", &unfinished, source))?;
+        ready.made += 1;
+        ready.names.push_back(name);
+        ready.covered_until = ready.covered_until + self.size.bytes();
+        Ok(())
+    }
+
+    /// Takes a ready one, to be renamed by the caller.
+    pub(crate) fn take(&self) -> Option<PathBuf> {
+        self.ready
+            .lock()
+            .names
+            .pop_front()
+            .map(|name| self.dir.join(name))
+    }
+
+    /// Turns a segment that is not needed any more into a spare, or removes it when there are
+    /// enough. Returns whether it became a spare.
+    pub(crate) fn recycle(&self, segment: &Path) -> Result<bool> {
+        let mut ready = self.ready.lock();
+        if ready.names.len() >= SPARES_MAX {
+            self.disk
+                .remove(segment)
+                .map_err(|source| Error::io("remove", segment, source))?;
+            return Ok(false);
+        }
+        let name = format!("{READY_PREFIX}{}", ready.made);
+        self.disk
+            .rename(segment, &self.dir.join(&name))
+            .map_err(|source| Error::io("rename", segment, source))?;
+        ready.made += 1;
+        ready.names.push_back(name);
+        ready.covered_until = ready.covered_until + self.size.bytes();
+        Ok(true)
+    }
+
+    fn fill(&self, path: &Path) -> io::Result<()> {
+        let file = match self.disk.create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.remove(path)?;
+                self.disk.create(path)?
+            }
+            created => created?,
+        };
+        let mut at = 0;
+        while at < self.size.bytes() {
+            file.write_all_at(&ZEROS, at)?;
+            at += ZEROS.len() as u64;
+        }
+        file.sync_data()
+    }
+
+    fn explain(&self, path: &Path, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full {
+                path: self.dir.clone(),
+            },
+            _ => Error::io("prepare a segment in", path, error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    #[test]
+    fn a_full_disk_leaves_nothing_behind_and_space_heals_it() {
+        let disk = SimDisk::new(1);
+        let dir = Path::new("/wal");
+        disk.create_dir(dir).unwrap();
+        let spares = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &[]).unwrap();
+        disk.set_capacity(512 << 10);
+        assert!(matches!(spares.make(), Err(Error::Full { .. })));
+        assert_eq!(disk.list(dir).unwrap(), Vec::<String>::new());
+        disk.set_capacity(4 << 20);
+        spares.make().unwrap();
+        assert_eq!(spares.count(), 1);
+        let names = disk.list(dir).unwrap();
+        let again = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &names).unwrap();
+        assert_eq!(again.count(), 1);
+        assert_eq!(disk.read_file(&again.take().unwrap()).len(), 1 << 20);
+    }
+}

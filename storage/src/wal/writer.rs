@@ -1,0 +1,431 @@
+//! From many appenders to one file: reserving, queueing, and the thread that writes.
+//!
+//! An appender computes its payload's checksum, reserves positions under a short lock and leaves;
+//! it waits for nothing but room. The writer thread takes everything that queued up meanwhile as
+//! one group, so a group is as large as the disk is slow: group commit without a timer. A second
+//! thread makes spare segments ahead of need.
+//!
+//! The first failed write or sync poisons the log: every waiter and every later append ends with
+//! [`Error::Poisoned`], and nothing is ever flushed again by this process.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::control::{ControlFile, Watermark};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::signal::Signal;
+use crate::wal::log_file::{Draft, Item, LogFile, Progress};
+use crate::wal::record::record_len;
+use crate::wal::scan::Owner;
+use crate::wal::segment::{Cursor, Placed};
+use crate::wal::spares::Spares;
+use crate::wal::tail::Tail;
+
+/// Most bytes of payload that may wait for the writer; appenders wait beyond it.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Most bytes written as one group.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// Everything the appenders, the writer, and the readers of one log share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) queue: Mutex<Queue>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes appenders that wait for room, spares, or an idle writer.
+    room: Condvar,
+    /// Wakes the thread that makes spares.
+    want_spare: Condvar,
+    pub(crate) file: Mutex<LogFile>,
+    pub(crate) tail: RwLock<Tail>,
+    pub(crate) control: Mutex<ControlFile>,
+    pub(crate) segments: RwLock<std::collections::BTreeMap<u64, u32>>,
+    pub(crate) owner: RwLock<Arc<Owner>>,
+    pub(crate) spares: Arc<Spares>,
+    pub(crate) written: Signal,
+    pub(crate) flushed: Signal,
+    pub(crate) commit: Signal,
+    /// `Config` entries above the checkpoint: end of the record, and its payload.
+    pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
+    /// Whether the commit position simply follows the flushed one: no synchronous standbys.
+    pub(crate) commit_follows: AtomicBool,
+}
+
+/// What waits for the writer.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    items: Vec<Item>,
+    bytes: usize,
+    pub(crate) cursor: Cursor,
+    /// Segments should exist up to here.
+    wanted_until: Lsn,
+    /// CRC of the record before `cursor.next`, while it is known without asking the writer.
+    pub(crate) last_crc: Option<Option<u32>>,
+    /// The writer is writing a group.
+    busy: bool,
+    closed: bool,
+    poisoned: Option<(Lsn, String)>,
+    /// Why the last attempt to make a spare failed.
+    no_spare: Option<Error>,
+}
+
+impl Queue {
+    pub(crate) fn new(cursor: Cursor, last_crc: Option<u32>) -> Self {
+        Self {
+            items: Vec::new(),
+            bytes: 0,
+            cursor,
+            wanted_until: cursor.next + cursor.size.bytes(),
+            last_crc: Some(last_crc),
+            busy: false,
+            closed: false,
+            poisoned: None,
+            no_spare: None,
+        }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match &self.poisoned {
+            Some((since, why)) => Err(Error::Poisoned {
+                since: *since,
+                why: why.clone(),
+            }),
+            None if self.closed => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A record to append, checked and with its payload's checksum.
+pub(crate) struct Unplaced {
+    pub(crate) entry_type: crate::entry::WalEntryType,
+    pub(crate) tx_id: u64,
+    pub(crate) payload: Bytes,
+    pub(crate) crc: crate::wal::record::PayloadCrc,
+    /// Where it must land, if the appender insists.
+    pub(crate) at: Option<Lsn>,
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "called once, by open")]
+    pub(crate) fn new(
+        queue: Queue,
+        file: LogFile,
+        tail: Tail,
+        control: ControlFile,
+        segments: std::collections::BTreeMap<u64, u32>,
+        owner: Arc<Owner>,
+        spares: Arc<Spares>,
+        commit: Lsn,
+        configs: Vec<(Lsn, Bytes)>,
+    ) -> Self {
+        let end = file.end.lsn;
+        Self {
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            want_spare: Condvar::new(),
+            file: Mutex::new(file),
+            tail: RwLock::new(tail),
+            control: Mutex::new(control),
+            segments: RwLock::new(segments),
+            owner: RwLock::new(owner),
+            spares,
+            written: Signal::new(end),
+            flushed: Signal::new(end),
+            commit: Signal::new(commit),
+            configs: Mutex::new(configs),
+            commit_follows: AtomicBool::new(true),
+        }
+    }
+
+    /// Reserves places for `records`, one after the other, and queues them. Waits for room.
+    /// Returns the start of the first and the end of the last.
+    pub(crate) fn append(&self, records: Vec<Unplaced>) -> Result<(Lsn, Lsn)> {
+        let bytes = records
+            .iter()
+            .map(|record| record_len(record.payload.len()))
+            .sum::<usize>();
+        let mut queue = self.queue.lock();
+        loop {
+            queue.check_open()?;
+            let mut cursor = queue.cursor;
+            for record in &records {
+                cursor.place(record.payload.len());
+            }
+            if self.has_room(&mut queue, bytes, cursor.next)? {
+                break;
+            }
+            self.room.wait(&mut queue);
+        }
+        let mut first = None;
+        // Positions are checked before anything is queued: all records or none.
+        let mut cursor = queue.cursor;
+        let mut items = Vec::with_capacity(records.len());
+        for record in records {
+            let Placed { at, .. } = cursor.place(record.payload.len());
+            if let Some(got) = record.at.filter(|&got| got != at) {
+                return Err(Error::NotContiguous { expected: at, got });
+            }
+            first.get_or_insert(at);
+            let Unplaced {
+                entry_type,
+                tx_id,
+                payload,
+                crc,
+                ..
+            } = record;
+            items.push(Item::Draft(Draft {
+                at,
+                entry_type,
+                tx_id,
+                payload,
+                crc,
+            }));
+        }
+        queue.cursor = cursor;
+        queue.last_crc = None;
+        queue.items.append(&mut items);
+        queue.bytes += bytes;
+        self.work.notify_one();
+        Ok((first.unwrap_or(cursor.next), cursor.next))
+    }
+
+    /// Queues sealed bytes that were checked against the queue's end while it was locked.
+    pub(crate) fn append_raw(
+        &self,
+        queue: &mut parking_lot::MutexGuard<'_, Queue>,
+        bytes: Bytes,
+        crc: u32,
+    ) {
+        let at = queue.cursor.next;
+        queue.cursor.next = at + bytes.len() as u64;
+        queue.last_crc = Some(Some(crc));
+        queue.bytes += bytes.len();
+        queue.items.push(Item::Raw { at, bytes, crc });
+        self.work.notify_one();
+    }
+
+    /// Locks the queue once there is room for `bytes` more, at its end.
+    pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
+        let mut queue = self.queue.lock();
+        loop {
+            queue.check_open()?;
+            let end = queue.cursor.next + bytes as u64;
+            let known = queue.last_crc.is_some();
+            if known && self.has_room(&mut queue, bytes, end)? {
+                return Ok(queue);
+            }
+            if !known && queue.items.is_empty() && !queue.busy {
+                queue.last_crc = Some(self.file.lock().end.prev_crc);
+                continue;
+            }
+            self.room.wait(&mut queue);
+        }
+    }
+
+    /// Whether `bytes` more may be queued up to `end` now.
+    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn) -> Result<bool> {
+        let segment = queue.cursor.size.bytes();
+        queue.wanted_until = queue.wanted_until.max(end + segment);
+        let covered = self.spares.covered_until();
+        if queue.wanted_until > covered {
+            self.want_spare.notify_one();
+        }
+        if end > covered {
+            // This caller is refused; the next one finds the other thread trying again.
+            return queue.no_spare.take().map_or(Ok(false), Err);
+        }
+        Ok(queue.bytes == 0 || queue.bytes + bytes <= QUEUE_BYTES_MAX)
+    }
+
+    /// Runs `change` on the log file while nothing is queued, being written or appended, and moves
+    /// the queue to wherever the log ends afterwards.
+    pub(crate) fn exclusively<T>(
+        &self,
+        change: impl FnOnce(&mut LogFile) -> Result<T>,
+    ) -> Result<T> {
+        let mut queue = self.queue.lock();
+        loop {
+            queue.check_open()?;
+            if queue.items.is_empty() && !queue.busy {
+                break;
+            }
+            self.room.wait(&mut queue);
+        }
+        let mut file = self.file.lock();
+        let changed = change(&mut file);
+        let end = file.end.lsn;
+        if end != queue.cursor.next {
+            queue.cursor.next = end;
+            self.tail.write().restart(end);
+        }
+        queue.last_crc = Some(file.end.prev_crc);
+        queue.wanted_until = end + queue.cursor.size.bytes();
+        self.spares.cover_from(end);
+        self.room.notify_all();
+        changed
+    }
+
+    /// The writer thread: writes groups until the log is closed and everything is written.
+    pub(crate) fn write_groups(&self) {
+        loop {
+            let group = {
+                let mut queue = self.queue.lock();
+                while queue.items.is_empty() {
+                    if queue.closed || queue.poisoned.is_some() {
+                        return;
+                    }
+                    self.work.wait(&mut queue);
+                }
+                queue.busy = true;
+                take_group(&mut queue)
+            };
+            let written = self
+                .file
+                .lock()
+                .write_group(group, &mut Publish { shared: self });
+            let mut queue = self.queue.lock();
+            queue.busy = false;
+            if let Err(error) = written {
+                queue.poisoned = Some((self.flushed.get(), error.to_string()));
+                queue.items.clear();
+                tracing::error!(%error, flushed = %self.flushed.get(), "the log stopped");
+                self.end_waits();
+            }
+            self.room.notify_all();
+        }
+    }
+
+    /// The thread that makes spares, until the log is closed.
+    pub(crate) fn make_spares(&self) {
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                while self.nothing_to_make(&queue) {
+                    self.want_spare.wait(&mut queue);
+                }
+                if queue.closed || queue.poisoned.is_some() {
+                    return;
+                }
+            }
+            let made = self.spares.make();
+            let mut queue = self.queue.lock();
+            match made {
+                Ok(()) => queue.no_spare = None,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot prepare the next log segment");
+                    queue.no_spare = Some(error);
+                    self.room.notify_all();
+                    // The next appender asks again, or whoever frees space.
+                    if !queue.closed {
+                        self.want_spare.wait(&mut queue);
+                    }
+                }
+            }
+            self.room.notify_all();
+        }
+    }
+
+    fn nothing_to_make(&self, queue: &Queue) -> bool {
+        let open = !queue.closed && queue.poisoned.is_none();
+        open && queue.wanted_until <= self.spares.covered_until()
+    }
+
+    /// A segment became a spare again.
+    pub(crate) fn spare_returned(&self) {
+        self.queue.lock().no_spare = None;
+        self.room.notify_all();
+    }
+
+    /// No more appends; the writer finishes what is queued and ends.
+    pub(crate) fn close(&self) {
+        self.queue.lock().closed = true;
+        self.work.notify_all();
+        self.room.notify_all();
+        self.want_spare.notify_all();
+    }
+
+    /// Ends every wait on the positions.
+    pub(crate) fn end_waits(&self) {
+        self.written.close();
+        self.flushed.close();
+        self.commit.close();
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        let queue = self.queue.lock();
+        let (since, why) = queue.poisoned.as_ref()?;
+        Some(Error::Poisoned {
+            since: *since,
+            why: why.clone(),
+        })
+    }
+}
+
+/// Takes queued items up to the size of a group, at least one.
+fn take_group(queue: &mut Queue) -> Vec<Item> {
+    if queue.bytes <= GROUP_BYTES_MAX {
+        queue.bytes = 0;
+        return mem::take(&mut queue.items);
+    }
+    let mut bytes = 0;
+    let mut count = 0;
+    for item in &queue.items {
+        bytes += match item {
+            Item::Draft(draft) => record_len(draft.payload.len()),
+            Item::Raw { bytes, .. } => bytes.len(),
+        };
+        count += 1;
+        if bytes >= GROUP_BYTES_MAX {
+            break;
+        }
+    }
+    queue.bytes -= bytes;
+    let later = queue.items.split_off(count);
+    mem::replace(&mut queue.items, later)
+}
+
+/// Makes the writer's progress visible.
+struct Publish<'a> {
+    shared: &'a Shared,
+}
+
+impl Progress for Publish<'_> {
+    fn sealed(&mut self, at: Lsn, bytes: Bytes) {
+        self.shared.tail.write().push(at, bytes);
+    }
+
+    fn written(&mut self, lsn: Lsn) {
+        self.shared.written.raise(lsn);
+        self.shared.tail.write().shrink(lsn);
+    }
+
+    fn flushed(&mut self, lsn: Lsn) {
+        self.shared.flushed.raise(lsn);
+        if self.shared.commit_follows.load(Ordering::Acquire) {
+            self.shared.commit.raise(lsn);
+        }
+        let mut control = self.shared.control.lock();
+        let timeline_number = control.get().timeline_number;
+        let commit = self.shared.commit.get();
+        let mark = Watermark {
+            flushed: lsn,
+            commit,
+            timeline_number,
+        };
+        if let Err(error) = control.note_watermark(mark) {
+            tracing::warn!(%error, "could not note the watermark; recovery will know less");
+        }
+    }
+
+    fn segment(&mut self, number: u64, timeline: u32) {
+        self.shared.segments.write().insert(number, timeline);
+    }
+}
