@@ -104,8 +104,7 @@ impl Wal {
             )));
         }
         let wal = wal_dir(dir);
-        disk.create_dir(&wal)
-            .map_err(|source| Error::io("create", &wal, source))?;
+        create_dirs(&*disk, dir, &wal).map_err(|source| Error::io("create", &wal, source))?;
         let lock = lock(&*disk, dir)?;
         if Self::exists(&*disk, dir)? {
             return Err(Error::Invalid(format!(
@@ -263,6 +262,28 @@ fn start_threads(shared: &Arc<Shared>, dir: &Path) -> Result<Vec<thread::JoinHan
         spawn("wal-writer", Shared::write_groups)?,
         spawn("wal-spares", Shared::make_spares)?,
     ])
+}
+
+/// Creates `wal` inside `dir` with all that is missing above, and makes the names on the way
+/// durable, lest a log that acknowledges vanishes with its directory.
+fn create_dirs(disk: &dyn Disk, dir: &Path, wal: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for path in wal.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        if disk.exists(path)? {
+            break;
+        }
+        missing.push(path);
+    }
+    disk.create_dir(wal)?;
+    for path in &missing {
+        disk.sync_dir(path.parent().unwrap_or(path))?;
+    }
+    // It may have been created by an attempt that was interrupted. Where its parent is none of
+    // ours to read, somebody else made it for us.
+    match disk.sync_dir(dir.parent().unwrap_or(dir)) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {

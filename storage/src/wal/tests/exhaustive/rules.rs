@@ -1,0 +1,75 @@
+//! Single rules of the log that are easily broken, one by one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::bench::SIZE;
+use super::stage::{create, entries, flushed, leave, open, options, standby, stream};
+use crate::disk::{CrashMode, SimDisk};
+use crate::wal::{NewLog, Wal};
+
+#[test]
+fn a_log_that_ends_just_before_its_segment_s_end_is_reopened_there() {
+    for left in [0, 8, 16, 24, 32] {
+        let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+        let wal = create(disk.clone());
+        leave(&wal, left);
+        let (end, before) = (wal.appended(), entries(&wal));
+        assert_eq!(
+            SIZE.bytes() - SIZE.offset_of(end),
+            if left == 0 { SIZE.bytes() } else { left }
+        );
+        let follower = standby(&wal, other.clone());
+        stream(&wal, &follower);
+        assert_eq!(follower.appended(), end);
+        for wal in [wal, follower] {
+            wal.close().unwrap();
+        }
+        for disk in [disk, other] {
+            let (wal, recovered) = open(disk.clone()).unwrap();
+            assert!(recovered.clean, "{left}");
+            assert_eq!(
+                (recovered.end, entries(&wal)),
+                (end, before.clone()),
+                "{left}"
+            );
+            drop(wal);
+            disk.crash(CrashMode::LoseUnsynced);
+            let (wal, recovered) = open(disk).unwrap();
+            assert_eq!((recovered.end, recovered.torn), (end, None), "{left}");
+            wal.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_standby_takes_the_end_of_a_segment_with_what_follows() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let wal = create(disk);
+    leave(&wal, 16);
+    let follower = standby(&wal, other);
+    stream(&wal, &follower);
+    let end = follower.appended();
+    assert_eq!(
+        follower
+            .append_raw(end, &bytes::Bytes::from_static(&[0; 16]))
+            .unwrap(),
+        end
+    );
+    flushed(&wal, "in the next segment");
+    stream(&wal, &follower);
+    assert_eq!(entries(&follower), entries(&wal));
+}
+
+#[test]
+fn a_new_log_outlives_a_power_cut_with_all_its_directories() {
+    let disk = SimDisk::new(1);
+    let dir = Path::new("/var/lib/deep/db");
+    let new = NewLog::new_cluster(SIZE);
+    let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options()).unwrap();
+    let end = flushed(&wal, "acknowledged");
+    drop(wal);
+    disk.crash(CrashMode::LoseUnsynced);
+    let (_, recovered) = Wal::open(Arc::new(disk), dir, &options()).unwrap();
+    assert_eq!(recovered.end, end);
+}
