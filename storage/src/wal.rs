@@ -288,10 +288,13 @@ impl Wal {
         let prev_crc = queue.last_crc.flatten();
         let mut scan = Scan::new(&owner, bytes, at, prev_crc);
         let mut configs = Vec::new();
+        // Zeros at the end of a segment come with the record after them: no log ends behind them.
+        let mut len = 0;
         loop {
             let record = scan.remaining();
             match scan.step() {
                 Ok(Step::Record { parsed, .. }) => {
+                    len = bytes.len() - scan.remaining().len();
                     if parsed.head.entry_type == WalEntryType::Config {
                         let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
                         configs.push((scan.at(), bytes.slice_ref(payload)));
@@ -307,7 +310,6 @@ impl Wal {
                 }
             }
         }
-        let len = bytes.len() - scan.remaining().len();
         if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
             shared.append_raw(&mut queue, bytes.slice(..len), crc);
             shared.configs.lock().append(&mut configs);

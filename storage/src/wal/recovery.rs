@@ -11,6 +11,9 @@
 //! | `flushed_upto` in a valid record, anywhere | the node that wrote the record itself |
 //! | a clean shutdown: the log ends exactly at the watermark | every node |
 //!
+//! The zeros at the end of a segment that are too few for a record belong to the log once the next
+//! segment has begun, or once they are known to be flushed; until then the log ends before them.
+//!
 //! A hole at or above P is a torn write that nobody was told about: what lies behind it is copied
 //! to `set-aside/`, then zeroed, and reported. A hole below P is [`Corrupt`](Error::Corrupt) and
 //! nothing is touched. What is kept is synced before it is reported, because reading it back only
@@ -178,7 +181,9 @@ impl Recovery<'_> {
             let (file, bytes) = self.read_segment(&path)?;
             let previous = (number > first).then(|| stop.segment_crc.clone().finalize());
             stop.segment_crc = Hasher::new();
-            let ended = self.walk_segment(&path, &bytes, previous, &mut stop)?;
+            let next = size.start_of(number + 1);
+            let finished = segments.contains_key(&(number + 1)) || self.noted() >= next;
+            let ended = self.walk_segment(&path, &bytes, previous, finished, &mut stop)?;
             let used = usize::try_from(stop.at.bytes_since(size.start_of(number)))
                 .expect("within a segment");
             stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
@@ -195,12 +200,14 @@ impl Recovery<'_> {
         Ok(stop)
     }
 
-    /// Walks one segment; `Err` inside says at what the walk stopped.
+    /// Walks one segment; `Err` inside says at what the walk stopped. Zeros at its end that are
+    /// too few for a record are passed only when it is `finished`.
     fn walk_segment(
         &self,
         path: &Path,
         bytes: &[u8],
         previous_crc: Option<u32>,
+        finished: bool,
         stop: &mut Stop,
     ) -> Result<std::result::Result<(), Invalid>> {
         let mut scan = Scan::new(self.owner, bytes, stop.at, stop.prev_crc);
@@ -213,7 +220,11 @@ impl Recovery<'_> {
             }
             let remaining = scan.remaining();
             match scan.step() {
-                Ok(Step::Rest { .. }) => {}
+                Ok(Step::Rest { .. }) if finished => {}
+                Ok(Step::Rest { at, .. }) => {
+                    (stop.at, stop.prev_crc) = (at, scan.prev_crc());
+                    return Ok(Err(Invalid::Empty));
+                }
                 Ok(Step::Record { at, parsed }) => {
                     if at >= self.control.own_from {
                         stop.proven = stop.proven.max(parsed.head.flushed_upto);
@@ -271,13 +282,19 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// What the watermarks say was flushed; the unsynced one counts for its own timeline only.
+    fn noted(&self) -> Lsn {
+        let durable = self.control.watermark;
+        if self.watermark.timeline_number == self.control.timeline_number {
+            durable.max(self.watermark.flushed)
+        } else {
+            durable
+        }
+    }
+
     /// The highest position this node is proven to have flushed.
     fn proven(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<Lsn> {
-        let mut proven = self.control.watermark.max(stop.proven);
-        if self.watermark.timeline_number == self.control.timeline_number {
-            proven = proven.max(self.watermark.flushed);
-        }
-        proven = proven.max(self.marks_behind(stop));
+        let mut proven = self.noted().max(stop.proven).max(self.marks_behind(stop));
         let here = self.owner.size.segment_of(stop.at);
         for (&number, &timeline) in segments.range(here..) {
             let at = self.owner.size.start_of(number);
