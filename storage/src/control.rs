@@ -119,6 +119,7 @@ pub(crate) struct ControlFile {
     generation: u64,
     current: Control,
     next_watermark: u64,
+    closed: bool,
 }
 
 impl ControlFile {
@@ -136,6 +137,7 @@ impl ControlFile {
             generation: 0,
             current: control.clone(),
             next_watermark: 0,
+            closed: false,
         };
         this.replace(control.clone())?;
         this.replace(control)?;
@@ -167,6 +169,7 @@ impl ControlFile {
             generation,
             current: control,
             next_watermark: 0,
+            closed: false,
         };
         Ok((this, watermark.unwrap_or_default()))
     }
@@ -179,8 +182,12 @@ impl ControlFile {
     /// Writes and syncs `control`; when this returns, it counts.
     ///
     /// # Errors
-    /// `TooLarge` when its lists exceed the slot; disk errors, after which the old state counts.
+    /// `TooLarge` when its lists exceed the slot; `Closed`; disk errors, after which the old state
+    /// counts here, while a restart may find the new one.
     pub(crate) fn replace(&mut self, control: Control) -> Result<()> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
         let body = bincode::encode_to_vec(&control, codec())
             .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
         if body.len() > CONTROL_BODY_MAX {
@@ -201,6 +208,23 @@ impl ControlFile {
         self.generation = generation;
         self.current = control;
         Ok(())
+    }
+
+    /// Refuses every further change: the directory is about to be another's.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Overwrites both watermarks with `mark`, durably, so that none speaks of log that is given
+    /// up.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub(crate) fn forget_watermarks(&mut self, mark: Watermark) -> Result<()> {
+        self.note_watermark(mark)
+            .and_then(|()| self.note_watermark(mark))
+            .and_then(|()| self.file.sync_data())
+            .map_err(|source| Error::io("write", &self.path, source))
     }
 
     /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell

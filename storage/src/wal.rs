@@ -325,7 +325,8 @@ impl Wal {
     /// Changes what is durably promised; when this returns, it counts.
     ///
     /// # Errors
-    /// Disk errors, after which the old state counts; [`Error::TooLarge`].
+    /// Disk errors, after which the old state counts until a restart, which may find either;
+    /// [`Error::TooLarge`], [`Error::Closed`].
     pub fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
         let mut file = self.shared().control.lock();
         let mut control = file.get().clone();
@@ -403,6 +404,8 @@ impl Wal {
             }
         };
         self.shared().end_waits();
+        // A handle that outlives the close must not reach what the next owner writes.
+        self.shared().control.lock().close();
         drop(lock);
         closed
     }

@@ -267,8 +267,13 @@ impl Wal {
     /// position left.
     ///
     /// # Errors
-    /// Disk errors; what was removed stays removed.
+    /// Disk errors; what was removed stays removed. [`Error::Closed`].
     pub fn remove_below(&self, lsn: Lsn) -> Result<Lsn> {
+        // Held to the end: closing waits for it.
+        let lock = self.inner.lock.lock();
+        if lock.is_none() {
+            return Err(Error::Closed);
+        }
         let size = self.segment_size();
         let limit = lsn.min(self.control().checkpoint);
         let shared = self.shared();

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bench::SIZE;
-use super::stage::{create, entries, flushed, leave, open, options, standby, stream};
+use super::stage::{create, entries, flushed, leave, open, options, standby, stream, timeline};
 use crate::disk::{CrashMode, SimDisk};
+use crate::error::Error;
 use crate::wal::{NewLog, Wal};
 
 #[test]
@@ -59,6 +60,30 @@ fn a_standby_takes_the_end_of_a_segment_with_what_follows() {
     flushed(&wal, "in the next segment");
     stream(&wal, &follower);
     assert_eq!(entries(&follower), entries(&wal));
+}
+
+#[test]
+fn a_handle_that_outlives_the_close_changes_nothing() {
+    let disk = SimDisk::new(1);
+    let old = create(disk.clone());
+    let mut end = flushed(&old, vec![1; 200_000]);
+    old.close().unwrap();
+    let wal = open(disk.clone()).unwrap().0;
+    (0..12).for_each(|_| end = flushed(&wal, vec![2; 200_000]));
+    wal.checkpoint(end).unwrap();
+    assert!(matches!(
+        old.checkpoint(old.flushed().get()),
+        Err(Error::Closed)
+    ));
+    assert!(matches!(old.renew_incarnation(), Err(Error::Closed)));
+    assert!(matches!(
+        old.accept_timeline(timeline(9, 9)),
+        Err(Error::Closed)
+    ));
+    assert!(matches!(old.remove_below(end), Err(Error::Closed)));
+    old.close().unwrap();
+    drop(wal);
+    assert_eq!(open(disk).unwrap().1.end, end);
 }
 
 #[test]
