@@ -7,7 +7,7 @@ use std::{io, thread};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::control::{Control, ControlFile};
+use crate::control::{Control, ControlFile, Watermark};
 use crate::disk::{Disk, DiskLock};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
@@ -191,6 +191,12 @@ impl Wal {
         if options.accept_loss_from.is_some_and(|from| from == end) {
             opened.incarnation = *Uuid::new_v4().as_bytes();
             opened.checkpoint = opened.checkpoint.min(end);
+            // What was noted about the lost log would call the rest of it damaged next time.
+            control_file.forget_watermarks(Watermark {
+                flushed: end,
+                commit: watermark.commit.min(end),
+                timeline_number: control.timeline_number,
+            })?;
         }
         control_file.replace(opened)?;
         let recovered = Recovered {

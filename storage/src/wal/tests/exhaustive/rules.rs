@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bench::SIZE;
+use super::bench::{DIR, SIZE, segment_path};
 use super::stage::{create, entries, flushed, leave, open, options, standby, stream, timeline};
 use crate::disk::{CrashMode, SimDisk};
 use crate::error::Error;
-use crate::wal::{NewLog, Wal};
+use crate::wal::{NewLog, Wal, WalOptions};
 
 #[test]
 fn a_log_that_ends_just_before_its_segment_s_end_is_reopened_there() {
@@ -84,6 +84,38 @@ fn a_handle_that_outlives_the_close_changes_nothing() {
     old.close().unwrap();
     drop(wal);
     assert_eq!(open(disk).unwrap().1.end, end);
+}
+
+#[test]
+fn a_loss_that_was_accepted_once_is_not_damage_the_next_time() {
+    for closed in [true, false] {
+        let disk = SimDisk::new(1);
+        let wal = create(disk.clone());
+        let kept = flushed(&wal, "kept");
+        let lost = flushed(&wal, "damaged");
+        flushed(&wal, "lost with it");
+        let incarnation = wal.identity().incarnation;
+        drop(wal);
+        disk.flip_bit(segment_path(1), 8 * (SIZE.offset_of(lost) - 3));
+        let refused = open(disk.clone());
+        assert!(matches!(refused, Err(Error::Corrupt { at, .. }) if at == kept));
+        let accepting = WalOptions {
+            accept_loss_from: Some(kept),
+            ..options()
+        };
+        let dir = Path::new(DIR);
+        let (wal, recovered) = Wal::open(Arc::new(disk.clone()), dir, &accepting).unwrap();
+        assert_eq!(recovered.end, kept);
+        assert_ne!(wal.identity().incarnation, incarnation);
+        if closed {
+            wal.close().unwrap();
+        }
+        drop(wal);
+        disk.crash(CrashMode::LoseUnsynced);
+        let (wal, recovered) = open(disk).unwrap();
+        assert_eq!((recovered.end, recovered.clean), (kept, closed));
+        assert_eq!(entries(&wal), [(kept, "kept".into())]);
+    }
 }
 
 #[test]
