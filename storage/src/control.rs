@@ -60,6 +60,8 @@ pub struct Control {
     pub log_begin: Lsn,
     /// Where the cluster's first timeline begins.
     pub history_begin: Lsn,
+    /// CRC-32 (IEEE) of the current timeline's history file; that of nothing when it needs none.
+    pub history_crc: u32,
     /// Highest timeline number this node accepted, and its id: it answers nothing older.
     pub accepted_number: u32,
     /// See `accepted_number`.
@@ -349,6 +351,7 @@ mod tests {
             timeline_id: [3; 16],
             log_begin: Lsn::new(1 << 20),
             history_begin: Lsn::new(1 << 20),
+            history_crc: 0,
             accepted_number: 1,
             accepted_id: [3; 16],
             clean: false,

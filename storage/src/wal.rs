@@ -353,7 +353,8 @@ impl Wal {
         let passed = configs.iter().rposition(|(end, _)| *end <= durable);
         self.update_control(|control| {
             control.checkpoint = control.checkpoint.max(durable);
-            control.watermark = flushed;
+            // Asked again, because the log may be being cut.
+            control.watermark = self.flushed().get();
             if let Some((end, config)) = passed.map(|at| &configs[at]) {
                 control.config_lsn = *end;
                 control.config = config.to_vec();

@@ -114,17 +114,19 @@ impl Recovery<'_> {
         self.cut(stop, segments)
     }
 
-    /// Ends the log at `end_at`, whatever follows.
+    /// Ends the log at `end_at`, whatever follows, after `before` allowed it. Nothing is changed
+    /// earlier.
     ///
     /// # Errors
     /// `Invalid` when no record ends there; disk errors.
-    pub(crate) fn cut_at_end(&self) -> Result<Found> {
+    pub(crate) fn cut_at_end(&self, before: impl FnOnce() -> Result<()>) -> Result<Found> {
         let segments = self.segments(&self.list()?);
         let stop = self.walk(&segments)?;
         if Some(stop.at) != self.end_at {
             let wanted = self.end_at.unwrap_or(Lsn::ZERO);
             return Err(Error::Invalid(format!("no record ends at {wanted}")));
         }
+        before()?;
         self.cut(stop, segments)
     }
 
@@ -390,16 +392,42 @@ impl Recovery<'_> {
                     .map_err(|source| Error::io("sync", &path, source))?;
             }
         }
-        self.disk
-            .sync_dir(self.wal_dir)
-            .map_err(|e| Error::io("sync", self.wal_dir, e))
+        self.sync_names()
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let synced = self.disk.sync_dir(self.wal_dir);
+        synced.map_err(|source| Error::io("sync", self.wal_dir, source))
     }
 
     /// Moves what lies behind the end aside and leaves zeros there.
     fn cut(&self, stop: Stop, mut segments: BTreeMap<u64, u32>) -> Result<Found> {
         let size = self.owner.size;
         let offset = size.offset_of(stop.at);
-        let mut torn = None;
+        let mut torn: Option<TornTail> = None;
+        // Whole segments behind the end, and one that is at its very start; the last one first and
+        // each durably, because a segment that begins validly proves all log before it.
+        let behind = size.segment_of(stop.at) + u64::from(offset != 0);
+        for (number, timeline) in segments.split_off(&behind).into_iter().rev() {
+            let path = self.path(number, timeline);
+            if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
+                // A spare that was renamed and not yet written.
+                self.disk
+                    .remove(&path)
+                    .map_err(|source| Error::io("remove", &path, source))?;
+            } else {
+                let at = size.start_of(number).max(stop.at);
+                let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, at)?;
+                let (saved_to, bytes) = aside.take_file(&path)?;
+                let bytes = bytes + torn.map_or(0, |later| later.bytes);
+                torn = Some(TornTail {
+                    at: stop.at,
+                    bytes,
+                    saved_to,
+                });
+            }
+            self.sync_names()?;
+        }
         if offset != 0
             && let Some(file) = &stop.file
         {
@@ -413,40 +441,13 @@ impl Recovery<'_> {
                 let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, stop.at)?;
                 torn = Some(TornTail {
                     at: stop.at,
-                    bytes: len as u64,
+                    bytes: len as u64 + torn.map_or(0, |later| later.bytes),
                     saved_to: aside.save(&tail[..len])?,
                 });
             }
             self.zero(&**file, stop.at, len, stop.segment.len())?;
         }
-        // Whole segments behind the end, and one that is at its very start.
-        let behind = size.segment_of(stop.at) + u64::from(offset != 0);
-        for (number, timeline) in segments.split_off(&behind) {
-            let path = self.path(number, timeline);
-            if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
-                // A spare that was renamed and not yet written.
-                self.disk
-                    .remove(&path)
-                    .map_err(|source| Error::io("remove", &path, source))?;
-                continue;
-            }
-            let aside = set_aside::Aside::new(
-                self.disk,
-                self.aside_dir,
-                timeline,
-                size.start_of(number).max(stop.at),
-            )?;
-            let (saved_to, bytes) = aside.take_file(&path)?;
-            let whole = TornTail {
-                at: stop.at,
-                bytes: 0,
-                saved_to,
-            };
-            torn.get_or_insert(whole).bytes += bytes;
-        }
-        self.disk
-            .sync_dir(self.wal_dir)
-            .map_err(|e| Error::io("sync", self.wal_dir, e))?;
+        self.sync_names()?;
         let file = if offset == 0 { None } else { stop.file };
         let (lsn, prev_crc, segment_crc) = (stop.at, stop.prev_crc, stop.segment_crc);
         let end = End {

@@ -7,6 +7,7 @@
 //! `MAINSTAY_SEED=n` replays one seed.
 
 mod bench;
+mod crashes;
 mod damage;
 mod rules;
 mod stage;

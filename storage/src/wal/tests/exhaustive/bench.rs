@@ -43,6 +43,7 @@ pub(super) fn control() -> Control {
         timeline_id: [3; 16],
         log_begin: begin,
         history_begin: begin,
+        history_crc: 0,
         accepted_number: 1,
         accepted_id: [3; 16],
         clean: false,

@@ -1,6 +1,6 @@
 //! Writes that tear: every cut of the last segment, every subset of sectors of the last group.
 
-use super::bench::{Bench, EVIDENCE, Evidence, Original, SIZE, check, segment_path};
+use super::bench::{Bench, EVIDENCE, Evidence, Original, SIZE, check, recover, segment_path};
 use super::{Dice, replay, seeds, whole};
 use crate::disk::{CrashMode, Fill, SectorChoice, SimDisk};
 use crate::lsn::Lsn;
@@ -171,6 +171,17 @@ fn any_subset_of_the_sectors_of_an_unsynced_group_is_recovered() {
             }
         }
     }
+}
+
+#[test]
+fn what_recovery_keeps_survives_the_next_power_cut() {
+    // The process dies between write and sync, and the machine some time after the restart.
+    let torn = unfinished(&[300, 40], SIZE.bytes(), None);
+    let disk = torn.disk.copy();
+    let kept = recover(&disk, Evidence::Intact).unwrap().end.lsn;
+    assert_eq!(kept, torn.original.end);
+    disk.crash(CrashMode::LoseUnsynced);
+    assert_eq!(recover(&disk, Evidence::Intact).unwrap().end.lsn, kept);
 }
 
 #[test]
