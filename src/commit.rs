@@ -1,6 +1,6 @@
 //! Waiting for a commit: levels, receipts, and the honest "unknown".
 
-use mainstay_replication::protocol::Level;
+use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{Lsn, Signal, Timeline, WaitError};
 
 use crate::engine::{Engine, Placed};

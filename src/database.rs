@@ -3,26 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Recovered, Wal, WalOptions, WaitError};
+use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Recovered, Wal, WalOptions};
 use parking_lot::Mutex;
 
 use crate::commit::Receipt;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::keeper;
 use crate::transaction::{Snapshot, WriteTransaction};
 
 /// How often [`Database::transaction`] runs a transaction that conflicts before it gives up.
 pub const CONFLICT_RETRIES_MAX: u32 = 16;
-
-/// Bytes of log after which the store's memory is written out even if it is not full, so that a
-/// restart never replays more than about this much.
-const REPLAY_BYTES_MAX: u64 = 256 << 20;
-
-/// Bytes of log between two looks at what can be checkpointed and removed.
-const TIDY_EVERY: u64 = 16 << 20;
 
 /// An open database. Clones are handles on the same one; dropping the last is harmless, and
 /// [`close`](Self::close) makes the next open faster.
@@ -74,11 +67,7 @@ impl Database {
         let end = wal.appended();
         let engine = Engine::open(wal, store, end)?;
         engine.open_for_writes();
-        let tended = engine.clone();
-        let keeper = std::thread::Builder::new()
-            .name("mainstay-keeper".to_owned())
-            .spawn(move || tend(&tended))
-            .map_err(|error| crate::Error::Config(format!("cannot start a thread: {error}")))?;
+        let keeper = keeper::start(engine.clone(), || Lsn::MAX)?;
         let keeper = Mutex::new(Some(keeper));
         Ok(Self { inner: Arc::new(Inner { engine, keeper }) })
     }
@@ -169,22 +158,9 @@ impl Database {
     /// # Errors
     /// Disk errors; the next open then recovers as after a crash.
     pub fn close(&self) -> Result<()> {
-        let engine = &self.inner.engine;
-        engine.close_for_writes();
-        let end = engine.wal.appended();
-        let flushed = engine.wal.flushed().wait_blocking(end, None);
-        let saved = match flushed {
-            Ok(_) => checkpoint(engine, end),
-            Err(_) => Ok(()),
-        };
-        engine.store.close();
-        let closed = engine.wal.close();
-        if let Some(keeper) = self.inner.keeper.lock().take() {
-            // It only returns; a panic in it was reported by the panic itself.
-            let _ = keeper.join();
-        }
-        saved?;
-        Ok(closed?)
+        self.inner.engine.close_for_writes();
+        let keeper = self.inner.keeper.lock().take();
+        keeper::close(&self.inner.engine, keeper)
     }
 }
 
@@ -259,33 +235,4 @@ pub(crate) fn report(dir: &Path, recovered: &Recovered) {
     } else if !recovered.clean {
         tracing::info!(dir = %dir.display(), end = %recovered.end, "recovered after a crash");
     }
-}
-
-/// Keeps the part of the log that a restart replays short, until the log is closed.
-fn tend(engine: &Engine) {
-    loop {
-        let next = engine.wal.flushed().get() + TIDY_EVERY;
-        let looked = engine.wal.flushed().wait_blocking(next, Some(Duration::from_secs(60)));
-        if looked == Err(WaitError::Closed) {
-            return;
-        }
-        let behind = engine.wal.flushed().get().bytes_since(engine.store.durable());
-        let upto = if behind > REPLAY_BYTES_MAX { engine.visible() } else { Lsn::ZERO };
-        if let Err(error) = checkpoint(engine, upto) {
-            tracing::warn!(%error, "could not checkpoint; trying again later");
-        }
-    }
-}
-
-/// Makes the store durable up to `upto`, and removes the log that nobody needs then.
-fn checkpoint(engine: &Engine, upto: Lsn) -> Result<()> {
-    let durable = match upto.is_zero() {
-        true => engine.store.durable(),
-        false => engine.store.checkpoint(upto)?,
-    };
-    if durable > engine.wal.control().checkpoint {
-        engine.wal.checkpoint(durable)?;
-        engine.wal.remove_below(durable)?;
-    }
-    Ok(())
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use mainstay_replication::protocol::Level;
+use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, Change, ConflictWindow, Disk, Draft, EntrySource, FlushGate, LogSource,
     Lsn, LsmOptions, LsmReader, LsmStore, OsDisk, ReadAt, Signal, Store, TableId, Transaction, Wal,
@@ -293,6 +293,20 @@ impl Engine {
         let result = run();
         self.stalled.store(false, Ordering::Release);
         result
+    }
+
+    /// Returns when every transaction that has its place in the log is in the store too.
+    pub(crate) fn settle(&self) {
+        drop(self.commits.lock());
+    }
+
+    /// Writes a copy of the store's durable state into the empty directory `into`.
+    pub(crate) fn copy_store(&self, into: &Path) -> mainstay_storage::Result<Lsn> {
+        if self.store.durable().is_zero() {
+            // A store that was never written out has nothing to copy yet.
+            self.store.checkpoint(self.visible())?;
+        }
+        self.store.snapshot(into)
     }
 
     /// Climbs as transactions are inserted.

@@ -14,7 +14,7 @@ pub enum Error {
     Storage(#[from] mainstay_storage::Error),
     /// Replication.
     #[error(transparent)]
-    Replication(#[from] mainstay_replication::Error),
+    Replication(mainstay_replication::Error),
     /// This node does not accept writes.
     #[error("this node is not the primary, so it accepts no writes; the primary is {}", primary.as_deref().unwrap_or("not known here"))]
     NotPrimary {
@@ -49,6 +49,18 @@ pub enum Error {
     /// The database or node was stopped.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<mainstay_replication::Error> for Error {
+    fn from(error: mainstay_replication::Error) -> Self {
+        match error {
+            mainstay_replication::Error::Storage(error) => Self::Storage(error),
+            mainstay_replication::Error::Refused(why) => Self::Refused(why),
+            mainstay_replication::Error::Invalid(why) => Self::Config(why),
+            mainstay_replication::Error::NotRunning => Self::Stopped,
+            error => Self::Replication(error),
+        }
+    }
 }
 
 impl Error {

@@ -16,11 +16,25 @@ mod export;
 pub mod http;
 #[cfg(feature = "node")]
 mod import;
+mod commit;
+mod database;
+mod engine;
+mod error;
+mod keeper;
 mod node;
+mod status;
+mod transaction;
+mod upstream;
 #[cfg(feature = "node")]
 mod units;
 
 pub use mainstay_replication::protocol::level::{Level, OnMiss};
 pub use mainstay_replication::protocol::policy::SyncPolicy;
 pub use mainstay_storage::{Lsn, SegmentSize, Timeline};
+pub use commit::Receipt;
+pub use database::*;
+pub use engine::TABLE_NAME_MAX;
+pub use error::{Error, Result};
 pub use node::*;
+pub use status::*;
+pub use transaction::{Snapshot, WriteTransaction};

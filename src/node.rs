@@ -1,542 +1,395 @@
-//! A stand-in for the node, in memory, with the face of the real one.
-#![allow(missing_docs)]
+//! A node: a database that is the primary of its standbys, or follows one.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::ops::RangeBounds;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use mainstay_storage::{Lsn, SegmentSize, Timeline};
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use mainstay_replication::protocol::level::OnMiss;
+use mainstay_replication::protocol::policy::SyncPolicy;
+use mainstay_replication::wire::scram::Verifier;
+use mainstay_replication::{Password, Role, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_storage::{
+    LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions,
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
 
-use crate::{Level, OnMiss, SyncPolicy};
+use crate::commit::{Receipt, RemotePositions};
+use crate::database::{report, wall_clock};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::keeper;
+use crate::status::{NodeStatus, Promoted};
+use crate::transaction::{Snapshot, WriteTransaction};
+use crate::upstream::Upstream;
 
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+/// Rounds of key derivation for a password that is configured in clear.
+const SCRAM_ITERATIONS: u32 = 4096;
 
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    #[error(transparent)]
-    Storage(#[from] mainstay_storage::Error),
-    #[error("this node is not the primary, so it accepts no writes; the primary is {}", primary.as_deref().unwrap_or("not known here"))]
-    NotPrimary { primary: Option<String> },
-    #[error(
-        "the outcome of the commit at {lsn} is unknown: {why}. Ask again with wait_for, or read the data"
-    )]
-    Unknown { lsn: Lsn, why: String },
-    #[error("{lsn} was not reached here within the time given; this node is at {at}")]
-    TimedOut { lsn: Lsn, at: Lsn },
-    #[error("{0}")]
-    Usage(String),
-    #[error("{0}")]
-    Config(String),
-    #[error("refused: {0}")]
-    Refused(String),
-    #[error("stopped")]
-    Stopped,
-}
-
+/// A running node. Clones are handles on the same one.
+///
+/// ```no_run
+/// # async fn example() -> mainstay::Result<()> {
+/// use mainstay::Node;
+/// let node = Node::builder("data").name("a").listen("127.0.0.1:5433").start().await?;
+/// let receipt = node.put("users", b"ada", b"1815").await?;
+/// println!("durable up to {}", receipt.lsn);
+/// node.stop().await
+/// # }
+/// ```
 #[derive(Debug, Clone)]
-pub struct Receipt {
-    pub lsn: Lsn,
-    pub timeline: Timeline,
-    pub level: Level,
-    pub standbys: Vec<String>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Promoted {
-    pub promoted: bool,
-    pub new_primary_name: String,
-    pub timeline: u32,
-    pub lsn: String,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct NodeStatus {
-    pub name: String,
-    pub node_id: String,
-    pub system_id: String,
-    pub role: String,
-    pub timeline: u32,
-    pub promotion_id: String,
-    pub status: String,
-    pub lsn: Positions,
-    pub standbys: Vec<StandbyStatus>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Positions {
-    pub appended: String,
-    pub written: String,
-    pub flushed: String,
-    pub commit: String,
-    pub applied: String,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct StandbyStatus {
-    pub name: String,
-    pub node_id: String,
-    pub state: String,
-    pub sync_state: String,
-    pub sent_lsn: String,
-    pub write_lsn: String,
-    pub flush_lsn: String,
-    pub replay_lsn: String,
-    pub lag_bytes: u64,
-    pub write_lag_ms: f64,
-    pub flush_lag_ms: f64,
-    pub replay_lag_ms: f64,
-    pub last_contact_ms: u64,
-}
-
-type Row = (String, Vec<u8>);
-type Rows = BTreeMap<Row, Bytes>;
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Commit {
-    lsn: u64,
-    ops: Vec<(String, String, Option<String>)>,
-}
-
-#[derive(Debug)]
-struct State {
-    rows: Rows,
-    log: Vec<Commit>,
-    primary: bool,
-    timeline: u32,
-    follow: Option<String>,
-    acks: HashMap<String, u64>,
+pub struct Node {
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
     name: String,
-    needed: usize,
-    addr: Option<SocketAddr>,
-    state: std::sync::Mutex<State>,
-    end: watch::Sender<u64>,
-    acked: watch::Sender<u64>,
-    target: watch::Sender<u64>,
-    stopped: watch::Sender<bool>,
+    engine: Arc<Engine>,
+    replicator: WalReplicator,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    stopped: tokio::sync::Mutex<bool>,
 }
 
+/// How a node is set up. Made by [`Node::builder`].
 #[derive(Debug, Clone)]
-pub struct Node(Arc<Inner>);
-
-#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until it is started"]
 pub struct NodeBuilder {
-    name: String,
-    listen: Option<String>,
-    follow: Option<String>,
-    sync: SyncPolicy,
+    config: WalStreamingConfig,
+    store: LsmOptions,
+    upstream: Option<String>,
+    password: Option<String>,
 }
 
 impl NodeBuilder {
+    /// The node's name, which a synchronous policy counts. Default `node`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.config.name = name.into();
         self
     }
-    pub fn listen(mut self, listen: impl Into<String>) -> Self {
-        self.listen = Some(listen.into());
+
+    /// Where standbys and stock PostgreSQL tools connect, `host:port`; port 0 takes a free one.
+    /// Without it nobody can follow this node.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.config.listen = Some(address.into());
         self
     }
-    pub fn advertise(self, _advertise: impl Into<String>) -> Self {
+
+    /// The address that other nodes reach this one at; the one it listens on by default.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.config.advertise = Some(address.into());
         self
     }
+
+    /// The primary to follow: `postgres://[user@]host:port[,host:port]`. An empty directory is
+    /// filled from it first. A node started so never makes itself primary.
     pub fn follow(mut self, url: impl Into<String>) -> Self {
-        self.follow = Some(url.into());
+        self.upstream = Some(url.into());
         self
     }
+
+    /// Who must confirm a commit; without it, what the log says.
     pub fn sync(mut self, policy: SyncPolicy) -> Self {
-        self.sync = policy;
-        self
-    }
-    pub fn on_miss(self, _on_miss: OnMiss) -> Self {
-        self
-    }
-    pub fn accept_loss_from(self, _from: Lsn) -> Self {
-        self
-    }
-    pub fn cluster_name(self, _name: impl Into<String>) -> Self {
-        self
-    }
-    pub fn slot(self, _name: impl Into<String>) -> Self {
-        self
-    }
-    pub fn password(self, _password: impl Into<String>) -> Self {
-        self
-    }
-    pub fn upstream_password(self, _password: impl Into<String>) -> Self {
-        self
-    }
-    pub fn segment_size(self, _size: SegmentSize) -> Self {
-        self
-    }
-    pub fn wal_keep_size(self, _bytes: u64) -> Self {
-        self
-    }
-    pub fn slot_keep_size_max(self, _bytes: u64) -> Self {
+        self.config.sync = Some(policy);
         self
     }
 
-    pub async fn start(self) -> Result<Node> {
-        let failed = |error: std::io::Error| Error::Config(error.to_string());
-        let listener = match &self.listen {
-            Some(listen) => Some(TcpListener::bind(listen).await.map_err(failed)?),
-            None => None,
-        };
-        let addr = listener.as_ref().and_then(|it| it.local_addr().ok());
-        let node = Node(Arc::new(Inner {
-            name: self.name,
-            needed: self.sync.needed(),
-            addr,
-            state: std::sync::Mutex::new(State {
-                rows: BTreeMap::new(),
-                log: Vec::new(),
-                primary: self.follow.is_none(),
-                timeline: 1,
-                follow: self.follow,
-                acks: HashMap::new(),
-            }),
-            end: watch::Sender::new(0),
-            acked: watch::Sender::new(0),
-            target: watch::Sender::new(0),
-            stopped: watch::Sender::new(false),
-        }));
-        if let Some(listener) = listener {
-            tokio::spawn(serve(node.clone(), listener));
+    /// What happens while they cannot; waiting by default.
+    pub fn on_miss(mut self, on_miss: OnMiss) -> Self {
+        self.config.on_miss = on_miss;
+        self
+    }
+
+    /// Accepts losing all log from exactly `lsn` on, although this node had flushed it: the way
+    /// out of damage that no other node can repair.
+    pub fn accept_loss_from(mut self, lsn: Lsn) -> Self {
+        self.config.accept_loss_from = Some(lsn);
+        self
+    }
+
+    /// The password that everybody who connects as user `mainstay` must prove.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// The password to prove to the primary.
+    pub fn upstream_password(mut self, password: impl Into<String>) -> Self {
+        self.config.follow_password = Some(Password::new(password));
+        self
+    }
+
+    /// Size of a log segment, for a new log.
+    pub fn segment_size(mut self, size: SegmentSize) -> Self {
+        self.config.segment_size = size;
+        self
+    }
+
+    /// Log kept for standbys that are away, in bytes.
+    pub fn wal_keep_size(mut self, bytes: u64) -> Self {
+        self.config.wal_keep_size = bytes;
+        self
+    }
+
+    /// Sizes and limits of the store.
+    pub fn store(mut self, options: LsmOptions) -> Self {
+        self.store = options;
+        self
+    }
+
+    /// How often a peer hears from this node, and after how much silence one counts as gone.
+    pub fn heartbeat(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.config.heartbeat_interval = interval;
+        self.config.heartbeat_timeout = timeout;
+        self
+    }
+
+    /// Opens the directory, creating or filling it if it is empty, and starts to serve.
+    ///
+    /// # Errors
+    /// The directory is in use, damaged, of a newer version or another cluster; the primary cannot
+    /// be reached to fill it; an address cannot be listened on. The text says what to do.
+    pub async fn start(mut self) -> Result<Node> {
+        if let Some(url) = &self.upstream {
+            let upstream = Upstream::parse(url)?;
+            self.config.follow = upstream.addresses;
+            self.config.follow_user = upstream.user.unwrap_or(self.config.follow_user);
         }
-        tokio::spawn(follow(node.clone()));
-        Ok(node)
-    }
-}
-
-async fn serve(node: Node, listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(send(node.clone(), stream));
-    }
-}
-
-async fn send(node: Node, stream: TcpStream) -> std::io::Result<()> {
-    let _ = stream.set_nodelay(true);
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read).lines();
-    let name = lines.next_line().await?.unwrap_or_default();
-    let from = lines.next_line().await?.unwrap_or_default();
-    let mut at = from.parse::<usize>().unwrap_or(0);
-    node.0.state.lock().unwrap().acks.insert(name.clone(), 0);
-    let acks = node.clone();
-    tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.next_line().await {
-            let mut state = acks.0.state.lock().unwrap();
-            state.acks.insert(name.clone(), line.parse().unwrap_or(0));
-            let mut all = state.acks.values().copied().collect::<Vec<_>>();
-            all.sort_unstable_by(|a, b| b.cmp(a));
-            if let Some(lsn) = acks.0.needed.checked_sub(1).and_then(|at| all.get(at)) {
-                acks.0.acked.send_replace(*lsn);
-            }
+        if let Some(password) = &self.password {
+            let salt = uuid::Uuid::new_v4();
+            let verifier = Verifier::from_password(password, salt.as_bytes(), SCRAM_ITERATIONS);
+            self.config.users = vec![("mainstay".to_owned(), verifier)];
         }
-    });
-    let mut end = node.0.end.subscribe();
-    loop {
-        let batch = node.0.state.lock().unwrap().log[at..].to_vec();
-        at += batch.len();
-        let mut bytes = Vec::new();
-        for commit in batch {
-            bytes.extend(serde_json::to_vec(&commit).unwrap());
-            bytes.push(b'\n');
-        }
-        write.write_all(&bytes).await?;
-        if end.changed().await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-async fn follow(node: Node) {
-    let mut target = node.0.target.subscribe();
-    loop {
-        let url = {
-            let state = node.0.state.lock().unwrap();
-            state.follow.clone().filter(|_| !state.primary)
-        };
-        let addr = url.as_deref().and_then(|url| url.rsplit(['@', '/']).next());
-        tokio::select! {
-            _ = async { match addr {
-                Some(addr) => { let _ = receive(&node, addr).await; }
-                None => std::future::pending().await,
-            } } => tokio::time::sleep(Duration::from_millis(20)).await,
-            _ = target.changed() => {}
-        }
-    }
-}
-
-async fn receive(node: &Node, addr: &str) -> std::io::Result<()> {
-    let stream = TcpStream::connect(addr).await?;
-    let _ = stream.set_nodelay(true);
-    let (read, mut write) = stream.into_split();
-    let at = node.0.state.lock().unwrap().log.len();
-    let hello = format!("{}\n{at}\n", node.0.name);
-    write.write_all(hello.as_bytes()).await?;
-    let mut lines = BufReader::new(read).lines();
-    while let Some(line) = lines.next_line().await? {
-        let commit: Commit = serde_json::from_str(&line)?;
-        let lsn = commit.lsn;
-        apply(&mut node.0.state.lock().unwrap(), commit);
-        node.0.end.send_replace(lsn);
-        write.write_all(format!("{lsn}\n").as_bytes()).await?;
-    }
-    Ok(())
-}
-
-fn apply(state: &mut State, commit: Commit) {
-    for (table, key, value) in &commit.ops {
-        let key = (table.clone(), BASE64_STANDARD.decode(key).unwrap());
-        match value {
-            Some(value) => {
-                let value = BASE64_STANDARD.decode(value).unwrap().into();
-                state.rows.insert(key, value);
-            }
-            None => drop(state.rows.remove(&key)),
-        }
-    }
-    state.log.push(commit);
-}
-
-#[derive(Debug)]
-pub struct WriteTransaction {
-    node: Node,
-    ops: Vec<(String, String, Option<String>)>,
-}
-
-impl WriteTransaction {
-    pub fn put(&mut self, table: &str, key: &[u8], value: &[u8]) -> Result<()> {
-        mainstay_storage::check_key(key)?;
-        let (key, value) = (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode(value));
-        self.ops.push((table.to_owned(), key, Some(value)));
-        Ok(())
-    }
-
-    pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<()> {
-        mainstay_storage::check_key(key)?;
-        self.ops
-            .push((table.to_owned(), BASE64_STANDARD.encode(key), None));
-        Ok(())
-    }
-
-    pub async fn commit(self) -> Result<Receipt> {
-        self.commit_at(Level::RemoteFlush).await
-    }
-
-    pub async fn commit_at(self, level: Level) -> Result<Receipt> {
-        let inner = self.node.0;
-        let (lsn, timeline) = {
-            let mut state = inner.state.lock().unwrap();
-            if !state.primary {
-                return Err(Error::NotPrimary {
-                    primary: state.follow.clone(),
-                });
-            }
-            let lsn = 0x100_0000 + (state.log.len() as u64 + 1) * 64;
-            apply(&mut state, Commit { lsn, ops: self.ops });
-            inner.end.send_replace(lsn);
-            (lsn, state.timeline)
-        };
-        if inner.needed > 0 {
-            let _ = inner
-                .acked
-                .subscribe()
-                .wait_for(|acked| *acked >= lsn)
-                .await;
-        }
-        let timeline = Timeline {
-            number: timeline,
-            id: uuid::Uuid::nil(),
-        };
-        Ok(Receipt {
-            lsn: Lsn::new(lsn),
-            timeline,
-            level,
-            standbys: Vec::new(),
-        })
-    }
-}
-
-#[derive(Debug)]
-pub struct Snapshot {
-    rows: Rows,
-    lsn: Lsn,
-}
-
-pub type ScanRows =
-    Box<dyn Iterator<Item = Result<(Bytes, Bytes), mainstay_storage::Error>> + Send>;
-
-impl Snapshot {
-    pub fn lsn(&self) -> Lsn {
-        self.lsn
-    }
-
-    pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>> {
-        mainstay_storage::check_key(key)?;
-        Ok(self.rows.get(&(table.to_owned(), key.to_vec())).cloned())
-    }
-
-    pub fn scan<'a>(&self, table: &str, range: impl RangeBounds<&'a [u8]>) -> Result<ScanRows> {
-        let rows = self.rows.iter().filter(|((of, key), _)| {
-            of == table && RangeBounds::<&[u8]>::contains(&range, &key.as_slice())
+        let (wal, primary) = self.open_log().await?;
+        let store = self.store.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let upto = if primary { wal.appended() } else { wal.commit().get() };
+            Engine::open(wal, store, upto)
         });
-        let rows = rows.map(|((_, key), value)| Ok((Bytes::from(key.clone()), value.clone())));
-        Ok(Box::new(rows.collect::<Vec<_>>().into_iter()))
+        let engine = opened.await.map_err(|_| Error::Stopped)??;
+        let copied = engine.clone();
+        let replicator = WalReplicator::with_engine(
+            self.config.clone(),
+            engine.wal.clone(),
+            Box::new(engine.store.clone()),
+            move |into| copied.copy_store(into),
+        );
+        if let Err(error) = replicator.start().await {
+            engine.store.close();
+            engine.wal.stop();
+            return Err(error.into());
+        }
+        let (written, applied) = replicator.remote_positions()?;
+        let remote = RemotePositions { written, applied };
+        engine.set_remote(remote, replicator.is_synchronous());
+        if primary {
+            engine.open_for_writes();
+        }
+        let retaining = replicator.clone();
+        let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
+        let inner = Inner {
+            name: self.config.name,
+            engine,
+            replicator,
+            keeper: Mutex::new(Some(keeper)),
+            stopped: tokio::sync::Mutex::new(false),
+        };
+        Ok(Node { inner: Arc::new(inner) })
+    }
+
+    /// Opens the log, creating it or filling the directory first; also says whether this node is
+    /// the primary.
+    async fn open_log(&self) -> Result<(Wal, bool)> {
+        let config = &self.config;
+        let dir = config.data_dir.clone();
+        let primary = config.follow.is_empty();
+        let disk = Arc::new(OsDisk);
+        if !Wal::exists(&*disk, &dir)? && !primary {
+            let filled = bootstrap(config).await?;
+            tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
+        }
+        let options = WalOptions {
+            segment_size: config.segment_size,
+            accept_loss_from: config.accept_loss_from,
+            ..WalOptions::new(wall_clock)
+        };
+        let opened = tokio::task::spawn_blocking(move || {
+            if Wal::exists(&*disk, &dir)? {
+                let (wal, recovered) = Wal::open(disk, &dir, &options)?;
+                report(&dir, &recovered);
+                return Ok(wal);
+            }
+            let new = NewLog::new_cluster(options.segment_size);
+            Wal::create(disk, &dir, new, &options)
+        });
+        let wal = opened.await.map_err(|_| Error::Stopped)??;
+        Ok((wal, primary))
     }
 }
 
 impl Node {
-    pub fn builder(_dir: impl AsRef<Path>) -> NodeBuilder {
-        NodeBuilder::default()
+    /// A node with its data in directory `dir`.
+    pub fn builder(dir: impl AsRef<Path>) -> NodeBuilder {
+        let data_dir: PathBuf = dir.as_ref().to_owned();
+        NodeBuilder {
+            config: WalStreamingConfig { data_dir, ..WalStreamingConfig::default() },
+            store: LsmOptions::default(),
+            upstream: None,
+            password: None,
+        }
     }
 
+    /// Sets the value of `key` in `table`, creating the table if needed, and waits for the default
+    /// level: the policy's standbys, or own disk without one.
+    ///
+    /// # Errors
+    /// As [`WriteTransaction::put`] and [`WriteTransaction::commit_at`].
     pub async fn put(&self, table: &str, key: &[u8], value: &[u8]) -> Result<Receipt> {
         let mut tx = self.begin()?;
         tx.put(table, key, value)?;
         tx.commit().await
     }
 
+    /// Deletes `key` from `table`, if it is there.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
     pub async fn delete(&self, table: &str, key: &[u8]) -> Result<Receipt> {
         let mut tx = self.begin()?;
         tx.delete(table, key)?;
         tx.commit().await
     }
 
+    /// Begins a write transaction.
+    ///
+    /// # Errors
+    /// [`Error::NotPrimary`], naming the primary.
     pub fn begin(&self) -> Result<WriteTransaction> {
-        if *self.0.stopped.borrow() {
-            return Err(Error::Stopped);
+        if self.role() != Role::Primary {
+            return Err(self.not_primary());
         }
-        Ok(WriteTransaction {
-            node: self.clone(),
-            ops: Vec::new(),
-        })
+        WriteTransaction::begin(self.inner.engine.clone())
     }
 
+    /// The committed value of `key` in `table`, as far as this node knows it.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
     pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>> {
-        mainstay_storage::check_key(key)?;
-        let state = self.0.state.lock().unwrap();
-        Ok(state.rows.get(&(table.to_owned(), key.to_vec())).cloned())
+        self.snapshot()?.get(table, key)
     }
 
+    /// All committed data, as far as this node knows them.
+    ///
+    /// # Errors
+    /// The node was stopped.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        if *self.0.stopped.borrow() {
-            return Err(Error::Stopped);
-        }
-        let state = self.0.state.lock().unwrap();
-        Ok(Snapshot {
-            rows: state.rows.clone(),
-            lsn: Lsn::new(*self.0.end.borrow()),
-        })
+        self.inner.engine.snapshot()
     }
 
-    pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> Result<()> {
-        let mut end = self.0.end.subscribe();
-        let reached = end.wait_for(|end| *end >= lsn.get());
-        let reached = tokio::time::timeout(timeout, reached).await.is_ok();
-        let at = Lsn::new(*self.0.end.borrow());
-        if reached {
-            Ok(())
-        } else {
-            Err(Error::TimedOut { lsn, at })
-        }
+    /// Waits until everything that is committed below `lsn` can be read here: read your own writes
+    /// on a standby by waiting for the `lsn` of their receipt.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`]; [`Error::Stopped`].
+    pub async fn wait_for(&self, lsn: Lsn, within: Duration) -> Result<()> {
+        let engine = &self.inner.engine;
+        let reached = async {
+            engine.wal.commit().wait(lsn).await.map_err(|_| Error::Stopped)?;
+            if self.role() == Role::Primary {
+                engine.settle();
+                return Ok(());
+            }
+            let applied = self.inner.replicator.applied()?;
+            applied.wait(lsn).await.map(|_| ()).map_err(|_| Error::Stopped)
+        };
+        let at = engine.visible();
+        timeout(within, reached).await.unwrap_or(Err(Error::TimedOut { lsn, at }))
     }
 
+    /// What the node is and how it fares.
     pub fn status(&self) -> NodeStatus {
-        let state = self.0.state.lock().unwrap();
-        let end = *self.0.end.borrow();
-        let lsn = Lsn::new(end).to_string();
-        let at = || lsn.clone();
-        NodeStatus {
-            name: self.0.name.clone(),
-            node_id: uuid::Uuid::nil().to_string(),
-            system_id: "1".to_owned(),
-            role: if state.primary { "primary" } else { "standby" }.to_owned(),
-            timeline: state.timeline,
-            promotion_id: uuid::Uuid::nil().to_string(),
-            status: "synchronized".to_owned(),
-            lsn: Positions {
-                appended: at(),
-                written: at(),
-                flushed: at(),
-                commit: at(),
-                applied: at(),
-            },
-            standbys: state
-                .acks
-                .iter()
-                .map(|(name, acked)| standby(name, *acked, end))
-                .collect(),
-        }
+        NodeStatus::of(&self.inner.name, &self.inner.engine, &self.inner.replicator)
     }
 
-    pub async fn promote(&self, _force: bool) -> Result<Promoted> {
-        let mut state = self.0.state.lock().unwrap();
-        if state.primary {
-            return Err(Error::Refused("this node is the primary already".into()));
+    /// Makes this standby the primary. `force` skips the checks for a living primary and for lag,
+    /// never the rule that enough members must agree.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
+    pub async fn promote(&self, force: bool) -> Result<Promoted> {
+        let inner = &self.inner;
+        let promotion = inner.replicator.promote(force).await?;
+        let synchronous = inner.replicator.is_synchronous();
+        inner.engine.set_remote(inner.engine.remote(), synchronous);
+        inner.engine.open_for_writes();
+        for notice in &promotion.notices {
+            tracing::warn!(%notice, "promoted");
         }
-        (state.primary, state.follow) = (true, None);
-        state.timeline += 1;
-        self.0.target.send_modify(|count| *count += 1);
-        let lsn = Lsn::new(*self.0.end.borrow()).to_string();
-        let (new_primary_name, timeline) = (self.0.name.clone(), state.timeline);
         Ok(Promoted {
             promoted: true,
-            new_primary_name,
-            timeline,
-            lsn,
+            new_primary_name: inner.name.clone(),
+            timeline: promotion.timeline.number,
+            lsn: promotion.end.to_string(),
+            notices: promotion.notices,
         })
     }
 
+    /// Follows another primary from now on, `postgres://[user@]host:port[,host:port]`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] on a URL that cannot be read, [`Error::Refused`] on a primary.
     pub async fn follow(&self, url: &str) -> Result<()> {
-        if !url.starts_with("postgres://") {
-            return Err(Error::Usage(format!("{url:?} is not a postgres:// URL")));
-        }
-        let mut state = self.0.state.lock().unwrap();
-        (state.primary, state.follow) = (false, Some(url.to_owned()));
-        self.0.target.send_modify(|count| *count += 1);
-        Ok(())
+        let upstream = Upstream::parse(url)?;
+        Ok(self.inner.replicator.follow(upstream.addresses).await?)
     }
 
+    /// Stops cleanly: connections end as a shutdown does, memory is written out, the log is marked
+    /// as properly closed. A second call does nothing.
+    ///
+    /// # Errors
+    /// Disk errors; the next start then recovers as after a crash.
     pub async fn stop(&self) -> Result<()> {
-        self.0.stopped.send_replace(true);
-        Ok(())
+        let mut stopped = self.inner.stopped.lock().await;
+        if *stopped {
+            return Ok(());
+        }
+        *stopped = true;
+        self.inner.engine.close_for_writes();
+        let streams = self.inner.replicator.stop().await;
+        let inner = self.inner.clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            let keeper = inner.keeper.lock().take();
+            keeper::close(&inner.engine, keeper)
+        });
+        closed.await.map_err(|_| Error::Stopped)??;
+        Ok(streams?)
     }
 
+    /// Where the node listens.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
-        self.0.addr
+        self.inner.replicator.listen_addr()
+    }
+
+    /// What the node is at the moment.
+    pub fn role(&self) -> Role {
+        self.inner.replicator.role()
+    }
+
+    fn not_primary(&self) -> Error {
+        let primary = self.inner.replicator.primary();
+        let primary = primary.filter(|(name, _)| *name != self.inner.name);
+        Error::NotPrimary { primary: primary.map(|(name, address)| format!("{name} ({address})")) }
     }
 }
 
-fn standby(name: &str, acked: u64, end: u64) -> StandbyStatus {
-    let at = Lsn::new(acked).to_string();
-    StandbyStatus {
-        name: name.to_owned(),
-        node_id: uuid::Uuid::nil().to_string(),
-        state: "streaming".to_owned(),
-        sync_state: "quorum".to_owned(),
-        sent_lsn: at.clone(),
-        write_lsn: at.clone(),
-        flush_lsn: at.clone(),
-        replay_lsn: at,
-        lag_bytes: end.saturating_sub(acked),
-        write_lag_ms: 0.0,
-        flush_lag_ms: 0.0,
-        replay_lag_ms: 0.0,
-        last_contact_ms: 0,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.engine.close_for_writes();
+        self.engine.store.close();
+        self.engine.wal.stop();
     }
 }

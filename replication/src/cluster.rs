@@ -64,12 +64,8 @@ impl ClusterConfig {
     /// The policy with whom it counts, as logged in an entry that ends at `config_end`.
     pub fn bound(&self, config_end: Lsn) -> BoundPolicy {
         let voters = self.standbys.iter().filter(|member| member.votes);
-        BoundPolicy {
-            policy: self.policy.clone(),
-            voters: voters.map(|member| member.name.clone()).collect(),
-            config_end,
-            self_counts: false,
-        }
+        let voters = voters.map(|member| member.name.clone()).collect::<Vec<_>>();
+        BoundPolicy::new(self.policy.clone(), &voters, &self.primary.name, config_end)
     }
 
     /// The standby of this name.
@@ -248,7 +244,8 @@ mod tests {
         assert!(config.register(member("b", 1)).unwrap());
         assert!(!config.register(member("b", 1)).unwrap());
         config.slots.push(("backup".to_owned(), Lsn::new(64)));
-        let names = config.bound(Lsn::new(8)).voters;
+        let bound = config.bound(Lsn::new(8));
+        let names = bound.counted();
         assert_eq!(
             names.iter().map(NodeName::as_str).collect::<Vec<_>>(),
             ["b", "c"]

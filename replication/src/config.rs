@@ -32,8 +32,8 @@ pub struct WalStreamingConfig {
     pub follow_user: String,
     /// The password to follow with.
     pub follow_password: Option<Password>,
-    /// Who must confirm a commit.
-    pub sync: SyncPolicy,
+    /// Who must confirm a commit; what the log says if `None`, which is nobody in a new log.
+    pub sync: Option<SyncPolicy>,
     /// What happens while they cannot.
     pub on_miss: OnMiss,
     /// Users who may connect, with their SCRAM verifiers. Empty: everybody, on loopback only.
@@ -67,7 +67,7 @@ impl Default for WalStreamingConfig {
             follow: Vec::new(),
             follow_user: "mainstay".to_owned(),
             follow_password: None,
-            sync: SyncPolicy::Off,
+            sync: None,
             on_miss: OnMiss::Block,
             users: Vec::new(),
             batch_size: 1 << 20,

@@ -36,6 +36,7 @@ pub mod liveness;
 pub mod name;
 pub mod policy;
 pub mod progress;
+pub mod promotion;
 pub mod receiver;
 pub mod sender;
 pub mod slot;

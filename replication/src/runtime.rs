@@ -1,4 +1,139 @@
 //! Where replication waits, locks, spawns and moves bytes.
+//!
+//! ```text
+//!   accept ──▶ session (one task a connection) ──▶ walsender      log out, status in
+//!   follower ──▶ walreceiver (one task)                           log in, status out
+//!   watch_commits (one task)     flushed, timers ──▶ commit machine
+//!   applicator (one thread)      log ──▶ store
+//!   subscription (one task each) log ──▶ a stream of entries
+//! ```
+//!
+//! Nothing here decides: each task waits for whichever comes first, brings it to its machine, and
+//! carries out the actions. All tasks end when `Core::stopping` is set; a task that does not end
+//! in its time is aborted.
 
+mod applicator;
+mod backup;
+mod bootstrap;
+mod client;
 mod clock;
+mod core;
+mod follower;
 mod link;
+mod promise;
+pub(crate) mod promote;
+mod session;
+mod slots;
+mod subscription;
+mod walreceiver;
+mod walsender;
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::WalStreamingConfig;
+use crate::error::{Error, Result};
+use crate::protocol::commit::Event;
+
+pub(crate) use self::core::{CopyStore, Core};
+pub(crate) use applicator::{Replay, SharedStore};
+pub use bootstrap::{Bootstrapped, bootstrap};
+pub(crate) use follower::Follower;
+pub(crate) use subscription::SubscribeSource;
+
+/// Microseconds since 1970-01-01 UTC.
+pub(crate) fn wall_clock() -> i64 {
+    clock::Clock::new().wall_us()
+}
+
+/// Waits until this node stops.
+pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the core that the caller holds.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// Opens the port, if one is configured.
+///
+/// # Errors
+/// An address other than loopback without credentials, or one that cannot be listened on.
+pub(crate) async fn listen(config: &WalStreamingConfig) -> Result<Option<TcpListener>> {
+    let Some(address) = &config.listen else {
+        return Ok(None);
+    };
+    let failed = |source| Error::Connection {
+        peer: address.clone(),
+        op: "listen",
+        source,
+    };
+    if config.users.is_empty() {
+        let mut resolved = tokio::net::lookup_host(address).await.map_err(failed)?;
+        if resolved.any(|at| !session::is_loopback(at.ip())) {
+            return Err(Error::Invalid(format!(
+                "{address} is not a loopback address, and no credentials are configured: anybody \
+                 who reaches it could read everything. Configure a user, or listen on 127.0.0.1"
+            )));
+        }
+    }
+    TcpListener::bind(address).await.map(Some).map_err(failed)
+}
+
+/// Accepts connections until this node stops, then waits for them to end.
+pub(crate) async fn accept(core: Arc<Core>, listener: TcpListener) {
+    let mut sessions = JoinSet::new();
+    let mut stopping = core.stopping.subscribe();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if sessions.len() < core.config.max_connections => {
+                    sessions.spawn(session::serve(core.clone(), stream));
+                }
+                Ok((stream, peer)) => {
+                    tracing::warn!(%peer, "too many connections");
+                    sessions.spawn(session::turn_away(stream));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely; the next one may succeed.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::task::yield_now().await;
+                }
+            },
+            Some(_) = sessions.join_next() => {}
+            _ = stopped(&mut stopping) => break,
+        }
+    }
+    drop(listener);
+    while sessions.join_next().await.is_some() {}
+}
+
+/// Tells the commit machine what is flushed here, and when its timers are due.
+pub(crate) async fn watch_commits(core: Arc<Core>) {
+    let mut stopping = core.stopping.subscribe();
+    let mut roles = core.role.subscribe();
+    let mut flushed = core.wal.flushed().get();
+    loop {
+        let deadline = core.commit_deadline().map(|at| core.clock.instant(at));
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stopped(&mut stopping) => return,
+            to = core.wal.flushed().wait(flushed + 1) => match to {
+                Ok(to) => {
+                    flushed = to;
+                    core.commit_event(Event::Flushed(to));
+                }
+                Err(_) => return,
+            },
+            _ = roles.changed() => {}
+            _ = timer => core.commit_event(Event::Tick),
+        }
+    }
+}

@@ -60,10 +60,15 @@ pub struct Control {
     pub log_begin: Lsn,
     /// Where the cluster's first timeline begins.
     pub history_begin: Lsn,
-    /// Highest timeline number this node accepted, and its id: it answers nothing older.
-    pub accepted_number: u32,
-    /// See `accepted_number`.
-    pub accepted_id: [u8; 16],
+    /// Number of the highest timeline that this node promised to another one, zero for none: it
+    /// acknowledges nothing older.
+    pub promised_number: u32,
+    /// Id of that timeline.
+    pub promised_id: [u8; 16],
+    /// Number of the highest timeline that this node itself tried to open, zero for none.
+    pub attempted_number: u32,
+    /// Id of that timeline.
+    pub attempted_id: [u8; 16],
     /// Whether the log was closed properly, exactly at `watermark`.
     pub clean: bool,
     /// From here on this node wrote the log itself, so `flushed_upto` marks are its own evidence;
@@ -94,13 +99,27 @@ impl Control {
         }
     }
 
-    /// The highest timeline accepted.
-    pub fn accepted(&self) -> Timeline {
-        Timeline {
-            number: self.accepted_number,
-            id: Uuid::from_bytes(self.accepted_id),
-        }
+    /// The highest timeline that this node promised to another one.
+    pub fn promised(&self) -> Option<Timeline> {
+        timeline(self.promised_number, self.promised_id)
     }
+
+    /// The highest timeline that this node itself tried to open.
+    pub fn attempted(&self) -> Option<Timeline> {
+        timeline(self.attempted_number, self.attempted_id)
+    }
+
+    /// The highest timeline number that this node ever saw.
+    pub fn highest_number(&self) -> u32 {
+        self.timeline_number
+            .max(self.promised_number)
+            .max(self.attempted_number)
+    }
+}
+
+fn timeline(number: u32, id: [u8; 16]) -> Option<Timeline> {
+    let id = Uuid::from_bytes(id);
+    (number > 0).then_some(Timeline { number, id })
 }
 
 /// The last watermark that can be read.
@@ -325,8 +344,10 @@ mod tests {
             timeline_id: [3; 16],
             log_begin: Lsn::new(1 << 20),
             history_begin: Lsn::new(1 << 20),
-            accepted_number: 1,
-            accepted_id: [3; 16],
+            promised_number: 0,
+            promised_id: [0; 16],
+            attempted_number: 0,
+            attempted_id: [0; 16],
             clean: false,
             own_from: Lsn::new(1 << 20),
             watermark: Lsn::new(1 << 20),

@@ -192,6 +192,18 @@ impl TimelineHistory {
         })
     }
 
+    /// This history without the timelines that a log ending at `end` has no byte of.
+    pub fn reached(&self, end: Lsn) -> Self {
+        let first = self.spans.len().min(1);
+        let reached = self
+            .spans
+            .partition_point(|span| span.begin < end)
+            .max(first);
+        Self {
+            spans: self.spans[..reached].to_vec(),
+        }
+    }
+
     /// The content of the current timeline's history file: a line for each ancestor, naming where
     /// it ended, its own id and its successor's. Empty for a cluster that was never promoted.
     pub fn to_text(&self) -> String {

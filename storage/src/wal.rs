@@ -77,7 +77,7 @@ pub use record::{RECORD_HEADER_LEN, Record, RecordHead, record_len};
 pub use recovery::{Recovered, TornTail};
 pub use segment::{
     FORMAT_VERSION, SEGMENT_HEADER_LEN, SEGMENT_HEADER_RECORD_LEN, SEGMENT_MAGIC, SegmentHeader,
-    WalSegment, parse_segment_file_name, segment_file_name,
+    WalSegment, checksum, parse_segment_file_name, segment_file_name,
 };
 pub use writer::QUEUE_BYTES_MAX;
 

@@ -108,42 +108,77 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// A policy with the nodes it counts, as one Config entry of the log states it.
+///
+/// The primary that set it is not counted, even if it is listed: it never confirms its own commits,
+/// so the same text can be given to every node. A promoted node that finds itself among the counted
+/// therefore is a standby in the policy of its predecessor, until it sets its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundPolicy {
-    /// The rule.
-    pub policy: SyncPolicy,
-    /// The registered native voters in order of priority: what `*` stands for.
-    pub voters: Vec<NodeName>,
-    /// End (exclusive) of the Config entry that set it; zero for a new cluster's first.
-    pub config_end: Lsn,
-    /// Whether this node is itself one of the standbys counted. So it is for the policy that a
-    /// promoted node finds in its log, until it sets its own.
-    pub self_counts: bool,
+    policy: SyncPolicy,
+    counted: Vec<NodeName>,
+    config_end: Lsn,
 }
 
 impl BoundPolicy {
+    /// The policy that `author` set by the Config entry that ends (exclusive) at `config_end`, zero
+    /// for a new cluster's first. `voters` are the registered native voters in order of priority:
+    /// what `*` stands for.
+    pub fn new(
+        policy: SyncPolicy,
+        voters: &[NodeName],
+        author: &NodeName,
+        config_end: Lsn,
+    ) -> Self {
+        let names = match policy.names() {
+            None => &[],
+            Some(Names::Listed(names)) => names.as_slice(),
+            Some(Names::Voters) => voters,
+        };
+        let counted = names
+            .iter()
+            .filter(|name| *name != author)
+            .cloned()
+            .collect();
+        Self {
+            policy,
+            counted,
+            config_end,
+        }
+    }
+
     /// No policy: own flush is enough.
     pub const fn off() -> Self {
         Self {
             policy: SyncPolicy::Off,
-            voters: Vec::new(),
+            counted: Vec::new(),
             config_end: Lsn::ZERO,
-            self_counts: false,
         }
+    }
+
+    /// The rule.
+    pub const fn policy(&self) -> &SyncPolicy {
+        &self.policy
+    }
+
+    /// End (exclusive) of the Config entry that set it.
+    pub const fn config_end(&self) -> Lsn {
+        self.config_end
     }
 
     /// `S`: the nodes it counts, in order of priority.
     pub fn counted(&self) -> &[NodeName] {
-        match self.policy.names() {
-            None => &[],
-            Some(Names::Listed(names)) => names,
-            Some(Names::Voters) => &self.voters,
-        }
+        &self.counted
     }
 
     /// `k`: how many of them confirm a commit.
     pub const fn needed(&self) -> usize {
         self.policy.needed()
+    }
+
+    /// Whether it counts enough nodes to be met at all. One for `*` may become so when voters are
+    /// registered; any other is a mistake of the operator.
+    pub fn is_satisfiable(&self) -> bool {
+        self.counted.len() >= self.needed()
     }
 
     /// `n - k + 1`: how many of them must promise before a timeline is opened, so that they meet
@@ -348,11 +383,10 @@ mod tests {
     }
 
     fn bound(policy: &str, voters: &[&str]) -> BoundPolicy {
-        BoundPolicy {
-            policy: policy.parse().unwrap(),
-            voters: voters.iter().map(|name| name.parse().unwrap()).collect(),
-            ..BoundPolicy::off()
-        }
+        let voters = voters.iter().map(|name| name.parse().unwrap());
+        let voters = voters.collect::<Vec<_>>();
+        let author = "author".parse().unwrap();
+        BoundPolicy::new(policy.parse().unwrap(), &voters, &author, Lsn::ZERO)
     }
 
     #[test]
@@ -454,6 +488,14 @@ mod tests {
             ChangeRule::Both
         );
         assert_eq!(rule(&full, &bound("ANY 2 (*)", &["a"])), ChangeRule::Both);
+    }
+
+    #[test]
+    fn the_primary_that_set_a_policy_is_not_counted_by_it() {
+        let bound = bound("ANY 2 (a, Author, b)", &[]);
+        let counted = bound.counted().iter().map(NodeName::as_str);
+        assert_eq!(counted.collect::<Vec<_>>(), ["a", "b"]);
+        assert!(bound.is_satisfiable() && bound.promises_needed() == 1);
     }
 
     #[test]

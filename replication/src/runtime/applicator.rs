@@ -73,7 +73,10 @@ impl Replay {
             op: "start a thread",
             source,
         })?;
-        Ok(Self { thread: Some(thread), orders })
+        Ok(Self {
+            thread: Some(thread),
+            orders,
+        })
     }
 
     /// Lets it apply everything that is flushed, from now on.
@@ -116,7 +119,12 @@ impl Work {
     fn run(&mut self) -> Result<()> {
         while !self.orders.stop.load(Ordering::Acquire) {
             let everything = self.orders.everything.load(Ordering::Acquire);
-            let signal = if everything { self.wal.flushed() } else { self.wal.commit() }.clone();
+            let signal = if everything {
+                self.wal.flushed()
+            } else {
+                self.wal.commit()
+            }
+            .clone();
             let upto = signal.get().min(self.wal.flushed().get());
             let at = {
                 let mut store = self.store.lock();

@@ -19,6 +19,7 @@ use mainstay_storage::{LogBytes, Lsn, SegmentSize, Timeline, TimelineHistory, Wa
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
+use crate::runtime::core::CopyStore;
 use crate::runtime::session::Session;
 use crate::wire::command::BackupOptions;
 use crate::wire::result::{BackupBound, BackupTablespace, encode_complete};
@@ -59,7 +60,13 @@ impl Label {
     }
 
     pub(crate) fn to_text(&self) -> String {
-        let Self { system_id, start, timeline, history_begin, .. } = self;
+        let Self {
+            system_id,
+            start,
+            timeline,
+            history_begin,
+            ..
+        } = self;
         let bytes = self.segment_size.bytes();
         format!(
             "MAINSTAY BACKUP: 1\nSYSTEM ID: {system_id}\nSEGMENT SIZE: {bytes}\n\
@@ -75,22 +82,38 @@ impl Label {
     /// On anything that [`to_text`](Self::to_text) does not write.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let bad = |what: &str| Error::Invalid(format!("backup label: {what} cannot be read"));
-        let (head, history) = text.split_once("HISTORY:\n").ok_or_else(|| bad("its end"))?;
+        let (head, history) = text
+            .split_once("HISTORY:\n")
+            .ok_or_else(|| bad("its end"))?;
         let value = |key: &str| {
             let lines = head.lines().filter_map(|line| line.split_once(": "));
-            lines.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+            lines
+                .into_iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| value)
         };
         let field = |key: &'static str| value(key).ok_or_else(|| bad(key));
         if field("MAINSTAY BACKUP")? != "1" {
             return Err(bad("its version"));
         }
-        let size = field("SEGMENT SIZE")?.parse().ok().and_then(SegmentSize::new);
-        let number = field("START TIMELINE")?.parse().map_err(|_| bad("its timeline"))?;
-        let id = field("PROMOTION ID")?.parse().map_err(|_| bad("its promotion id"))?;
+        let size = field("SEGMENT SIZE")?
+            .parse()
+            .ok()
+            .and_then(SegmentSize::new);
+        let number = field("START TIMELINE")?
+            .parse()
+            .map_err(|_| bad("its timeline"))?;
+        let id = field("PROMOTION ID")?
+            .parse()
+            .map_err(|_| bad("its promotion id"))?;
         Ok(Self {
-            system_id: field("SYSTEM ID")?.parse().map_err(|_| bad("its system id"))?,
+            system_id: field("SYSTEM ID")?
+                .parse()
+                .map_err(|_| bad("its system id"))?,
             segment_size: size.ok_or_else(|| bad("its segment size"))?,
-            start: field("START WAL LOCATION")?.parse().map_err(|_| bad("its position"))?,
+            start: field("START WAL LOCATION")?
+                .parse()
+                .map_err(|_| bad("its position"))?,
             timeline: Timeline { number, id },
             history_begin: field("LOG BEGIN")?.parse().map_err(|_| bad("its begin"))?,
             history: history.to_owned(),
@@ -110,13 +133,9 @@ impl Session {
     }
 
     async fn serve_backup(&mut self, dir: &Path) -> Result<()> {
-        let Some(copy) = self.core.copy_store.clone() else {
-            let text = "this node has no store to copy";
-            self.error(ErrorFields::error(sqlstate::FEATURE_NOT_SUPPORTED, text));
-            return Ok(());
-        };
+        let copy = self.core.copy_store.clone();
         let (wal, into) = (self.core.wal.clone(), dir.to_owned());
-        let prepared = tokio::task::spawn_blocking(move || prepare(&wal, &into, &*copy)).await;
+        let prepared = tokio::task::spawn_blocking(move || prepare(&wal, &into, copy)).await;
         let prepared = prepared.map_err(|error| Error::Invalid(error.to_string()))?;
         let (label, log) = match prepared {
             Ok(prepared) => prepared,
@@ -128,8 +147,9 @@ impl Session {
         self.announce(&label);
         let (to_link, mut chunks) = mpsc::channel(CHUNKS_MAX);
         let (files, text) = (dir.to_owned(), label.to_text());
-        let packed =
-            tokio::task::spawn_blocking(move || pack(&files, &text, &log, ChannelWriter::new(to_link)));
+        let packed = tokio::task::spawn_blocking(move || {
+            pack(&files, &text, &log, ChannelWriter::new(to_link))
+        });
         let mut done = 0;
         while let Some(chunk) = chunks.recv().await {
             done += Bytes::len(&chunk) as u64;
@@ -138,9 +158,14 @@ impl Session {
                 self.link.flush().await?;
             }
         }
-        let packed = packed.await.map_err(|error| Error::Invalid(error.to_string()))?;
+        let packed = packed
+            .await
+            .map_err(|error| Error::Invalid(error.to_string()))?;
         if let Err(error) = packed {
-            self.error(ErrorFields::error("58030", format!("the backup failed: {error}")));
+            self.error(ErrorFields::error(
+                "58030",
+                format!("the backup failed: {error}"),
+            ));
             return Ok(());
         }
         self.message(&BackupMessage::Progress(done));
@@ -150,9 +175,16 @@ impl Session {
 
     fn announce(&mut self, label: &Label) {
         let mut out = BytesMut::new();
-        let bound = BackupBound { position: label.start, timeline: label.timeline.number };
+        let bound = BackupBound {
+            position: label.start,
+            timeline: label.timeline.number,
+        };
         bound.result().encode(&mut out);
-        let base = BackupTablespace { oid: None, location: None, size_kb: None };
+        let base = BackupTablespace {
+            oid: None,
+            location: None,
+            size_kb: None,
+        };
         BackupTablespace::result(&[base]).encode(&mut out);
         BackendMessage::CopyOutResponse(CopyFormat::default()).encode(&mut out);
         self.link.queue(out.freeze());
@@ -164,7 +196,10 @@ impl Session {
         let mut out = BytesMut::new();
         BackendMessage::CopyDone.encode(&mut out);
         let end = self.core.wal.commit().get();
-        let bound = BackupBound { position: end, timeline: label.timeline.number };
+        let bound = BackupBound {
+            position: end,
+            timeline: label.timeline.number,
+        };
         bound.result().encode(&mut out);
         encode_complete("BASE_BACKUP", &mut out);
         self.link.queue(out.freeze());
@@ -179,22 +214,26 @@ impl Session {
 }
 
 /// Copies the store into `dir` and reads the log that belongs to it.
-fn prepare(
-    wal: &Wal,
-    dir: &Path,
-    copy: &(dyn Fn(&Path) -> mainstay_storage::Result<Lsn> + Send + Sync),
-) -> Result<(Label, Bytes)> {
-    wal.disk().create_dir(dir).map_err(|source| Error::Storage(mainstay_storage::Error::Io {
-        op: "create",
-        path: dir.to_owned(),
-        source,
-    }))?;
-    let copied = copy(dir)?;
+fn prepare(wal: &Wal, dir: &Path, copy: Option<CopyStore>) -> Result<(Label, Bytes)> {
+    wal.disk().create_dir(dir).map_err(|source| {
+        Error::Storage(mainstay_storage::Error::Io {
+            op: "create",
+            path: dir.to_owned(),
+            source,
+        })
+    })?;
+    // Without a store of ours, a standby begins with the oldest log.
+    let copied = match copy {
+        Some(copy) => (copy.0)(dir)?,
+        None => wal.oldest(),
+    };
     // A store that has nothing durable yet begins with the log.
     let start = copied.max(wal.control().log_begin);
     let history = wal.history();
     let timeline = history.owner(start);
-    let history = history.until(timeline.number).unwrap_or_else(|| (*history).clone());
+    let history = history
+        .until(timeline.number)
+        .unwrap_or_else(|| (*history).clone());
     let label = Label {
         system_id: wal.identity().system_id,
         segment_size: wal.segment_size(),
@@ -284,8 +323,14 @@ mod tests {
 
     #[test]
     fn a_label_round_trips_and_a_damaged_one_is_refused() {
-        let one = Timeline { number: 1, id: Uuid::from_u128(1) };
-        let two = Timeline { number: 2, id: Uuid::from_u128(2) };
+        let one = Timeline {
+            number: 1,
+            id: Uuid::from_u128(1),
+        };
+        let two = Timeline {
+            number: 2,
+            id: Uuid::from_u128(2),
+        };
         let mut history = TimelineHistory::new(one, Lsn::new(16 << 20));
         history.open(two, Lsn::new(17 << 20), "x").unwrap();
         let label = Label {

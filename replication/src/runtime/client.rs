@@ -84,7 +84,9 @@ impl Client {
         let mut collector = Collector::new();
         loop {
             let message = self.message().await?;
-            let progress = collector.take(message).map_err(|source| self.wire(source))?;
+            let progress = collector
+                .take(message)
+                .map_err(|source| self.wire(source))?;
             match progress {
                 Progress::More => {}
                 Progress::Copy(kind, _, _) => return Ok(Answered::Copy(kind)),
@@ -116,13 +118,19 @@ impl Client {
 
     /// The next message, if it is here already.
     pub(crate) fn take_message(&mut self) -> Result<Option<BackendMessage>> {
-        let frame = self.decoder.next(&mut self.link.input).map_err(|source| self.wire(source))?;
+        let frame = self
+            .decoder
+            .next(&mut self.link.input)
+            .map_err(|source| self.wire(source))?;
         let message = frame.map(BackendMessage::decode).transpose();
         message.map_err(|source| self.wire(source))
     }
 
     pub(crate) fn wire(&self, source: WireError) -> Error {
-        Error::Wire { peer: self.link.peer().to_owned(), source }
+        Error::Wire {
+            peer: self.link.peer().to_owned(),
+            source,
+        }
     }
 
     pub(crate) fn broken(&self, why: &str) -> Error {
@@ -131,7 +139,10 @@ impl Client {
 }
 
 fn silent(address: &str) -> Error {
-    Error::Silent { peer: address.to_owned(), seconds: ANSWER_DEADLINE.as_secs() }
+    Error::Silent {
+        peer: address.to_owned(),
+        seconds: ANSWER_DEADLINE.as_secs(),
+    }
 }
 
 async fn open(config: &WalStreamingConfig, address: &str) -> Result<Client> {
@@ -146,10 +157,17 @@ async fn open(config: &WalStreamingConfig, address: &str) -> Result<Client> {
     link.flush().await?;
     let server = Server {
         name: String::new(),
-        timeline: Timeline { number: 0, id: Uuid::nil() },
+        timeline: Timeline {
+            number: 0,
+            id: Uuid::nil(),
+        },
         history_begin: Lsn::ZERO,
     };
-    let mut client = Client { link, decoder: BackendDecoder::new(), server };
+    let mut client = Client {
+        link,
+        decoder: BackendDecoder::new(),
+        server,
+    };
     let native = authenticate(&mut client, config).await?;
     let native = native.ok_or_else(|| {
         client.broken("it speaks PostgreSQL's protocol, but is no Mainstay node; check the address")
@@ -160,10 +178,7 @@ async fn open(config: &WalStreamingConfig, address: &str) -> Result<Client> {
 }
 
 /// Proves who we are, and returns what the server says about itself.
-async fn authenticate(
-    client: &mut Client,
-    config: &WalStreamingConfig,
-) -> Result<Option<String>> {
+async fn authenticate(client: &mut Client, config: &WalStreamingConfig) -> Result<Option<String>> {
     let mut native = None;
     let mut proven = config.follow_password.is_none();
     loop {
@@ -174,8 +189,7 @@ async fn authenticate(
                         "it asks for a password, and none is configured; give one for following",
                     ));
                 };
-                let scram =
-                    ScramClient::new(&mechanisms, password.expose(), random_nonce(), None);
+                let scram = ScramClient::new(&mechanisms, password.expose(), random_nonce(), None);
                 prove(client, scram.map_err(|source| client.wire(source))?).await?;
                 proven = true;
             }
@@ -208,7 +222,9 @@ async fn prove(client: &mut Client, scram: ScramClient) -> Result<()> {
         BackendMessage::Authentication(Authentication::SaslContinue(bytes)) => bytes,
         other => return Err(unexpected(client, other)),
     };
-    let (scram, answer) = scram.answer(&challenge).map_err(|source| client.wire(source))?;
+    let (scram, answer) = scram
+        .answer(&challenge)
+        .map_err(|source| client.wire(source))?;
     let answer = crate::wire::Secret::new(answer.into_bytes());
     send(client, FrontendMessage::Password(answer)).await?;
     match client.message().await? {
@@ -240,8 +256,14 @@ async fn send(client: &mut Client, message: FrontendMessage) -> Result<()> {
 /// Reads `1;node=..;name=..;timeline=..;id=..;begin=..`.
 fn parse_server(text: &str) -> Option<Server> {
     let value = |key: &str| {
-        let fields = text.split(';').skip(1).filter_map(|field| field.split_once('='));
-        fields.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+        let fields = text
+            .split(';')
+            .skip(1)
+            .filter_map(|field| field.split_once('='));
+        fields
+            .into_iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
     };
     let number = value("timeline")?.parse().ok()?;
     let id = value("id")?.parse().ok()?;

@@ -11,13 +11,16 @@
 //! carries out their actions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::cluster::{ClusterConfig, Member};
@@ -27,8 +30,10 @@ use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::change_rule;
 use crate::protocol::progress::{LagSamples, Positions};
+use crate::protocol::promotion::{Fencing, fencing};
 use crate::runtime::clock::Clock;
 use crate::runtime::slots::Slots;
+use crate::runtime::walreceiver::Order;
 use crate::time::Moment;
 
 /// What one node's tasks share.
@@ -52,7 +57,46 @@ pub(crate) struct Core {
     received_commit: AtomicU64,
     next_session: AtomicU64,
     pub(crate) slots: Slots,
+    /// Writes a copy of the store's durable state into a directory.
+    pub(crate) copy_store: Option<CopyStore>,
+    pins: Arc<Pins>,
+    /// Held while a promise is made.
+    pub(crate) promising: tokio::sync::Mutex<()>,
+    /// When the primary was last heard, in microseconds of this node's clock; zero for never.
+    primary_heard: AtomicU64,
     state: Mutex<State>,
+}
+
+/// Writes a copy of a store's durable state into an empty directory, and says where it stands.
+#[derive(Clone)]
+pub(crate) struct CopyStore(
+    pub(crate) Arc<dyn Fn(&Path) -> mainstay_storage::Result<Lsn> + Send + Sync>,
+);
+
+impl fmt::Debug for CopyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CopyStore")
+    }
+}
+
+/// Positions from which log is kept for something that runs.
+#[derive(Debug, Default)]
+struct Pins {
+    held: Mutex<BTreeMap<u64, Lsn>>,
+    next: AtomicU64,
+}
+
+/// Keeps log until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pins: Arc<Pins>,
+    key: u64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.pins.held.lock().remove(&self.key);
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +110,12 @@ struct State {
     pending: BTreeMap<NodeName, Uuid>,
     samples: LagSamples,
     listen: Option<SocketAddr>,
+    /// Name and address of the node that this one follows, while it is connected.
+    upstream: Option<(String, String)>,
+    /// How to reach the receiver.
+    orders: Option<mpsc::Sender<Order>>,
+    /// Why this node cannot follow.
+    trouble: Option<String>,
 }
 
 /// A standby's newest session.
@@ -85,17 +135,21 @@ impl Core {
         admitted: Vec<StandbyConfig>,
         wal: Wal,
         applied: Signal,
+        copy_store: Option<CopyStore>,
     ) -> Result<Self> {
         let slots = Slots::open(wal.clone())?;
-        let name: NodeName =
-            config.name.parse().map_err(|error| Error::Invalid(format!("{error}")))?;
+        let name: NodeName = config
+            .name
+            .parse()
+            .map_err(|error| Error::Invalid(format!("{error}")))?;
         let role = match config.follow.is_empty() {
             true => Role::Primary,
             false => Role::Standby,
         };
         let me = member(&name, &wal, config.advertise.clone().unwrap_or_default());
         let logged = ClusterConfig::decode(&wal.config().0)?;
-        let cluster = logged.unwrap_or_else(|| ClusterConfig::new(config.sync.clone(), me));
+        let cluster = logged
+            .unwrap_or_else(|| ClusterConfig::new(config.sync.clone().unwrap_or_default(), me));
         let state = State {
             cluster,
             committer: None,
@@ -104,6 +158,9 @@ impl Core {
             pending: BTreeMap::new(),
             samples: LagSamples::new(),
             listen: None,
+            upstream: None,
+            orders: None,
+            trouble: None,
         };
         Ok(Self {
             name,
@@ -118,6 +175,10 @@ impl Core {
             received_commit: AtomicU64::new(0),
             next_session: AtomicU64::new(1),
             slots,
+            copy_store,
+            pins: Arc::default(),
+            promising: tokio::sync::Mutex::new(()),
+            primary_heard: AtomicU64::new(0),
             state: Mutex::new(state),
             config,
         })
@@ -180,12 +241,14 @@ impl Core {
     ///
     /// # Errors
     /// When the configuration cannot be logged.
-    pub(crate) fn become_primary(&self, hold_until: Lsn, old: Option<&ClusterConfig>) -> Result<()> {
+    pub(crate) fn become_primary(
+        &self,
+        hold_until: Lsn,
+        old: Option<&ClusterConfig>,
+    ) -> Result<()> {
         let mut policies = Vec::new();
         if let Some(old) = old {
-            let mut bound = old.bound(Lsn::ZERO);
-            bound.self_counts = true;
-            policies.push(bound);
+            policies.push(old.bound(Lsn::ZERO));
         }
         let (logged, config_end) = self.wal.config();
         let mut cluster = self.cluster();
@@ -194,13 +257,21 @@ impl Core {
             policies.push(cluster.bound(config_end));
         }
         let me = self.me();
-        let changed = cluster.primary != me || cluster.policy != self.config.sync;
+        let policy = self
+            .config
+            .sync
+            .clone()
+            .unwrap_or_else(|| cluster.policy.clone());
+        let changed = cluster.primary != me || cluster.policy != policy;
         cluster.primary = me;
-        cluster.policy = self.config.sync.clone();
+        cluster.policy = policy;
         let mut new_end = config_end;
         if changed || !known {
             new_end = self.log_config(&cluster)?;
-            if policies.last().is_none_or(|last| last.policy != cluster.policy) {
+            if policies
+                .last()
+                .is_none_or(|last| *last.policy() != cluster.policy)
+            {
                 policies.push(cluster.bound(new_end));
             }
         }
@@ -244,7 +315,9 @@ impl Core {
         if let Event::Flushed(to) = event {
             state.samples.record(to, now);
         }
-        let Some(committer) = &mut state.committer else { return };
+        let Some(committer) = &mut state.committer else {
+            return;
+        };
         let mut actions = Vec::new();
         committer.on(event, now, &mut actions);
         for action in actions {
@@ -258,7 +331,7 @@ impl Core {
             Action::WrittenMoved(to) => self.remote_written.raise(to),
             Action::AppliedMoved(to) => self.remote_applied.raise(to),
             Action::PolicySettled(policy) => {
-                tracing::info!(policy = %policy.policy, "the synchronous policy is in force");
+                tracing::info!(policy = %policy.policy(), "the synchronous policy is in force");
             }
             Action::VoteGranted(name) => {
                 tracing::info!(%name, "the standby has caught up and has a vote again");
@@ -270,8 +343,14 @@ impl Core {
 
     /// Logs that the incarnation that is connected is the one that votes.
     fn grant_vote(&self, name: &NodeName, state: &mut State) {
-        let Some(incarnation) = state.pending.remove(name) else { return };
-        let known = state.cluster.standbys.iter_mut().find(|member| &member.name == name);
+        let Some(incarnation) = state.pending.remove(name) else {
+            return;
+        };
+        let known = state
+            .cluster
+            .standbys
+            .iter_mut()
+            .find(|member| &member.name == name);
         if let Some(known) = known {
             known.incarnation = incarnation;
         }
@@ -303,7 +382,9 @@ impl Core {
             && known.incarnation != member.incarnation
         {
             // The entry names the life that votes; this one gets there when it has caught up.
-            state.pending.insert(member.name.clone(), member.incarnation);
+            state
+                .pending
+                .insert(member.name.clone(), member.incarnation);
             member.incarnation = known.incarnation;
         }
         let old = state.cluster.bound(Lsn::ZERO);
@@ -332,13 +413,22 @@ impl Core {
         };
         self.state.lock().standbys.insert(name.clone(), connected);
         let name = name.clone();
-        self.commit_event(Event::Connected { name, session, vote_after });
+        self.commit_event(Event::Connected {
+            name,
+            session,
+            vote_after,
+        });
     }
 
     /// A standby has everything there was once.
     pub(crate) fn stream_caught_up(&self, name: &NodeName, session: u64) {
-        self.with_session(name, session, |standby| standby.state = StreamState::Streaming);
-        self.commit_event(Event::Streaming { name: name.clone(), session });
+        self.with_session(name, session, |standby| {
+            standby.state = StreamState::Streaming
+        });
+        self.commit_event(Event::Streaming {
+            name: name.clone(),
+            session,
+        });
     }
 
     /// A standby said how far it is.
@@ -351,7 +441,12 @@ impl Core {
     ) {
         self.with_session(name, session, |standby| standby.reported = positions);
         let name = name.clone();
-        self.commit_event(Event::Reported { name, session, timeline, positions });
+        self.commit_event(Event::Reported {
+            name,
+            session,
+            timeline,
+            positions,
+        });
     }
 
     /// A standby was heard, and this much was sent to it.
@@ -368,7 +463,10 @@ impl Core {
             standby.state = StreamState::Disconnected;
             standby.open = false;
         });
-        self.commit_event(Event::Disconnected { name: name.clone(), session });
+        self.commit_event(Event::Disconnected {
+            name: name.clone(),
+            session,
+        });
     }
 
     fn with_session(&self, name: &NodeName, session: u64, change: impl FnOnce(&mut Connected)) {
@@ -387,7 +485,8 @@ impl Core {
 
     /// Raises the commit position as far as what the primary told is flushed here.
     pub(crate) fn follow_commit(&self) {
-        self.wal.advance_commit(Lsn::new(self.received_commit.load(Ordering::Acquire)));
+        self.wal
+            .advance_commit(Lsn::new(self.received_commit.load(Ordering::Acquire)));
     }
 
     /// Forgets what an earlier primary told.
@@ -405,7 +504,9 @@ impl Core {
         let members = members.filter(|member| member.name != self.name);
         let one = |member: &Member| {
             let connected = state.standbys.get(&member.name);
-            let reported = connected.map(|standby| standby.reported).unwrap_or_default();
+            let reported = connected
+                .map(|standby| standby.reported)
+                .unwrap_or_default();
             let silence = connected.map(|standby| now - standby.last_heard);
             let heard = silence.is_some_and(|silence| silence <= self.config.heartbeat_timeout);
             let open = connected.is_some_and(|standby| standby.open) && heard;
@@ -419,7 +520,9 @@ impl Core {
                 connected: open,
                 last_heartbeat: silence,
                 lag_bytes: end.bytes_since(reported.flush),
-                state: connected.filter(|_| open).map_or(StreamState::Disconnected, |s| s.state),
+                state: connected
+                    .filter(|_| open)
+                    .map_or(StreamState::Disconnected, |s| s.state),
                 sync_state: part.map_or("async", |part| part.state.as_str()),
                 sent_lsn: connected.map(|standby| standby.sent).unwrap_or_default(),
                 write_lsn: reported.write,
@@ -440,16 +543,142 @@ impl Core {
     pub(crate) fn acknowledge(&self, node: Uuid, lsn: Lsn) -> Result<()> {
         let name = {
             let state = self.state.lock();
-            let known = state.cluster.standbys.iter().find(|member| member.node_id == node);
-            known.map(|member| member.name.clone()).ok_or(Error::UnknownStandby(node))?
+            let known = state
+                .cluster
+                .standbys
+                .iter()
+                .find(|member| member.node_id == node);
+            known
+                .map(|member| member.name.clone())
+                .ok_or(Error::UnknownStandby(node))?
         };
-        let session = self.state.lock().standbys.get(&name).map(|standby| standby.session);
+        let session = self
+            .state
+            .lock()
+            .standbys
+            .get(&name)
+            .map(|standby| standby.session);
         let Some(session) = session else {
             return Err(Error::UnknownStandby(node));
         };
-        let positions = Positions { write: lsn, flush: lsn, apply: lsn };
+        let positions = Positions {
+            write: lsn,
+            flush: lsn,
+            apply: lsn,
+        };
         self.stream_reported(&name, session, self.wal.timeline(), positions);
         Ok(())
+    }
+
+    /// Keeps log from `from` on until the pin is dropped.
+    pub(crate) fn pin(&self, from: Lsn) -> Pin {
+        let key = self.pins.next.fetch_add(1, Ordering::Relaxed);
+        self.pins.held.lock().insert(key, from);
+        Pin {
+            pins: self.pins.clone(),
+            key,
+        }
+    }
+
+    /// Log from here on is needed by a slot, a backup, or the configured reserve.
+    pub(crate) fn retain_from(&self) -> Lsn {
+        let end = self.wal.flushed().get().get();
+        let reserve = Lsn::new(end.saturating_sub(self.config.wal_keep_size));
+        let pinned = self
+            .pins
+            .held
+            .lock()
+            .values()
+            .min()
+            .copied()
+            .unwrap_or(Lsn::MAX);
+        let slots = self.slots.retain_from().unwrap_or(Lsn::MAX);
+        reserve.min(pinned).min(slots)
+    }
+
+    /// Notes whom this node follows.
+    pub(crate) fn set_upstream(&self, upstream: Option<(String, String)>) {
+        self.state.lock().upstream = upstream;
+    }
+
+    /// Whom this node follows: name and address.
+    pub(crate) fn upstream(&self) -> Option<(String, String)> {
+        self.state.lock().upstream.clone()
+    }
+
+    /// The primary was heard just now.
+    pub(crate) fn heard_primary(&self) {
+        let now = self.clock.now().as_micros().max(1);
+        self.primary_heard.store(now, Ordering::Relaxed);
+    }
+
+    /// How long ago the primary was heard; `None` while this node is not connected to one.
+    pub(crate) fn primary_silence(&self) -> Option<Duration> {
+        let heard = self.primary_heard.load(Ordering::Relaxed);
+        let connected = self.upstream().is_some() && heard > 0;
+        connected.then(|| self.clock.now() - Moment::from_micros(heard))
+    }
+
+    pub(crate) fn set_orders(&self, orders: Option<mpsc::Sender<Order>>) {
+        let mut state = self.state.lock();
+        state.orders = orders;
+        state.trouble = None;
+    }
+
+    /// How to reach the receiver, if one runs.
+    pub(crate) fn orders(&self) -> Option<mpsc::Sender<Order>> {
+        self.state.lock().orders.clone()
+    }
+
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        self.state.lock().trouble = trouble;
+    }
+
+    /// Why this node cannot follow, when it cannot.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.state.lock().trouble.clone()
+    }
+
+    /// Whether this node may take the role that its configuration asks for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a standby's log that is started without a node to follow: it might
+    /// run beside its primary.
+    pub(crate) fn check_role(&self) -> Result<()> {
+        if self.is_primary() && self.wal.control().own_from == Lsn::MAX {
+            return Err(Error::Invalid(format!(
+                "{} is a standby's: starting it as a primary could run two primaries at once. \
+                 Start it with --follow, then promote it",
+                self.wal.dir().display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// No standby is connected any more.
+    pub(crate) fn disconnect_all(&self) {
+        let mut state = self.state.lock();
+        for standby in state.standbys.values_mut() {
+            standby.open = false;
+            standby.state = StreamState::Disconnected;
+        }
+    }
+
+    /// Somebody claims a timeline that this node does not know.
+    pub(crate) fn claimed(&self, timeline: Timeline, opened: bool) {
+        match fencing(&self.wal.history(), timeline, opened) {
+            Fencing::Ignore => {}
+            Fencing::AskAbove(_) if self.is_primary() => {
+                tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
+                self.commit_event(Event::Suspended(true));
+            }
+            Fencing::AskAbove(_) => {}
+            Fencing::Fence(theirs) if self.is_primary() => {
+                tracing::error!(%theirs, "a newer timeline was opened elsewhere; this node is fenced");
+                self.step_down(Role::Fenced);
+            }
+            Fencing::Fence(_) => {}
+        }
     }
 
     /// How long until silence makes a peer count as gone.
@@ -475,10 +704,14 @@ fn admit(admitted: &[StandbyConfig], member: &Member) -> Result<Option<StandbyCo
     if admitted.is_empty() {
         return Ok(None);
     }
-    let known = admitted.iter().find(|known| known.node_id == member.node_id);
+    let known = admitted
+        .iter()
+        .find(|known| known.node_id == member.node_id);
     let refused = || {
         let (name, id) = (&member.name, member.node_id);
-        Error::Refused(format!("standby {name} ({id}) is not one of those configured here"))
+        Error::Refused(format!(
+            "standby {name} ({id}) is not one of those configured here"
+        ))
     };
     known.cloned().map(Some).ok_or_else(refused)
 }

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::runtime::core::Core;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
+use crate::runtime::stopped;
 use crate::wire::command::{Command, Dialect, RegisterStandby, SlotKind};
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
 use crate::wire::scram::{self, ScramServer, Verifier};
@@ -34,8 +35,7 @@ use crate::wire::{
 pub(crate) const STARTUP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The version that this node announces; stock tools refuse servers newer than themselves.
-pub(crate) const SERVER_VERSION: &str =
-    concat!("15.4 (mainstay ", env!("CARGO_PKG_VERSION"), ")");
+pub(crate) const SERVER_VERSION: &str = concat!("15.4 (mainstay ", env!("CARGO_PKG_VERSION"), ")");
 
 /// A connection that has proven who it is.
 pub(crate) struct Session {
@@ -92,6 +92,14 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     }
 }
 
+/// Tells a connection beyond the limit so, and closes it.
+pub(crate) async fn turn_away(stream: TcpStream) {
+    let mut link = Link::new(stream);
+    let text = "sorry, too many clients already";
+    let error = fatal(&link, sqlstate::TOO_MANY_CONNECTIONS, text);
+    refuse(&mut link, &error).await;
+}
+
 struct Opened {
     startup: StartupMessage,
     native: bool,
@@ -112,7 +120,9 @@ async fn refuse(link: &mut Link, error: &Error) {
 async fn start(core: &Core, link: &mut Link) -> Result<Option<Opened>> {
     let mut decoder = StartupDecoder::new();
     let startup = loop {
-        let packet = decoder.next(&mut link.input).map_err(|source| wire(link, source))?;
+        let packet = decoder
+            .next(&mut link.input)
+            .map_err(|source| wire(link, source))?;
         match packet {
             None => {
                 if link.turn().await? == Turn::Ended {
@@ -127,17 +137,28 @@ async fn start(core: &Core, link: &mut Link) -> Result<Option<Opened>> {
             Some(FirstPacket::Startup(startup)) => break startup,
         }
     };
-    let native = startup.native_version().map_err(|source| wire(link, source))?.is_some();
+    let native = startup
+        .native_version()
+        .map_err(|source| wire(link, source))?
+        .is_some();
     let mut out = BytesMut::new();
     if let Some(negotiation) = startup.negotiation() {
         BackendMessage::NegotiateProtocolVersion(negotiation).encode(&mut out);
     }
     link.queue(out.split().freeze());
     if core.is_stopping() {
-        return Err(fatal(link, sqlstate::CANNOT_CONNECT_NOW, "this node is stopping"));
+        return Err(fatal(
+            link,
+            sqlstate::CANNOT_CONNECT_NOW,
+            "this node is stopping",
+        ));
     }
     if core.role() == Role::Fenced && startup.replication == ReplicationMode::None {
-        return Err(fatal(link, sqlstate::CANNOT_CONNECT_NOW, "this node is fenced"));
+        return Err(fatal(
+            link,
+            sqlstate::CANNOT_CONNECT_NOW,
+            "this node is fenced",
+        ));
     }
     authenticate(core, link, &startup).await?;
     greet(core, native, &startup, &mut out);
@@ -151,7 +172,11 @@ async fn authenticate(core: &Core, link: &mut Link, startup: &StartupMessage) ->
         // Without credentials the node listens on loopback only; see `listen`.
         return Ok(());
     }
-    let known = core.config.users.iter().find(|(user, _)| *user == startup.user);
+    let known = core
+        .config
+        .users
+        .iter()
+        .find(|(user, _)| *user == startup.user);
     let secret = core.wal.identity().node_id;
     let verifier = match known {
         Some((_, verifier)) => verifier.clone(),
@@ -161,9 +186,10 @@ async fn authenticate(core: &Core, link: &mut Link, startup: &StartupMessage) ->
     let server = ScramServer::new(&startup.user, verifier, random_nonce(), None);
     let first = password(link).await?;
     let first = SaslInitialResponse::decode(&first).map_err(|source| wire(link, source))?;
-    let initial = first.response.as_ref().map(|bytes| bytes.expose().clone()).unwrap_or_default();
-    let (server, challenge) =
-        server.challenge(&first.mechanism, &initial).map_err(|source| wire(link, source))?;
+    let initial = first.data.clone().unwrap_or_default();
+    let (server, challenge) = server
+        .challenge(&first.mechanism, &initial)
+        .map_err(|source| wire(link, source))?;
     send(link, Authentication::SaslContinue(challenge.into())).await?;
     let last = password(link).await?;
     let verdict = server.verify(last.expose());
@@ -176,7 +202,10 @@ pub(crate) fn random_nonce() -> String {
     let mut random = [0; scram::NONCE_BYTES];
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     let bytes = one.as_bytes().iter().chain(two.as_bytes());
-    random.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    random
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(to, from)| *to = *from);
     scram::nonce(random)
 }
 
@@ -190,15 +219,24 @@ async fn send(link: &mut Link, step: Authentication) -> Result<()> {
 async fn password(link: &mut Link) -> Result<Secret> {
     let decoder = FrontendDecoder::new(FrontendPhase::Authentication);
     loop {
-        if let Some(frame) = decoder.next(&mut link.input).map_err(|source| wire(link, source))? {
+        if let Some(frame) = decoder
+            .next(&mut link.input)
+            .map_err(|source| wire(link, source))?
+        {
             return match FrontendMessage::decode(frame) {
                 Ok(FrontendMessage::Password(secret)) => Ok(secret),
-                Ok(_) => Err(wire(link, WireError::Protocol("expected SASL response".to_owned()))),
+                Ok(_) => Err(wire(
+                    link,
+                    WireError::Protocol("expected SASL response".to_owned()),
+                )),
                 Err(source) => Err(wire(link, source)),
             };
         }
         if link.turn().await? == Turn::Ended {
-            return Err(wire(link, WireError::Protocol("the client went away".to_owned())));
+            return Err(wire(
+                link,
+                WireError::Protocol("the client went away".to_owned()),
+            ));
         }
     }
 }
@@ -285,7 +323,7 @@ impl Session {
             }
             let ended = tokio::select! {
                 turn = self.link.turn() => turn? == Turn::Ended,
-                _ = stopping.wait_for(|stopping| *stopping) => {
+                _ = stopped(stopping) => {
                     let text = "terminating connection because this node is stopping";
                     let error = fatal(&self.link, sqlstate::ADMIN_SHUTDOWN, text);
                     refuse(&mut self.link, &error).await;
@@ -299,20 +337,27 @@ impl Session {
     }
 
     async fn query(&mut self, text: &str) -> Result<()> {
-        let dialect = Dialect { mode: self.mode, native: self.native };
+        let dialect = Dialect {
+            mode: self.mode,
+            native: self.native,
+        };
         let command = match Command::parse(text, dialect) {
             Ok(command) => command,
             Err(source) => {
                 let closes = source.closes();
                 self.error(source.report());
-                return if closes { Err(wire(&self.link, source)) } else { Ok(()) };
+                return if closes {
+                    Err(wire(&self.link, source))
+                } else {
+                    Ok(())
+                };
             }
         };
         match command {
             Command::StartReplication(start) => return self.start_replication(start).await,
             Command::BaseBackup(options) => return self.base_backup(options).await,
             Command::PromiseTimeline(promise) => {
-                let answer = promise::promise(&self.core, &promise);
+                let answer = promise::serve(&self.core, &promise).await;
                 self.answer(answer);
             }
             Command::ProbeTimeline => {
@@ -401,7 +446,11 @@ impl Session {
     /// The end of the log as this connection may know it.
     fn end_shown(&self) -> Lsn {
         let (flushed, commit) = (self.core.wal.flushed().get(), self.core.wal.commit().get());
-        if self.native { flushed } else { commit.min(flushed) }
+        if self.native {
+            flushed
+        } else {
+            commit.min(flushed)
+        }
     }
 
     /// The timelines as this connection may know them: a stock client is shown a switch only once
@@ -413,7 +462,9 @@ impl Session {
         let newest = spans.map(|span| (span.begin, span.timeline.number));
         let number = newest.filter(|(begin, _)| self.native || *begin < shown);
         let number = number.map(|(_, number)| number).next();
-        number.and_then(|number| history.until(number)).unwrap_or_else(|| (*history).clone())
+        number
+            .and_then(|number| history.until(number))
+            .unwrap_or_else(|| (*history).clone())
     }
 
     fn identify_system(&self) -> ResultSet {
@@ -476,7 +527,8 @@ impl Session {
                 HistoryFile::columns().encode_columns(&mut out);
                 self.link.queue(out.freeze());
                 let name = history_file_name(timeline);
-                let text = format!("could not open file \"pg_wal/{name}\": No such file or directory");
+                let text =
+                    format!("could not open file \"pg_wal/{name}\": No such file or directory");
                 self.error(ErrorFields::error(sqlstate::UNDEFINED_FILE, text));
             }
         }
@@ -491,7 +543,9 @@ impl Session {
         let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
         let cluster = self.core.cluster();
         let known = cluster.standby(&name).cloned();
-        let amnesiac = known.as_ref().is_some_and(|known| known.incarnation != standby.incarnation);
+        let amnesiac = known
+            .as_ref()
+            .is_some_and(|known| known.incarnation != standby.incarnation);
         let member = Member {
             name,
             node_id: standby.node,
@@ -508,17 +562,29 @@ impl Session {
             })?;
         }
         self.standby = Some(Registered { member, amnesiac });
-        Ok(ResultSet::new(vec![Column::text("role")], "REGISTER_STANDBY")
-            .with_row(Row::new([Some(self.core.role().as_str().to_owned())])))
+        Ok(
+            ResultSet::new(vec![Column::text("role")], "REGISTER_STANDBY")
+                .with_row(Row::new([Some(self.core.role().as_str().to_owned())])),
+        )
     }
 }
 
 pub(crate) fn wire(link: &Link, source: WireError) -> Error {
-    Error::Wire { peer: link.peer().to_owned(), source }
+    Error::Wire {
+        peer: link.peer().to_owned(),
+        source,
+    }
 }
 
 fn fatal(link: &Link, sqlstate: &'static str, message: &str) -> Error {
-    wire(link, WireError::Fatal { sqlstate, message: message.to_owned(), hint: None })
+    wire(
+        link,
+        WireError::Fatal {
+            sqlstate,
+            message: message.to_owned(),
+            hint: None,
+        },
+    )
 }
 
 /// Whether connections from `address` are trusted without credentials.

@@ -26,7 +26,10 @@ impl Slots {
             true => SlotSet::new(),
             false => SlotSet::decode(&text).map_err(|error| bad(error.to_string()))?,
         };
-        Ok(Self { set: Mutex::new(set), wal })
+        Ok(Self {
+            set: Mutex::new(set),
+            wal,
+        })
     }
 
     /// Changes the slots, and makes the change durable before it counts.
@@ -37,7 +40,8 @@ impl Slots {
         let mut set = self.set.lock();
         let changed = change(&mut set);
         if let Some((generation, text)) = set.unsaved() {
-            self.wal.update_control(|control| control.slots = text.into_bytes())?;
+            self.wal
+                .update_control(|control| control.slots = text.into_bytes())?;
             set.persisted(generation);
         }
         Ok(changed)
@@ -72,7 +76,12 @@ impl Session {
 
     pub(crate) fn create_slot(&mut self, slot: &str, temporary: bool, reserve: bool) -> Answer {
         let from = match reserve {
-            true => self.core.wal.control().checkpoint.max(self.core.wal.oldest()),
+            true => self
+                .core
+                .wal
+                .control()
+                .checkpoint
+                .max(self.core.wal.oldest()),
             false => Lsn::ZERO,
         };
         let session = self.number;
@@ -89,15 +98,20 @@ impl Session {
 
     pub(crate) fn drop_slot(&mut self, slot: &str) -> Answer {
         settled(self.core.slots.change(|slots| slots.drop_slot(slot)))?;
-        Ok(ResultSet::new(Vec::<Column>::new(), "DROP_REPLICATION_SLOT"))
+        Ok(ResultSet::new(
+            Vec::<Column>::new(),
+            "DROP_REPLICATION_SLOT",
+        ))
     }
 
     /// Takes a slot for this session's stream.
     pub(crate) fn acquire_slot(&mut self, slot: &str) -> Result<(), ErrorFields> {
         let session = self.number;
-        settled(self.core.slots.change(|slots| {
-            slots.acquire(slot, SlotKind::Physical, session).map(|_| ())
-        }))
+        settled(
+            self.core
+                .slots
+                .change(|slots| slots.acquire(slot, SlotKind::Physical, session).map(|_| ())),
+        )
     }
 
     /// The answer to a command without rows.

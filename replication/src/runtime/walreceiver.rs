@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, Timeline, TimelineHistory};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub(crate) enum Order {
     /// Follow these addresses from now on.
     Follow(Vec<String>),
     /// This node promised that timeline; the candidate is at this address.
-    Accepted(Timeline, String),
+    Accepted(Timeline, String, oneshot::Sender<()>),
     /// Stop following.
     Stop,
 }
@@ -68,17 +68,23 @@ struct Driver {
 }
 
 /// Follows until told otherwise.
-pub(crate) async fn run(core: Arc<Core>, upstreams: Vec<String>, orders: mpsc::Receiver<Order>) -> Ended {
+pub(crate) async fn run(
+    core: Arc<Core>,
+    upstreams: Vec<String>,
+    orders: mpsc::Receiver<Order>,
+) -> Ended {
     let wal = &core.wal;
     let (flushed, applied) = (wal.flushed().get(), core.applied.get());
-    let accepted = wal.accepted_timeline();
+    let control = wal.control();
+    let accepted = control.promised().into_iter().chain(control.attempted());
+    let accepted = accepted.max_by_key(|timeline| timeline.number);
     let config = ReceiverConfig {
         system_id: wal.identity().system_id,
         history: (*wal.history()).clone(),
         flushed,
         applied: applied.min(flushed),
         commit: wal.commit().get(),
-        accepted: (accepted.number > 0).then_some(accepted),
+        accepted,
         heartbeat_timeout: core.timeout(),
         status_interval: core.config.heartbeat_interval,
     };
@@ -207,10 +213,16 @@ impl Driver {
                 self.drop_carry();
                 Some(Event::Disconnected { random: 0 })
             }
-            Some(Order::Accepted(timeline, address)) => {
+            Some(Order::Accepted(timeline, address, done)) => {
+                self.client = None;
+                self.core.set_upstream(None);
+                self.drop_carry();
+                // Whoever asked may be gone; the promise holds all the same.
+                let _ = done.send(());
                 self.upstreams.retain(|known| *known != address);
                 self.upstreams.insert(0, address);
                 self.next_upstream = 0;
+                self.events.push_back(Event::Disconnected { random: 0 });
                 Some(Event::Accepted(timeline))
             }
         }
@@ -218,11 +230,16 @@ impl Driver {
 
     /// The next message of the upstream while it streams.
     fn take_message(&mut self) -> Result<Option<Event>> {
-        let streaming = matches!(self.receiver.status().state, State::Streaming | State::Closing);
+        let streaming = matches!(
+            self.receiver.status().state,
+            State::Streaming | State::Closing
+        );
         let Some(client) = self.client.as_mut().filter(|_| streaming) else {
             return Ok(None);
         };
-        let Some(message) = client.take_message()? else { return Ok(None) };
+        let Some(message) = client.take_message()? else {
+            return Ok(None);
+        };
         Ok(match message {
             BackendMessage::CopyData(payload) => {
                 let message = SenderMessage::decode(payload, true);
@@ -232,7 +249,9 @@ impl Driver {
             BackendMessage::CopyDone => Some(Event::CopyDoneReceived),
             BackendMessage::ErrorResponse(error) => {
                 tracing::warn!(message = %error.message, "the primary ended the stream");
-                Some(Event::StartRefused { removed: error.sqlstate == sqlstate::UNDEFINED_FILE })
+                Some(Event::StartRefused {
+                    removed: error.sqlstate == sqlstate::UNDEFINED_FILE,
+                })
             }
             BackendMessage::DataRow(_) => Some(Event::NextTimeline),
             BackendMessage::CommandComplete(tag) if tag.starts_with("COPY") => {
@@ -258,9 +277,10 @@ impl Driver {
                     reply_requested: advance.reply_requested,
                 }
             }
-            SenderMessage::Fence(fence) => {
-                Event::FenceReceived { timeline: fence.timeline, opened: fence.opened }
-            }
+            SenderMessage::Fence(fence) => Event::FenceReceived {
+                timeline: fence.timeline,
+                opened: fence.opened,
+            },
             SenderMessage::Keepalive { .. } => return None,
         })
     }
@@ -285,7 +305,11 @@ impl Driver {
             Action::Start { from, timeline } => self.start(from, timeline).await?,
             Action::WriteWal(_) => self.write()?,
             Action::ApplyUpTo(to) => self.core.note_commit(to),
-            Action::SendStatus { positions, timeline, reply_requested } => {
+            Action::SendStatus {
+                positions,
+                timeline,
+                reply_requested,
+            } => {
                 let status = NativeStatus {
                     write: positions.write,
                     flush: positions.flush,
@@ -306,7 +330,11 @@ impl Driver {
             }
             Action::SendFence { timeline, opened } => {
                 let reason = "this node knows a newer timeline".to_owned();
-                self.send(&ReceiverMessage::Fence(Fence { timeline, opened, reason }));
+                self.send(&ReceiverMessage::Fence(Fence {
+                    timeline,
+                    opened,
+                    reason,
+                }));
                 if let Some(client) = &mut self.client {
                     client.link.flush().await?;
                 }
@@ -320,7 +348,8 @@ impl Driver {
                 self.client = None;
                 self.core.set_upstream(None);
                 self.drop_carry();
-                self.events.push_back(Event::Disconnected { random: random() });
+                self.events
+                    .push_back(Event::Disconnected { random: random() });
             }
             Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
             Action::GiveUp(why) => self.ended = Some(Ended::GaveUp(why)),
@@ -329,7 +358,9 @@ impl Driver {
     }
 
     async fn connect(&mut self) -> Result<()> {
-        let Some(address) = self.upstreams.get(self.next_upstream % self.upstreams.len().max(1))
+        let Some(address) = self
+            .upstreams
+            .get(self.next_upstream % self.upstreams.len().max(1))
         else {
             return Err(Error::Invalid("no address to follow is known".to_owned()));
         };
@@ -344,20 +375,26 @@ impl Driver {
             address: self.core.address(),
         };
         client.rows(&Command::RegisterStandby(register)).await?;
-        self.core.set_upstream(Some((client.server.name.clone(), address)));
+        self.core
+            .set_upstream(Some((client.server.name.clone(), address)));
         self.client = Some(client);
         self.events.push_back(Event::Connected);
         Ok(())
     }
 
     fn client(&mut self) -> Result<&mut Client> {
-        self.client.as_mut().ok_or_else(|| Error::Invalid("no connection".to_owned()))
+        self.client
+            .as_mut()
+            .ok_or_else(|| Error::Invalid("no connection".to_owned()))
     }
 
     async fn identify(&mut self) -> Result<()> {
         let client = self.client()?;
         let answer = client.rows(&Command::IdentifySystem).await?;
-        let set = answer.sets.first().ok_or_else(|| client.broken("it did not say who it is"))?;
+        let set = answer
+            .sets
+            .first()
+            .ok_or_else(|| client.broken("it did not say who it is"))?;
         let identity = SystemIdentity::read(set).map_err(|source| client.wire(source))?;
         let mut timeline = client.server.timeline;
         if identity.timeline != timeline.number {
@@ -380,9 +417,14 @@ impl Driver {
         let history = if timeline.number == 1 {
             TimelineHistory::new(timeline, begin)
         } else {
-            let command = Command::TimelineHistory { timeline: timeline.number };
+            let command = Command::TimelineHistory {
+                timeline: timeline.number,
+            };
             let answer = client.rows(&command).await?;
-            let set = answer.sets.first().ok_or_else(|| client.broken("it has no history"))?;
+            let set = answer
+                .sets
+                .first()
+                .ok_or_else(|| client.broken("it has no history"))?;
             let file = HistoryFile::read(set).map_err(|source| client.wire(source))?;
             let text = String::from_utf8_lossy(&file.content).into_owned();
             TimelineHistory::parse(&text, timeline, begin)
@@ -426,9 +468,15 @@ impl Driver {
             Ok(Answered::Copy(_)) => Event::Started,
             // The stream begins exactly where the timeline ended.
             Ok(Answered::Done(_)) => Event::NextTimeline,
-            Err(Error::Answer { sqlstate: code, message, .. }) => {
+            Err(Error::Answer {
+                sqlstate: code,
+                message,
+                ..
+            }) => {
                 tracing::warn!(%message, "the upstream refused the stream");
-                Event::StartRefused { removed: code == sqlstate::UNDEFINED_FILE }
+                Event::StartRefused {
+                    removed: code == sqlstate::UNDEFINED_FILE,
+                }
             }
             Err(error) => return Err(error),
         };
@@ -441,7 +489,8 @@ impl Driver {
         let bytes = self.carry.split().freeze();
         let end = self.core.wal.append_raw(self.carry_at, &bytes)?;
         let taken = usize::try_from(end.bytes_since(self.carry_at)).unwrap_or(bytes.len());
-        self.carry.extend_from_slice(&bytes[taken.min(bytes.len())..]);
+        self.carry
+            .extend_from_slice(&bytes[taken.min(bytes.len())..]);
         self.carry_at = end;
         Ok(())
     }

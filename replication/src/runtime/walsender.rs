@@ -14,6 +14,7 @@ use crate::protocol::progress::Positions;
 use crate::protocol::sender::{Action, CloseReason, Event, Refusal, Sender, SenderConfig, State};
 use crate::runtime::link::Turn;
 use crate::runtime::session::{STARTUP_DEADLINE, Session, wire};
+use crate::runtime::stopped;
 use crate::wire::command::StartReplication;
 use crate::wire::replication::{Advance, ReceiverMessage, SenderMessage, wal_data_head};
 use crate::wire::result::{NextTimeline, encode_complete, encode_stream_end};
@@ -54,7 +55,11 @@ impl Session {
             commit,
             oldest: wal.oldest(),
             segment_size: wal.segment_size(),
-            timeout: if self.native { self.core.timeout() } else { STARTUP_DEADLINE },
+            timeout: if self.native {
+                self.core.timeout()
+            } else {
+                STARTUP_DEADLINE
+            },
             heartbeat_interval: self.core.config.heartbeat_interval,
         };
         let mut stream = Stream {
@@ -100,7 +105,10 @@ impl Session {
         }
         self.link.flush().await?;
         match stream.close {
-            true => Err(wire(&self.link, WireError::Protocol("the stream was closed".to_owned()))),
+            true => Err(wire(
+                &self.link,
+                WireError::Protocol("the stream was closed".to_owned()),
+            )),
             false => Ok(()),
         }
     }
@@ -120,7 +128,7 @@ impl Session {
         let stop = async {
             match stream.stopped {
                 true => pending().await,
-                false => stopping.wait_for(|stopping| *stopping).await.map(|_| ()),
+                false => stopped(&mut stopping).await,
             }
         };
         tokio::select! {
@@ -203,7 +211,9 @@ impl Session {
         match action {
             Action::StartStream(_) => {
                 BackendMessage::CopyBothResponse(CopyFormat::default()).encode(&mut out);
-                self.decoder.set_phase(FrontendPhase::Streaming { native: self.native });
+                self.decoder.set_phase(FrontendPhase::Streaming {
+                    native: self.native,
+                });
                 self.stream_opened();
             }
             Action::RefuseStart(refusal) | Action::FailStream(refusal) => {
@@ -213,19 +223,41 @@ impl Session {
                 let sent = self.queue_wal(stream, range.start, range.end).await?;
                 stream.in_flight = Some(sent);
             }
-            Action::SendAdvance { flushed, commit, timeline, reply_requested } => {
+            Action::SendAdvance {
+                flushed,
+                commit,
+                timeline,
+                reply_requested,
+            } => {
                 let time_us = self.core.clock.wall_us();
                 let flush = flushed;
-                let advance = Advance { flush, commit, timeline, time_us, reply_requested };
+                let advance = Advance {
+                    flush,
+                    commit,
+                    timeline,
+                    time_us,
+                    reply_requested,
+                };
                 SenderMessage::Advance(advance).encode(&mut out);
             }
-            Action::SendKeepalive { sent: end, reply_requested } => {
+            Action::SendKeepalive {
+                sent: end,
+                reply_requested,
+            } => {
                 let time_us = self.core.clock.wall_us();
-                SenderMessage::Keepalive { end, time_us, reply_requested }.encode(&mut out);
+                SenderMessage::Keepalive {
+                    end,
+                    time_us,
+                    reply_requested,
+                }
+                .encode(&mut out);
             }
             Action::SendCopyDone => BackendMessage::CopyDone.encode(&mut out),
             Action::SendNextTimeline { timeline, begin } => {
-                let next = NextTimeline { timeline: timeline.number, begin };
+                let next = NextTimeline {
+                    timeline: timeline.number,
+                    begin,
+                };
                 encode_stream_end(Some(next), &mut out);
                 self.link.queue(out.split().freeze());
                 self.ready();
@@ -239,12 +271,16 @@ impl Session {
                 encode_complete("COPY 0", &mut out);
                 stream.close = true;
             }
-            Action::Reported { timeline, positions } => {
+            Action::Reported {
+                timeline,
+                positions,
+            } => {
                 self.reported(stream, timeline, positions)?;
             }
             Action::CaughtUp => {
                 if let Some(standby) = &self.standby {
-                    self.core.stream_caught_up(&standby.member.name, self.number);
+                    self.core
+                        .stream_caught_up(&standby.member.name, self.number);
                 }
             }
             Action::TimelineClaimed { timeline, opened } => self.core.claimed(timeline, opened),
@@ -261,7 +297,8 @@ impl Session {
         let Some(standby) = &self.standby else { return };
         // A life that forgot what it promised counts again past everything it may have confirmed.
         let vote_after = standby.amnesiac.then(|| self.core.wal.flushed().get());
-        self.core.stream_started(&standby.member.name, self.number, vote_after);
+        self.core
+            .stream_started(&standby.member.name, self.number, vote_after);
     }
 
     fn reported(
@@ -271,12 +308,16 @@ impl Session {
         positions: Positions,
     ) -> Result<()> {
         if let Some(standby) = &self.standby {
-            self.core.stream_reported(&standby.member.name, self.number, timeline, positions);
+            self.core
+                .stream_reported(&standby.member.name, self.number, timeline, positions);
         }
         if let Some(slot) = &stream.slot {
             let flushed = positions.flush;
             // A slot that is gone meanwhile keeps nothing; the stream itself goes on.
-            let _ = self.core.slots.change(|slots| slots.advance(slot, flushed, flushed))?;
+            let _ = self
+                .core
+                .slots
+                .change(|slots| slots.advance(slot, flushed, flushed))?;
         }
         Ok(())
     }
@@ -293,7 +334,11 @@ impl Session {
             if bytes.is_empty() {
                 break;
             }
-            let shown = if self.native { stream.flushed } else { stream.commit.min(stream.flushed) };
+            let shown = if self.native {
+                stream.flushed
+            } else {
+                stream.commit.min(stream.flushed)
+            };
             let end = shown.max(at + bytes.len() as u64);
             let time_us = self.core.clock.wall_us();
             let head = wal_data_head(at, end, time_us, bytes.len());
@@ -319,7 +364,8 @@ impl Session {
         if let Some(standby) = &self.standby {
             let status = stream.sender.status();
             let (name, heard) = (&standby.member.name, status.last_heard);
-            self.core.stream_heard(name, self.number, status.sent, heard);
+            self.core
+                .stream_heard(name, self.number, status.sent, heard);
         }
     }
 }
@@ -331,7 +377,9 @@ async fn read_file(bytes: &mut LogBytes, at: Lsn, to: Lsn, max: usize) -> Result
         let read = moved.read(at, to, max);
         (moved, read)
     });
-    let (moved, read) = read.await.map_err(|error| Error::Invalid(error.to_string()))?;
+    let (moved, read) = read
+        .await
+        .map_err(|error| Error::Invalid(error.to_string()))?;
     *bytes = moved;
     Ok(read?)
 }
@@ -357,9 +405,10 @@ fn event_of(message: ReceiverMessage) -> Event {
             reply_requested: status.reply_requested,
         },
         ReceiverMessage::Feedback(_) => Event::Heard,
-        ReceiverMessage::Fence(fence) => {
-            Event::FenceReceived { timeline: fence.timeline, opened: fence.opened }
-        }
+        ReceiverMessage::Fence(fence) => Event::FenceReceived {
+            timeline: fence.timeline,
+            opened: fence.opened,
+        },
     }
 }
 

@@ -59,6 +59,34 @@ pub struct WalSegment {
     pub created_at: i64,
 }
 
+impl WalSegment {
+    /// The description's bytes, as they go into the log.
+    pub fn encode(&self) -> Vec<u8> {
+        let config = bincode::config::standard();
+        bincode::encode_to_vec(self, config).expect("plain numbers always encode")
+    }
+
+    /// Reads a description.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) on anything but what [`encode`](Self::encode)
+    /// wrote.
+    pub fn decode(bytes: &[u8]) -> crate::Result<Self> {
+        let config = bincode::config::standard().with_limit::<256>();
+        match bincode::decode_from_slice(bytes, config) {
+            Ok((segment, read)) if read == bytes.len() => Ok(segment),
+            _ => Err(crate::Error::Invalid(
+                "a segment's description cannot be read".to_owned(),
+            )),
+        }
+    }
+}
+
+/// CRC-32 (IEEE) of `bytes`, as entries and segments carry it.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
 /// What the first record of every segment file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentHeader {

@@ -467,33 +467,22 @@ fn a_standby_cuts_what_it_never_applied_and_follows_the_new_timeline() {
 }
 
 #[test]
-fn a_promise_is_durable_and_binds_the_number_to_one_id() {
+fn promises_are_durable() {
     let dir = TempDir::new().unwrap();
     let wal = create(dir.path());
-    let mine = Timeline {
+    let promised = Timeline {
         number: 4,
         id: Uuid::from_u128(1),
     };
-    let rival = Timeline {
-        number: 4,
-        id: Uuid::from_u128(2),
-    };
-    assert!(wal.accept_timeline(mine).unwrap());
-    assert!(
-        wal.accept_timeline(mine).unwrap(),
-        "the same question again"
-    );
+    wal.save_promises(Some(promised), None).unwrap();
     drop(wal);
     let (wal, _) = open(dir.path());
-    assert!(!wal.accept_timeline(rival).unwrap());
-    assert!(
-        !wal.accept_timeline(Timeline { number: 3, ..rival })
-            .unwrap()
+    let control = wal.control();
+    assert_eq!(
+        (control.promised(), control.attempted()),
+        (Some(promised), None)
     );
-    assert!(
-        wal.accept_timeline(Timeline { number: 5, ..rival })
-            .unwrap()
-    );
+    assert_eq!(control.highest_number(), 4);
 }
 
 #[test]

@@ -30,7 +30,8 @@ impl Wal {
     /// is still current.
     pub fn open_timeline(&self, next: Timeline, reason: &str) -> Result<Lsn> {
         self.change_history(|history, end| {
-            let mut opened = history.clone();
+            // A timeline that was adopted and never reached is nobody's ancestor.
+            let mut opened = history.reached(end);
             opened
                 .open(next, end, reason)
                 .map_err(|error| Error::Invalid(error.to_string()))?;
@@ -75,10 +76,6 @@ impl Wal {
                 control.timeline_id = *timeline.id.as_bytes();
                 control.own_from = own_from;
                 control.watermark = end;
-                if control.accepted_number < timeline.number {
-                    control.accepted_number = timeline.number;
-                    control.accepted_id = *timeline.id.as_bytes();
-                }
             })?;
             self.forget_watermarks(end)?;
             let owner = Owner {
@@ -214,27 +211,37 @@ impl Wal {
         self.append_any(&[WalEntry::new(WalEntryType::Config, None, config)])
     }
 
-    /// Durably accepts `timeline`: from now on this node answers no older number, and the same
-    /// number only with the same id. Returns whether it was accepted.
+    /// Durably notes what this node is bound by beyond its log: the highest timeline it promised to
+    /// another node, and the highest that it tried to open itself.
     ///
     /// # Errors
     /// Disk errors; nothing was promised then.
-    pub fn accept_timeline(&self, timeline: Timeline) -> Result<bool> {
-        let mut accepted = false;
+    pub fn save_promises(
+        &self,
+        promised: Option<Timeline>,
+        attempted: Option<Timeline>,
+    ) -> Result<()> {
+        let split = |timeline: Option<Timeline>| {
+            timeline.map_or((0, [0; 16]), |timeline| {
+                (timeline.number, *timeline.id.as_bytes())
+            })
+        };
         self.update_control(|control| {
-            let known = control.accepted();
-            if timeline.number > known.number || timeline == known {
-                control.accepted_number = timeline.number;
-                control.accepted_id = *timeline.id.as_bytes();
-                accepted = true;
-            }
-        })?;
-        Ok(accepted)
+            (control.promised_number, control.promised_id) = split(promised);
+            (control.attempted_number, control.attempted_id) = split(attempted);
+        })
     }
 
-    /// The highest timeline this node accepted.
-    pub fn accepted_timeline(&self) -> Timeline {
-        self.control().accepted()
+    /// The `Config` entries that bind while only what is below `commit` is known committed: the
+    /// newest at or below it, and all above, oldest first, each with the end of its record.
+    pub fn binding_configs(&self, commit: Lsn) -> Vec<(bytes::Bytes, Lsn)> {
+        let control = self.control();
+        let mut all = vec![(bytes::Bytes::from(control.config), control.config_lsn)];
+        let newer = self.shared().configs.lock();
+        all.extend(newer.iter().map(|(end, config)| (config.clone(), *end)));
+        drop(newer);
+        let settled = all.iter().rposition(|(_, end)| *end <= commit).unwrap_or(0);
+        all.split_off(settled)
     }
 
     /// Starts a new life of this node's data: it has forgotten what it may have promised.

@@ -59,13 +59,9 @@ pub(super) struct Members<'a> {
 }
 
 impl Members<'_> {
-    fn position(
-        &self,
-        policy: &BoundPolicy,
-        name: &NodeName,
-        stage: fn(&Positions) -> Lsn,
-    ) -> Option<Lsn> {
-        if policy.self_counts && name == self.own.0 {
+    fn position(&self, name: &NodeName, stage: fn(&Positions) -> Lsn) -> Option<Lsn> {
+        // Who set a policy is not counted by it: a node that finds itself there took over.
+        if name == self.own.0 {
             return Some(self.own.1);
         }
         let standby = self.standbys.get(name).filter(|standby| standby.counts());
@@ -76,7 +72,7 @@ impl Members<'_> {
     pub(super) fn present(&self, policy: &BoundPolicy) -> usize {
         let names = policy.counted().iter();
         names
-            .filter(|name| self.position(policy, name, |at| at.flush).is_some())
+            .filter(|name| self.position(name, |at| at.flush).is_some())
             .count()
     }
 
@@ -94,9 +90,9 @@ impl Members<'_> {
         let mut there = policy
             .counted()
             .iter()
-            .filter_map(|name| self.position(policy, name, stage))
+            .filter_map(|name| self.position(name, stage))
             .collect::<Vec<_>>();
-        if let SyncPolicy::First { .. } = policy.policy {
+        if let SyncPolicy::First { .. } = policy.policy() {
             there.truncate(needed);
         }
         there.sort_unstable_by(|a, b| b.cmp(a));
@@ -109,14 +105,14 @@ impl Members<'_> {
         let Some(at) = counted.iter().position(|counted| counted == name) else {
             return (SyncState::Async, 0);
         };
-        if let SyncPolicy::Any { .. } = policy.policy {
+        if let SyncPolicy::Any { .. } = policy.policy() {
             return (SyncState::Quorum, 1);
         }
         let earlier = counted.iter().take(at);
         let before = earlier
-            .filter(|name| self.position(policy, name, |at| at.flush).is_some())
+            .filter(|name| self.position(name, |at| at.flush).is_some())
             .count();
-        let there = self.position(policy, name, |at| at.flush).is_some();
+        let there = self.position(name, |at| at.flush).is_some();
         match there && before < policy.needed() {
             true => (SyncState::Sync, at + 1),
             false => (SyncState::Potential, at + 1),

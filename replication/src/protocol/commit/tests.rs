@@ -21,12 +21,13 @@ fn names(command: &Command, key: &str) -> Vec<NodeName> {
 /// Policies stand in scripts without blanks: `ANY_1_(a,b)`.
 fn policy(command: &Command) -> BoundPolicy {
     let text = command.text("policy").unwrap_or_default().replace('_', " ");
-    BoundPolicy {
-        policy: text.parse().unwrap(),
-        voters: names(command, "voters"),
-        config_end: command.lsn("end"),
-        self_counts: command.has("self"),
-    }
+    let author = name(command.text("by").unwrap_or("n1"));
+    let voters = names(command, "voters");
+    BoundPolicy::new(text.parse().unwrap(), &voters, &author, command.lsn("end"))
+}
+
+fn plain(policy: &str) -> BoundPolicy {
+    BoundPolicy::new(policy.parse().unwrap(), &[], &name("n1"), Lsn::ZERO)
 }
 
 fn start(command: &Command) -> Committer {
@@ -87,7 +88,7 @@ fn event(command: &Command, newest: &BoundPolicy) -> Event {
 
 fn show(action: &Action) -> String {
     match action {
-        Action::PolicySettled(bound) => format!("PolicySettled({})", bound.policy),
+        Action::PolicySettled(bound) => format!("PolicySettled({})", bound.policy()),
         other => format!("{other:?}"),
     }
 }
@@ -138,10 +139,7 @@ fn a_receipt_never_states_more_than_the_policy_gave() {
         flushed: Lsn::new(800),
         commit: Lsn::new(80),
         hold_until: Lsn::ZERO,
-        policies: vec![BoundPolicy {
-            policy: policy.parse().unwrap(),
-            ..BoundPolicy::off()
-        }],
+        policies: vec![plain(policy)],
         on_miss: "degrade:1s".parse().unwrap(),
     };
     let end = Lsn::new(800);
@@ -202,6 +200,7 @@ fn random_event((kind, who, lsn, session, flag): (u8, u8, u64, u64, bool), top: 
         "FIRST 1 (d)",
     ];
     let name = name(["a", "b", "c", "n1"][usize::from(who)]);
+    let own = "n1".parse().unwrap();
     let at = |lsn: u64| Lsn::new(lsn * 8);
     match kind {
         0..=2 => {
@@ -229,12 +228,12 @@ fn random_event((kind, who, lsn, session, flag): (u8, u8, u64, u64, bool), top: 
         },
         8 => Event::Disconnected { name, session },
         9 => Event::PolicyLogged {
-            policy: BoundPolicy {
-                policy: policies[usize::try_from(lsn % 5).unwrap()].parse().unwrap(),
-                voters: vec![name],
-                config_end: Lsn::new(*top + 8),
-                self_counts: flag,
-            },
+            policy: BoundPolicy::new(
+                policies[usize::try_from(lsn % 5).unwrap()].parse().unwrap(),
+                std::slice::from_ref(&name),
+                if flag { &own } else { &name },
+                Lsn::new(*top + 8),
+            ),
             rule: [
                 ChangeRule::Both,
                 ChangeRule::OwnFlush,
@@ -289,14 +288,14 @@ proptest! {
         own in 0u64..50, k in 1usize..4, first in any::<bool>(),
     ) {
         let word = if first { "FIRST" } else { "ANY" };
-        let policy = format!("{word} {k} (a, b, c, d)").parse().unwrap();
+        let policy = format!("{word} {k} (a, b, c, d)");
         let config = CommitConfig {
             name: name("n1"),
             timeline: script::timeline("1:a"),
             flushed: Lsn::new(own),
             commit: Lsn::ZERO,
             hold_until: Lsn::ZERO,
-            policies: vec![BoundPolicy { policy, ..BoundPolicy::off() }],
+            policies: vec![plain(&policy)],
             on_miss: OnMiss::Block,
         };
         let mut machine = Committer::new(config, Moment::ZERO);

@@ -1,0 +1,691 @@
+//! The candidate's side: probe, promise, fetch, open.
+//!
+//! ```text
+//!   Probing ──rule can be met──▶ Promising ──enough──▶ Fetching ──▶ Opening ──▶ Open
+//!      │                            │ ▲                   │
+//!      │                            │ └─ the fetched log  │
+//!      ▼                            ▼    has a new policy ┘
+//!   Refused: nothing changed     Refused: a number is used up, nothing was opened
+//! ```
+//!
+//! `force` skips the checks for a living primary and for lag, never the rule of promises; only
+//! giving the policy up does that, and the outcome then says what may be lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use uuid::Uuid;
+
+use super::{
+    LogEnd, Notice, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest, Purpose, Refusal, Role,
+};
+use crate::protocol::name::NodeName;
+use crate::protocol::policy::BoundPolicy;
+use crate::time::Moment;
+
+/// What a [`Candidate`] starts from.
+#[derive(Debug, Clone)]
+pub struct CandidateConfig {
+    /// This node's name.
+    pub name: NodeName,
+    /// Why it wants a timeline.
+    pub purpose: Purpose,
+    /// Where its log ends.
+    pub end: LogEnd,
+    /// All timelines opened in its log.
+    pub opened: TimelineHistory,
+    /// The policies that bind in its log, oldest first.
+    pub policies: Vec<BoundPolicy>,
+    /// Nodes to probe besides those the policies count: the last primary, for one.
+    pub also_probe: Vec<NodeName>,
+    /// The highest timeline number it ever saw or accepted.
+    pub highest_seen: u32,
+    /// The number to open, drawn by a leadership engine; else the lowest that is free.
+    pub number: Option<u32>,
+    /// Random, drawn for this attempt.
+    pub id: Uuid,
+    /// How long ago this node itself heard from a primary, if it has a connection.
+    pub primary_heard: Option<Duration>,
+    /// A primary heard within this time is alive.
+    pub heartbeat_timeout: Duration,
+    /// The most it may lack, in bytes; `None` for any amount.
+    pub lag_max: Option<u64>,
+    /// Skip the checks for a living primary and for lag.
+    pub force: bool,
+    /// Give the policy up: own acceptance is enough.
+    pub without_policy: bool,
+    /// Whether a primary under this policy may have degraded.
+    pub may_degrade: bool,
+    /// How long each phase may take.
+    pub phase_timeout: Duration,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Begin.
+    Begin,
+    /// A node answered the probe.
+    ProbeAnswered(NodeName, ProbeAnswer),
+    /// A node could not be probed.
+    ProbeFailed(NodeName),
+    /// This node's own acceptor answered.
+    OwnAnswered {
+        /// What it says; accepting, it also says where own log ends now.
+        promise: Promise,
+        /// The policies that bind in own log now.
+        policies: Vec<BoundPolicy>,
+    },
+    /// A member answered the request for this timeline.
+    PromiseAnswered(NodeName, Timeline, Promise),
+    /// A member could not be asked.
+    PromiseFailed(NodeName),
+    /// This node's own acceptor promised a newer timeline to another candidate meanwhile. To be
+    /// brought before that promise is answered.
+    Overtaken(Timeline),
+    /// The log was fetched and is flushed here.
+    Fetched {
+        /// Where own log ends now.
+        end: LogEnd,
+        /// The policies that bind in it.
+        policies: Vec<BoundPolicy>,
+    },
+    /// The log could not be fetched.
+    FetchFailed,
+    /// The NewTimeline record is flushed here.
+    Opened {
+        /// Where it begins.
+        fork: Lsn,
+        /// Its end.
+        end: Lsn,
+    },
+    /// The deadline passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Probe this node.
+    AskProbe(NodeName),
+    /// Ask own acceptor for a promise. A standby stops receiving with it.
+    AskOwn(PromiseRequest),
+    /// Ask this node for a promise.
+    AskPromise(NodeName, PromiseRequest),
+    /// Make own log the same as that of `name` up to its `end`, at least; `range` is what is
+    /// missing if both have the same history.
+    FetchFrom {
+        /// Whose.
+        name: NodeName,
+        /// Where that log ends.
+        end: LogEnd,
+        /// From own end to there.
+        range: Range<Lsn>,
+    },
+    /// Write NewTimeline at the end of own log and flush it. The log of a running primary may have
+    /// grown meanwhile, by anything but a policy. Timelines that own history adopted and own log
+    /// never reached leave the history first.
+    OpenTimeline(Timeline),
+    /// It is open; nothing is committed before its `end` satisfies the policy.
+    Done {
+        /// The new timeline.
+        timeline: Timeline,
+        /// Where it begins.
+        fork: Lsn,
+        /// The end of NewTimeline.
+        end: Lsn,
+        /// A newer timeline was promised to another candidate while this one was being written:
+        /// confirm nothing, and ask for a higher number at once.
+        overtaken: Option<Timeline>,
+        /// What to tell the operator.
+        notices: Vec<Notice>,
+    },
+    /// Nothing was opened.
+    Refuse(Refusal),
+}
+
+/// How far it is.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Not begun.
+    New,
+    /// Waits for answers that promise nothing.
+    Probing,
+    /// Waits for promises.
+    Promising,
+    /// Waits for log.
+    Fetching,
+    /// Waits for NewTimeline to be flushed.
+    Opening,
+    /// The timeline is open.
+    Open,
+    /// It is over, and nothing was opened.
+    Refused,
+}
+
+/// The machine. Invariant: nothing is opened unless own acceptor and, policy by policy, enough
+/// members promised, and own log is as new as the newest of theirs.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    config: CandidateConfig,
+    phase: Phase,
+    deadline: Option<Moment>,
+    /// `None` for one that failed to answer.
+    probes: BTreeMap<NodeName, Option<ProbeAnswer>>,
+    timeline: Timeline,
+    asked: BTreeSet<NodeName>,
+    own_promised: bool,
+    overtaken: Option<Timeline>,
+    promised: BTreeMap<NodeName, LogEnd>,
+    /// Who will not promise, and the number that stands against it.
+    declined: BTreeMap<NodeName, Option<u32>>,
+    fetching: Option<(NodeName, LogEnd)>,
+    /// From whom nothing could be fetched.
+    unfetched: BTreeSet<NodeName>,
+    refusal: Option<Refusal>,
+}
+
+/// A look at a [`Candidate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CandidateStatus {
+    /// How far it is.
+    pub phase: Phase,
+    /// The timeline it asks for; meaningless while probing.
+    pub timeline: Timeline,
+    /// Who promised.
+    pub promised: Vec<NodeName>,
+    /// Why nothing was opened.
+    pub refusal: Option<Refusal>,
+}
+
+impl Candidate {
+    /// A candidate; nothing happens before `Begin`.
+    pub fn new(config: CandidateConfig) -> Self {
+        Self {
+            phase: Phase::New,
+            deadline: None,
+            probes: BTreeMap::new(),
+            timeline: config.end.timeline,
+            asked: BTreeSet::new(),
+            own_promised: false,
+            overtaken: None,
+            promised: BTreeMap::new(),
+            declined: BTreeMap::new(),
+            fetching: None,
+            unfetched: BTreeSet::new(),
+            refusal: None,
+            config,
+        }
+    }
+
+    /// Takes one event and appends what it leads to. Events of a phase that is over are ignored.
+    pub fn on(&mut self, event: Event, now: Moment, out: &mut Vec<Action>) {
+        let late = self.deadline.is_some_and(|deadline| deadline <= now);
+        match (self.phase, event) {
+            (Phase::New, Event::Begin) => self.probe(now, out),
+            (Phase::Probing, Event::ProbeAnswered(name, answer)) => {
+                self.note_probe(name, Some(answer), now, out);
+            }
+            (_, Event::Overtaken(by)) => self.on_overtaken(by, out),
+            (Phase::Probing, Event::ProbeFailed(name)) => self.note_probe(name, None, now, out),
+            (Phase::Probing, Event::Tick) if late => self.judge(now, out),
+            (Phase::Promising, Event::OwnAnswered { promise, policies }) => {
+                self.note_own(promise, policies, now, out);
+            }
+            (Phase::Promising, Event::PromiseAnswered(name, timeline, promise)) => {
+                if timeline == self.timeline && self.asked.contains(&name) {
+                    self.note_promise(name, promise, now, out);
+                }
+            }
+            (Phase::Promising, Event::PromiseFailed(name)) => {
+                self.declined.entry(name).or_insert(None);
+                self.count(false, now, out);
+            }
+            (Phase::Promising, Event::Tick) if late => self.count(true, now, out),
+            (Phase::Fetching, Event::Fetched { end, policies }) => {
+                self.note_fetched(end, policies, now, out);
+            }
+            (Phase::Fetching, Event::FetchFailed) => self.fetch_elsewhere(now, out),
+            (Phase::Fetching, Event::Tick) if late => self.fetch_elsewhere(now, out),
+            (Phase::Opening, Event::Opened { fork, end }) => self.finish(fork, end, out),
+            _ => {}
+        }
+        self.check();
+    }
+
+    /// When to bring the next `Tick`.
+    pub const fn deadline(&self) -> Option<Moment> {
+        self.deadline
+    }
+
+    /// A look at it.
+    pub fn status(&self) -> CandidateStatus {
+        CandidateStatus {
+            phase: self.phase,
+            timeline: self.timeline,
+            promised: self.promised.keys().cloned().collect(),
+            refusal: self.refusal.clone(),
+        }
+    }
+
+    /// The policies whose rule must be met.
+    fn policies(&self) -> &[BoundPolicy] {
+        match self.config.without_policy {
+            true => &[],
+            false => &self.config.policies,
+        }
+    }
+
+    /// The members of all binding policies, this node left out.
+    fn members(&self) -> BTreeSet<NodeName> {
+        let counted = self.policies().iter().flat_map(BoundPolicy::counted);
+        counted
+            .filter(|name| **name != self.config.name)
+            .cloned()
+            .collect()
+    }
+
+    /// What lacks, if all of `agree` and this node agreed.
+    fn shortfall(&self, agree: impl Fn(&NodeName) -> bool) -> Option<Refusal> {
+        let own = &self.config.name;
+        self.policies().iter().find_map(|policy| {
+            let needed = match self.config.purpose {
+                Purpose::Promote | Purpose::Raise => policy.promises_needed(),
+                Purpose::Restart => policy.needed(),
+            };
+            let counted = policy.counted();
+            let (agreed, missing) = counted
+                .iter()
+                .cloned()
+                .partition::<Vec<_>, _>(|name| name == own || agree(name));
+            let have = agreed.len();
+            (have < needed).then_some(Refusal::Unreachable {
+                needed,
+                have,
+                missing,
+            })
+        })
+    }
+
+    fn enter(&mut self, phase: Phase, now: Moment) {
+        self.phase = phase;
+        self.deadline = Some(now + self.config.phase_timeout);
+    }
+
+    fn refuse(&mut self, refusal: Refusal, out: &mut Vec<Action>) {
+        self.phase = Phase::Refused;
+        self.deadline = None;
+        self.refusal = Some(refusal.clone());
+        out.push(Action::Refuse(refusal));
+    }
+
+    fn probe(&mut self, now: Moment, out: &mut Vec<Action>) {
+        self.enter(Phase::Probing, now);
+        let also = self.config.also_probe.iter();
+        let also = also.filter(|name| **name != self.config.name).cloned();
+        let nodes = self
+            .members()
+            .into_iter()
+            .chain(also)
+            .collect::<BTreeSet<_>>();
+        self.asked = nodes.clone();
+        match nodes.is_empty() {
+            true => self.judge(now, out),
+            false => out.extend(nodes.into_iter().map(Action::AskProbe)),
+        }
+    }
+
+    fn note_probe(
+        &mut self,
+        name: NodeName,
+        answer: Option<ProbeAnswer>,
+        now: Moment,
+        out: &mut Vec<Action>,
+    ) {
+        if self.asked.contains(&name) {
+            self.probes.insert(name, answer);
+            if self.probes.len() == self.asked.len() {
+                self.judge(now, out);
+            }
+        }
+    }
+
+    /// The end of the probe: nothing has changed yet, and nothing will if the rule cannot be met.
+    fn judge(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let answers = self
+            .probes
+            .iter()
+            .filter_map(|(name, answer)| Some((name, (*answer)?)));
+        let answers = answers.collect::<Vec<_>>();
+        let answered = |name: &NodeName| answers.iter().any(|(there, _)| *there == name);
+        let checked = match self.config.force {
+            true => None,
+            false => self
+                .living_primary(&answers)
+                .or_else(|| self.too_far_behind(&answers)),
+        };
+        if let Some(refusal) = checked.or_else(|| self.shortfall(answered)) {
+            return self.refuse(refusal, out);
+        }
+        let highest = answers.iter().map(|(_, answer)| answer.highest).max();
+        let highest = highest.unwrap_or(0).max(self.config.highest_seen);
+        let highest = highest.max(self.config.opened.current().number);
+        let Some(free) = highest.checked_add(1) else {
+            return self.refuse(Refusal::NumbersExhausted(highest), out);
+        };
+        let number = self.config.number.unwrap_or(free);
+        if number < free {
+            let name = self.config.name.clone();
+            return self.refuse(Refusal::Outbid { name, highest }, out);
+        }
+        let id = self.config.id;
+        self.timeline = Timeline { number, id };
+        self.asked = BTreeSet::new();
+        self.enter(Phase::Promising, now);
+        let request = self.request();
+        out.push(Action::AskOwn(request));
+    }
+
+    fn living_primary(&self, answers: &[(&NodeName, ProbeAnswer)]) -> Option<Refusal> {
+        // A primary that asks for a higher number is the living primary.
+        if self.config.purpose == Purpose::Raise {
+            return None;
+        }
+        let alive = answers
+            .iter()
+            .find(|(_, answer)| answer.role == Role::Primary);
+        if let Some((name, answer)) = alive {
+            let (name, timeline) = ((*name).clone(), answer.end.timeline);
+            return Some(Refusal::PrimaryAlive { name, timeline });
+        }
+        // Who was heard last before a restart is this node.
+        if self.config.purpose == Purpose::Restart {
+            return None;
+        }
+        let own = (&self.config.name, self.config.primary_heard);
+        let heard = answers
+            .iter()
+            .map(|(name, answer)| (*name, answer.primary_heard));
+        heard.chain([own]).find_map(|(name, ago)| {
+            let ago = ago.filter(|ago| *ago < self.config.heartbeat_timeout)?;
+            let name = name.clone();
+            Some(Refusal::PrimaryHeard { name, ago })
+        })
+    }
+
+    fn too_far_behind(&self, answers: &[(&NodeName, ProbeAnswer)]) -> Option<Refusal> {
+        let lag_max = self.config.lag_max?;
+        let own = self.config.end;
+        let ahead = answers
+            .iter()
+            .filter(|(_, answer)| answer.end.is_newer_than(&own));
+        let (name, answer) = ahead.max_by_key(|(_, answer)| answer.end.flushed)?;
+        let behind = answer.end.flushed.bytes_since(own.flushed);
+        (behind > lag_max).then(|| Refusal::Behind {
+            name: (*name).clone(),
+            theirs: answer.end.flushed,
+            behind,
+        })
+    }
+
+    fn request(&self) -> PromiseRequest {
+        PromiseRequest {
+            candidate: self.config.name.clone(),
+            timeline: self.timeline,
+            purpose: self.config.purpose,
+            opened: self.config.opened.clone(),
+        }
+    }
+
+    /// Own acceptance comes first: from here on own log grows no more by what others send.
+    fn note_own(
+        &mut self,
+        promise: Promise,
+        policies: Vec<BoundPolicy>,
+        now: Moment,
+        out: &mut Vec<Action>,
+    ) {
+        match promise {
+            Promise::Accepted(end) => {
+                self.own_promised = true;
+                self.config.end = end;
+                self.config.policies = policies;
+                self.ask_members(out);
+                self.count(false, now, out);
+            }
+            Promise::Refused(refusal) => {
+                let why = Refusal::OwnPromise(refusal);
+                self.refuse(why, out);
+            }
+        }
+    }
+
+    fn on_overtaken(&mut self, by: Timeline, out: &mut Vec<Action>) {
+        match self.phase {
+            // The next probe sees it.
+            Phase::New | Phase::Probing | Phase::Open | Phase::Refused => {}
+            Phase::Promising | Phase::Fetching => {
+                let why = PromiseRefusal::Outbid(by);
+                self.refuse(Refusal::OwnPromise(why), out);
+            }
+            // The record may be in the log already.
+            Phase::Opening => self.overtaken = Some(by),
+        }
+    }
+
+    fn ask_members(&mut self, out: &mut Vec<Action>) {
+        for name in self.members() {
+            if self.asked.insert(name.clone()) {
+                out.push(Action::AskPromise(name, self.request()));
+            }
+        }
+    }
+
+    fn note_promise(
+        &mut self,
+        name: NodeName,
+        promise: Promise,
+        now: Moment,
+        out: &mut Vec<Action>,
+    ) {
+        match promise {
+            Promise::Accepted(end) => {
+                self.declined.remove(&name);
+                self.promised.insert(name, end);
+            }
+            Promise::Refused(refusal) => {
+                let against = match refusal {
+                    PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest) => {
+                        Some(newest.number)
+                    }
+                    PromiseRefusal::Busy => None,
+                };
+                self.declined.insert(name, against);
+            }
+        }
+        self.count(false, now, out);
+    }
+
+    /// Goes on when enough promised, and gives up when enough no longer can.
+    fn count(&mut self, late: bool, now: Moment, out: &mut Vec<Action>) {
+        let lacks = self.shortfall(|name| self.promised.contains_key(name));
+        if lacks.is_none() && self.own_promised {
+            return self.fetch(now, out);
+        }
+        let hopeless = self.shortfall(|name| !self.declined.contains_key(name));
+        let outbid = self.declined.iter().find_map(|(name, number)| {
+            let highest = (*number)?;
+            let name = name.clone();
+            Some(Refusal::Outbid { name, highest })
+        });
+        match (hopeless, lacks) {
+            (Some(lack), _) => self.refuse(outbid.unwrap_or(lack), out),
+            (None, Some(lack)) if late => self.refuse(outbid.unwrap_or(lack), out),
+            (None, None) if late => self.refuse(Refusal::OwnSilent, out),
+            _ => {}
+        }
+    }
+
+    /// Fetches from the newest of those who promised, or goes on if own log is as new.
+    fn fetch(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let own = self.config.end;
+
+        let newest = self.promised.iter();
+        let newest = newest.max_by_key(|(_, end)| (end.timeline.number, end.flushed));
+        let newest = newest.map(|(name, end)| (name.clone(), *end));
+        if let Some(conflict) = self.conflict() {
+            return self.refuse(conflict, out);
+        }
+        match newest {
+            // A primary has all it acknowledged: what others have beyond is not flushed here yet,
+            // or theirs to cut. A newer timeline, though, was opened by somebody else.
+            Some((name, end)) if self.config.purpose != Purpose::Promote => {
+                match end.timeline.number > own.timeline.number {
+                    true => self.refuse(
+                        Refusal::Fenced {
+                            name,
+                            timeline: end.timeline,
+                        },
+                        out,
+                    ),
+                    false => self.open(out),
+                }
+            }
+            Some((name, end)) if end.is_newer_than(&own) => {
+                self.enter(Phase::Fetching, now);
+                self.fetching = Some((name.clone(), end));
+                let range = own.flushed.min(end.flushed)..end.flushed;
+                out.push(Action::FetchFrom { name, end, range });
+            }
+            _ => self.open(out),
+        }
+    }
+
+    fn open(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Opening;
+        self.deadline = None;
+        out.push(Action::OpenTimeline(self.timeline));
+    }
+
+    /// Two logs whose newest timelines have one number and two ids: neither is known to be newer.
+    fn conflict(&self) -> Option<Refusal> {
+        let own = (&self.config.name, &self.config.end);
+        let ends = self.promised.iter().chain([own]).collect::<Vec<_>>();
+        let number = ends.iter().map(|(_, end)| end.timeline.number).max()?;
+        let mut newest = ends.iter().filter(|(_, end)| end.timeline.number == number);
+        let (one, first) = newest.next()?;
+        let (other, _) = newest.find(|(_, end)| end.timeline != first.timeline)?;
+        let (one, other) = ((*one).clone(), (*other).clone());
+        Some(Refusal::Conflict { one, other, number })
+    }
+
+    fn note_fetched(
+        &mut self,
+        end: LogEnd,
+        policies: Vec<BoundPolicy>,
+        now: Moment,
+        out: &mut Vec<Action>,
+    ) {
+        let wanted = self.fetching.take();
+        if wanted
+            .as_ref()
+            .is_some_and(|(_, wanted)| wanted.is_newer_than(&end))
+        {
+            self.fetching = wanted;
+            return self.fetch_elsewhere(now, out);
+        }
+        self.config.end = end;
+        self.config.policies = policies;
+        // The log fetched may count others than ours did; their promises are needed too.
+        self.enter(Phase::Promising, now);
+        self.ask_members(out);
+        self.count(false, now, out);
+    }
+
+    /// Another member with at least as much log, now that this one failed.
+    fn fetch_elsewhere(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let Some((failed, wanted)) = self.fetching.take() else {
+            return;
+        };
+        self.unfetched.insert(failed.clone());
+        let usable = |name: &NodeName| !self.unfetched.contains(name);
+        let others = self.promised.iter().filter(|(name, _)| usable(name));
+        let other = others
+            .filter(|(_, end)| !wanted.is_newer_than(end))
+            .next_back();
+        match other.map(|(name, end)| (name.clone(), *end)) {
+            None => {
+                let (name, upto) = (failed, wanted.flushed);
+                self.refuse(Refusal::FetchFailed { name, upto }, out);
+            }
+            Some((name, end)) => {
+                self.enter(Phase::Fetching, now);
+                self.fetching = Some((name.clone(), end));
+                let range = self.config.end.flushed.min(end.flushed)..end.flushed;
+                out.push(Action::FetchFrom { name, end, range });
+            }
+        }
+    }
+
+    fn finish(&mut self, fork: Lsn, end: Lsn, out: &mut Vec<Action>) {
+        self.phase = Phase::Open;
+        let (timeline, overtaken) = (self.timeline, self.overtaken);
+        let notices = self.notices();
+        out.push(Action::Done {
+            timeline,
+            fork,
+            end,
+            overtaken,
+            notices,
+        });
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let counted = |policy: &&BoundPolicy| policy.needed() > 0;
+        let bound = self
+            .config
+            .policies
+            .iter()
+            .filter(counted)
+            .collect::<Vec<_>>();
+        if self.config.purpose == Purpose::Promote {
+            if bound.is_empty() {
+                notices.push(Notice::NoPolicy);
+            } else if self.config.without_policy {
+                let counted = bound.iter().flat_map(|policy| policy.counted());
+                let others = counted.filter(|name| **name != self.config.name).cloned();
+                let others = others.collect::<BTreeSet<_>>();
+                notices.push(Notice::PolicyGivenUp(others.into_iter().collect()));
+            } else if self.config.may_degrade {
+                notices.push(Notice::MayHaveDegraded);
+            }
+        }
+        if self.config.force {
+            notices.push(Notice::Forced);
+        }
+        notices
+    }
+
+    fn check(&self) {
+        if matches!(self.phase, Phase::Opening | Phase::Open) {
+            assert!(self.own_promised, "did not promise itself");
+            let lacks = self.shortfall(|name| self.promised.contains_key(name));
+            assert_eq!(lacks, None, "opened without the promises it needs");
+            let own = self.config.end;
+            let promote = self.config.purpose == Purpose::Promote;
+            let newer = |end: &LogEnd| match promote {
+                true => end.is_newer_than(&own),
+                false => end.timeline.number > own.timeline.number,
+            };
+            let mut others = self.promised.iter();
+
+            assert!(
+                !others.any(|(_, end)| newer(end)),
+                "opened without newest log"
+            );
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! The public face of replication: one node's log, its standbys, its primary.
+//!
+//! A [`WalReplicator`] opens a log, serves it to whoever follows, follows somebody itself if told
+//! to, and drives a store on the way. It works without standbys, without subscribers and without
+//! a store. Handles are cheap to clone.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainstay_storage::{
+    Lsn, NewLog, OsDisk, Signal, Store, Wal, WalEntry, WalEntryType, WalOptions, WalSegment,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use uuid::Uuid;
+
+use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
+use crate::error::{Error, Result};
+use crate::protocol::level::Level;
+use crate::runtime::{
+    self, CopyStore, Core, Follower, Replay, SharedStore, SubscribeSource, promote,
+};
+
+/// Longest time that [`WalReplicator::stop`] takes in all.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of an engine's segment in one entry.
+const SEGMENT_CHUNK: usize = 1 << 20;
+
+/// Bytes appended and not flushed from which on an append goes to a thread that may block.
+const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
+
+/// The log of one node and everything that streams it.
+///
+/// ```no_run
+/// use mainstay_replication::{WalReplicator, WalStreamingConfig};
+/// use mainstay_storage::{WalEntry, WalEntryType};
+/// # async fn example() -> Result<(), mainstay_replication::Error> {
+/// let config = WalStreamingConfig { data_dir: "data".into(), ..WalStreamingConfig::default() };
+/// let replicator = WalReplicator::new(config, vec![]);
+/// replicator.start().await?;
+/// let lsn = replicator.append(WalEntry::new(WalEntryType::Insert, None, "ada")).await?;
+/// assert_eq!(replicator.current_lsn()?, lsn + 40);
+/// replicator.stop().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct WalReplicator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: WalStreamingConfig,
+    standbys: Vec<StandbyConfig>,
+    wall_clock: fn() -> i64,
+    given: Given,
+    running: tokio::sync::Mutex<Option<Running>>,
+    core: RwLock<Option<Arc<Core>>>,
+}
+
+/// What the caller brought.
+enum Given {
+    /// Nothing: the log is opened in the data directory. With a store, perhaps, which is kept
+    /// applied on every role.
+    Directory(Mutex<Option<SharedStore>>),
+    /// An engine that opened the log itself, and applies its own writes while it is primary.
+    Engine {
+        wal: Wal,
+        store: SharedStore,
+        copy: CopyStore,
+    },
+}
+
+struct Running {
+    core: Arc<Core>,
+    tasks: JoinSet<()>,
+    replay: Option<Replay>,
+    follower: Option<Follower>,
+    /// The log is ours to close.
+    owned: bool,
+}
+
+/// What a promotion led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promotion {
+    /// The timeline that was opened.
+    pub timeline: mainstay_storage::Timeline,
+    /// Where it begins.
+    pub fork: Lsn,
+    /// End of the entry that opened it.
+    pub end: Lsn,
+    /// What the operator should know, a sentence each.
+    pub notices: Vec<String>,
+}
+
+impl WalReplicator {
+    /// A replicator that is not running yet. `standbys` lists who is admitted and how they count;
+    /// empty admits everybody who can authenticate.
+    pub fn new(config: WalStreamingConfig, standbys: Vec<StandbyConfig>) -> Self {
+        Self::build(config, standbys, Given::Directory(Mutex::new(None)))
+    }
+
+    /// As [`new`](Self::new), with a store that the log is applied to, on every role: on a primary
+    /// as commits are confirmed, on a standby as the primary says they are.
+    pub fn with_store(
+        config: WalStreamingConfig,
+        standbys: Vec<StandbyConfig>,
+        store: Box<dyn Store>,
+    ) -> Self {
+        let store = Arc::new(Mutex::new(store));
+        Self::build(config, standbys, Given::Directory(Mutex::new(Some(store))))
+    }
+
+    /// For an engine that opened the log itself: `store` is applied to while this node is a
+    /// standby, and on a primary the engine inserts what it commits. `copy` writes a copy of the
+    /// store's durable state into an empty directory and says where it stands.
+    pub fn with_engine(
+        config: WalStreamingConfig,
+        wal: Wal,
+        store: Box<dyn Store>,
+        copy: impl Fn(&Path) -> mainstay_storage::Result<Lsn> + Send + Sync + 'static,
+    ) -> Self {
+        let store = Arc::new(Mutex::new(store));
+        let copy = CopyStore(Arc::new(copy));
+        Self::build(config, Vec::new(), Given::Engine { wal, store, copy })
+    }
+
+    fn build(config: WalStreamingConfig, standbys: Vec<StandbyConfig>, given: Given) -> Self {
+        let wall_clock = runtime::wall_clock;
+        let running = tokio::sync::Mutex::new(None);
+        let core = RwLock::new(None);
+        let inner = Inner {
+            config,
+            standbys,
+            wall_clock,
+            given,
+            running,
+            core,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Opens the log, listens, follows if configured, and serves.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRunning`]; the log's errors; an address that cannot be listened on, or that
+    /// is refused because there are no credentials.
+    pub async fn start(&self) -> Result<()> {
+        let mut running = self.inner.running.lock().await;
+        if running.is_some() {
+            return Err(Error::AlreadyRunning);
+        }
+        let listener = runtime::listen(&self.inner.config).await?;
+        let started = self.inner.open(listener).await?;
+        *self.inner.core.write() = Some(started.core.clone());
+        *running = Some(started);
+        Ok(())
+    }
+
+    /// Ends every task: connections are closed as a shutdown does, each task gets the configured
+    /// deadline, everything [`STOP_DEADLINE`]. A second call does nothing.
+    ///
+    /// # Errors
+    /// Disk errors while closing the log.
+    pub async fn stop(&self) -> Result<()> {
+        let mut running = self.inner.running.lock().await;
+        match running.take() {
+            Some(running) => running.stop(&self.inner.config).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it was started and not stopped.
+    pub fn is_running(&self) -> bool {
+        self.inner
+            .core
+            .read()
+            .as_ref()
+            .is_some_and(|core| !core.is_stopping())
+    }
+
+    /// Appends an entry and returns where its record starts. It is durable when
+    /// [`wait_for`](Self::wait_for) says so.
+    ///
+    /// An `lsn` of zero means assigned, any other must be the next position; a `checksum` of zero
+    /// means computed, any other is verified.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::NotPrimary`], and the log's: `NotContiguous`, `Refused`,
+    /// `TooLarge`, `Full`, `Poisoned`. Nothing was appended then.
+    pub async fn append(&self, entry: WalEntry) -> Result<Lsn> {
+        Ok(self.append_all(vec![entry]).await?.start)
+    }
+
+    /// Appends a segment of an engine's own log as one unit: one transaction, whose first entry is
+    /// the encoded `segment` and whose others are its bytes in order, at most 1 MiB each. A
+    /// standby applies all of it or nothing. Returns where it starts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when size or checksum of `bytes` are not what `segment` says; as
+    /// [`append`](Self::append).
+    pub async fn append_segment(&self, segment: &WalSegment, bytes: Bytes) -> Result<Lsn> {
+        check_segment(segment, &bytes)?;
+        let tx = Some(Uuid::new_v4().as_u64_pair().0 | 1);
+        let described = segment.encode();
+        let mut entries = vec![
+            WalEntry::new(WalEntryType::TxBegin, tx, Bytes::new()),
+            WalEntry::new(WalEntryType::Insert, tx, described),
+        ];
+        let chunk = SEGMENT_CHUNK.min(self.core()?.wal.segment_size().payload_max());
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let part = rest.split_to(chunk.min(rest.len()));
+            entries.push(WalEntry::new(WalEntryType::Insert, tx, part));
+        }
+        entries.push(WalEntry::new(WalEntryType::TxCommit, tx, Bytes::new()));
+        Ok(self.append_all(entries).await?.start)
+    }
+
+    /// Appends entries, contiguous and in order.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_all(&self, entries: Vec<WalEntry>) -> Result<std::ops::Range<Lsn>> {
+        let core = self.core()?;
+        if !core.is_primary() {
+            return Err(Error::NotPrimary);
+        }
+        let wal = core.wal.clone();
+        let slow = wal.appended().bytes_since(wal.flushed().get()) > UNFLUSHED_BYTES_SLOW;
+        if !slow {
+            return Ok(wal.append(&entries)?);
+        }
+        let appended = tokio::task::spawn_blocking(move || wal.append(&entries)).await;
+        Ok(appended.map_err(|error| Error::Invalid(error.to_string()))??)
+    }
+
+    /// Waits until the entry that starts at `lsn` has reached `level`.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when the log ends before.
+    pub async fn wait_for(&self, lsn: Lsn, level: Level) -> Result<()> {
+        let core = self.core()?;
+        let signal = match level {
+            Level::Async => return Ok(()),
+            Level::Local => core.wal.flushed().clone(),
+            Level::RemoteWrite => core.remote_written.clone(),
+            Level::RemoteFlush => core.wal.commit().clone(),
+            Level::RemoteApply => core.remote_applied.clone(),
+        };
+        signal
+            .wait(lsn + 1)
+            .await
+            .map(|_| ())
+            .map_err(|_| Error::NotRunning)
+    }
+
+    /// The committed entries from `from` on, the log's own ones left out, then live. A slow reader
+    /// is served from disk and loses nothing. The stream ends with an error when the log it wants
+    /// is gone or damaged, and without one when the replicator stops.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; the log's `Gap` and `Ahead`.
+    pub fn subscribe(&self, from: Lsn) -> Result<ReceiverStream<Result<WalEntry>>> {
+        let core = self.core()?;
+        let source = SubscribeSource::new(core, from)?;
+        Ok(ReceiverStream::new(source.spawn()))
+    }
+
+    /// An acknowledgement that reached the primary some other way: the standby `node_id` has
+    /// flushed and applied everything below `lsn`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownStandby`], [`Error::NotRunning`].
+    pub fn acknowledge(&self, node_id: Uuid, lsn: Lsn) -> Result<()> {
+        self.core()?.acknowledge(node_id, lsn)
+    }
+
+    /// The end of the log.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn current_lsn(&self) -> Result<Lsn> {
+        Ok(self.core()?.wal.appended())
+    }
+
+    /// The configured and registered standbys.
+    pub fn standby_states(&self) -> Vec<StandbyState> {
+        let core = self.inner.core.read().clone();
+        core.map_or_else(Vec::new, |core| core.standby_states())
+    }
+
+    /// How far the standby `node_id` is behind.
+    ///
+    /// # Errors
+    /// [`Error::UnknownStandby`].
+    pub fn get_lag(&self, node_id: Uuid) -> Result<ReplicationLag> {
+        let states = self.standby_states();
+        let state = states.iter().find(|state| state.node_id == node_id);
+        state.map(lag_of).ok_or(Error::UnknownStandby(node_id))
+    }
+
+    /// How far each standby is behind, in the order of [`standby_states`](Self::standby_states).
+    pub fn replication_lag(&self) -> Vec<ReplicationLag> {
+        self.standby_states().iter().map(lag_of).collect()
+    }
+
+    /// What this node is.
+    pub fn role(&self) -> Role {
+        let core = self.inner.core.read().clone();
+        core.map_or(Role::Standby, |core| core.role())
+    }
+
+    /// Where it listens.
+    pub fn listen_addr(&self) -> Option<SocketAddr> {
+        self.inner
+            .core
+            .read()
+            .as_ref()
+            .and_then(|core| core.listen())
+    }
+
+    /// Name and address of the node that this one follows, while it is connected; on a standby
+    /// that is not, the primary that the log names.
+    pub fn primary(&self) -> Option<(String, String)> {
+        let core = self.inner.core.read().clone()?;
+        core.upstream().or_else(|| {
+            let primary = core.cluster().primary;
+            Some((primary.name.as_str().to_owned(), primary.address))
+        })
+    }
+
+    /// Whether this standby is connected to the node that it follows.
+    pub fn is_connected(&self) -> bool {
+        let core = self.inner.core.read().clone();
+        core.is_some_and(|core| core.upstream().is_some())
+    }
+
+    /// The positions that the remote levels wait for: written, and applied.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn remote_positions(&self) -> Result<(Signal, Signal)> {
+        let core = self.core()?;
+        Ok((core.remote_written.clone(), core.remote_applied.clone()))
+    }
+
+    /// Whether a synchronous policy is in force.
+    pub fn is_synchronous(&self) -> bool {
+        let core = self.inner.core.read().clone();
+        core.is_some_and(|core| core.cluster().policy.needed() > 0)
+    }
+
+    /// Climbs as log is applied to the store here, on a standby.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn applied(&self) -> Result<Signal> {
+        Ok(self.core()?.applied.clone())
+    }
+
+    /// The log.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn wal(&self) -> Result<Wal> {
+        Ok(self.core()?.wal.clone())
+    }
+
+    /// Log from here on is needed by a slot, a backup, or the configured reserve.
+    pub fn retain_from(&self) -> Lsn {
+        let core = self.inner.core.read().clone();
+        core.map_or(Lsn::ZERO, |core| core.retain_from())
+    }
+
+    /// Makes this standby the primary of a new timeline: asks who must agree, fetches what it
+    /// lacks, opens the timeline. `force` skips the checks for a living primary and for lag, never
+    /// the rule that enough members must agree. Returns when the timeline is open and durable
+    /// here, and everything in the log is in the store.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason and the way to go on; nothing was opened then.
+    pub async fn promote(&self, force: bool) -> Result<Promotion> {
+        let mut running = self.inner.running.lock().await;
+        let running = running.as_mut().ok_or(Error::NotRunning)?;
+        if running.core.is_primary() {
+            return Err(Error::Refused(
+                "this node is the primary already".to_owned(),
+            ));
+        }
+        let opened = promote::run(&running.core, force, &mut running.follower).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                running.follow_again();
+                return Err(error);
+            }
+        };
+        if let Some(replay) = &running.replay {
+            replay.apply_everything();
+            let applied = running.core.applied.wait(opened.promotion.end).await;
+            applied.map_err(|_| Error::NotRunning)?;
+        }
+        if matches!(self.inner.given, Given::Engine { .. })
+            && let Some(replay) = running.replay.take()
+        {
+            let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
+            stopped.map_err(|error| Error::Invalid(error.to_string()))?;
+        }
+        running
+            .core
+            .become_primary(opened.promotion.end, Some(&opened.old))?;
+        if opened.overtaken {
+            running
+                .core
+                .commit_event(crate::protocol::commit::Event::Suspended(true));
+        }
+        running.core.switched.send_modify(|count| *count += 1);
+        Ok(opened.promotion)
+    }
+
+    /// Follows other addresses from now on. On a primary that is refused.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::Refused`].
+    pub async fn follow(&self, upstreams: Vec<String>) -> Result<()> {
+        let mut running = self.inner.running.lock().await;
+        let running = running.as_mut().ok_or(Error::NotRunning)?;
+        if running.core.is_primary() {
+            let text = "this node is the primary; another node must be promoted first";
+            return Err(Error::Refused(text.to_owned()));
+        }
+        if let Some(follower) = &mut running.follower
+            && follower.follow(upstreams.clone()).await
+        {
+            return Ok(());
+        }
+        running.follower = Some(Follower::start(running.core.clone(), upstreams));
+        Ok(())
+    }
+
+    fn core(&self) -> Result<Arc<Core>> {
+        let core = self.inner.core.read().clone();
+        core.filter(|core| !core.is_stopping())
+            .ok_or(Error::NotRunning)
+    }
+}
+
+impl std::fmt::Debug for WalReplicator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "WalReplicator({}, {:?})",
+            self.inner.config.name,
+            self.role()
+        )
+    }
+}
+
+impl Inner {
+    async fn open(&self, listener: Option<TcpListener>) -> Result<Running> {
+        let (wal, store, copy, owned) = match &self.given {
+            Given::Engine { wal, store, copy } => {
+                (wal.clone(), Some(store.clone()), Some(copy.clone()), false)
+            }
+            Given::Directory(store) => {
+                let store = store.lock().clone();
+                let copy = store.clone().map(copier);
+                (self.open_log()?, store, copy, true)
+            }
+        };
+        let applied = Signal::new(Lsn::ZERO);
+        let config = self.config.clone();
+        let core = Core::new(config, self.standbys.clone(), wal, applied.clone(), copy)?;
+        let core = Arc::new(core);
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = listener {
+            let at = listener.local_addr().map_err(|source| Error::Connection {
+                peer: "this node".to_owned(),
+                op: "listen",
+                source,
+            })?;
+            core.set_listen(at);
+            tasks.spawn(runtime::accept(core.clone(), listener));
+        }
+        core.check_role()?;
+        if core.is_primary() {
+            core.become_primary(Lsn::ZERO, None)?;
+        } else {
+            core.wal.set_commit_follows(false);
+        }
+        tasks.spawn(runtime::watch_commits(core.clone()));
+        let engine = matches!(self.given, Given::Engine { .. });
+        let replay = match store.filter(|_| !(engine && core.is_primary())) {
+            Some(store) => {
+                let (retaining, wal) = (core.clone(), core.wal.clone());
+                let retain = move || retaining.retain_from();
+                Some(Replay::start(wal, store, applied, !engine, retain)?)
+            }
+            None => None,
+        };
+        let follower =
+            (!core.is_primary()).then(|| Follower::start(core.clone(), self.config.follow.clone()));
+        Ok(Running {
+            core,
+            tasks,
+            replay,
+            follower,
+            owned,
+        })
+    }
+
+    fn open_log(&self) -> Result<Wal> {
+        let disk = Arc::new(OsDisk);
+        let options = WalOptions {
+            segment_size: self.config.segment_size,
+            accept_loss_from: self.config.accept_loss_from,
+            ..WalOptions::new(self.wall_clock)
+        };
+        let dir = &self.config.data_dir;
+        if Wal::exists(&*disk, dir)? {
+            return Ok(Wal::open(disk, dir, &options)?.0);
+        }
+        if !self.config.follow.is_empty() {
+            return Err(Error::Invalid(format!(
+                "{} holds no log; take a base backup into it first",
+                dir.display()
+            )));
+        }
+        let mut new = NewLog::new_cluster(options.segment_size);
+        new.node_id = self.config.node_id.unwrap_or(new.node_id);
+        Ok(Wal::create(disk, dir, new, &options)?)
+    }
+}
+
+/// Copies a store through its trait.
+fn copier(store: SharedStore) -> CopyStore {
+    CopyStore(Arc::new(move |into: &Path| store.lock().snapshot(into)))
+}
+
+impl Running {
+    fn follow_again(&mut self) {
+        if self.follower.is_none() {
+            let upstreams = self.core.config.follow.clone();
+            self.follower = Some(Follower::start(self.core.clone(), upstreams));
+        }
+    }
+
+    async fn stop(mut self, config: &WalStreamingConfig) -> Result<()> {
+        self.core.stopping.send_replace(true);
+        let deadline = STOP_DEADLINE.min(config.stop_timeout * 2);
+        let ended = timeout(deadline, async {
+            if let Some(follower) = self.follower.take() {
+                follower.stop(config.stop_timeout).await;
+            }
+            while self.tasks.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            tracing::warn!("tasks did not end in time and are aborted");
+            self.tasks.abort_all();
+            while self.tasks.join_next().await.is_some() {}
+        }
+        self.core.disconnect_all();
+        let (replay, wal, owned) = (self.replay.take(), self.core.wal.clone(), self.owned);
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(replay) = replay {
+                replay.stop();
+            }
+            if owned { wal.close() } else { Ok(()) }
+        });
+        Ok(closed
+            .await
+            .map_err(|error| Error::Invalid(error.to_string()))??)
+    }
+}
+
+fn lag_of(state: &StandbyState) -> ReplicationLag {
+    let time_ms = u64::try_from(state.replay_lag.as_millis()).unwrap_or(u64::MAX);
+    ReplicationLag {
+        bytes: state.lag_bytes,
+        time_ms,
+    }
+}
+
+fn check_segment(segment: &WalSegment, bytes: &[u8]) -> Result<()> {
+    let bad = |why: String| {
+        Err(Error::Invalid(format!(
+            "segment {}: {why}",
+            segment.segment_id
+        )))
+    };
+    let size = bytes.len() as u64;
+    if segment.size != size || segment.end_lsn.bytes_since(segment.start_lsn) != size {
+        return bad(format!(
+            "it is stated to have {} bytes, there are {size}",
+            segment.size
+        ));
+    }
+    let found = mainstay_storage::checksum(bytes);
+    if found != segment.checksum {
+        return bad(format!(
+            "checksum {found:08x}, stated as {:08x}",
+            segment.checksum
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The task that keeps this node following.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_storage::Timeline;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::runtime::core::Core;
+use crate::runtime::walreceiver::{self, Ended, Order};
+
+/// Orders that may wait for the receiver.
+const ORDERS_MAX: usize = 16;
+
+/// A running receiver.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Starts to follow `upstreams`, and tells `core` how to reach the receiver.
+    pub(crate) fn start(core: Arc<Core>, upstreams: Vec<String>) -> Self {
+        let (orders, received) = mpsc::channel(ORDERS_MAX);
+        core.set_orders(Some(orders.clone()));
+        let task = tokio::spawn(async move {
+            let ended = walreceiver::run(core.clone(), upstreams, received).await;
+            core.set_upstream(None);
+            match ended {
+                Ended::Stopped => {}
+                Ended::GaveUp(why) => {
+                    tracing::error!(%why, "this node cannot follow");
+                    core.set_trouble(Some(why.to_string()));
+                }
+                Ended::Failed(error) => {
+                    tracing::error!(%error, "following failed");
+                    core.set_trouble(Some(error.to_string()));
+                }
+            }
+        });
+        Self { orders, task }
+    }
+
+    /// Follows other addresses; `false` when the receiver has ended.
+    pub(crate) async fn follow(&self, upstreams: Vec<String>) -> bool {
+        self.orders.send(Order::Follow(upstreams)).await.is_ok()
+    }
+
+    /// Stops following, and waits until nothing is received any more.
+    pub(crate) async fn stop(mut self, deadline: Duration) {
+        // The receiver may have ended by itself.
+        let _ = self.orders.send(Order::Stop).await;
+        if timeout(deadline, &mut self.task).await.is_err() {
+            self.task.abort();
+            let _ = self.task.await;
+        }
+    }
+}
+
+/// Lets the receiver drop what is older than a promise, and waits until it has.
+pub(crate) async fn leave(orders: &mpsc::Sender<Order>, timeline: Timeline, address: String) {
+    let (done, left) = oneshot::channel();
+    if orders
+        .send(Order::Accepted(timeline, address, done))
+        .await
+        .is_ok()
+    {
+        // It ended instead, which leaves the upstream as well.
+        let _ = left.await;
+    }
+}

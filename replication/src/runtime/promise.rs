@@ -1,0 +1,218 @@
+//! Answering candidates: what this node is, and what it promises.
+//!
+//! A promise is durable, and everything older is left, before it is answered; promises are made
+//! one at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_storage::{Lsn, Timeline, Wal};
+
+use crate::config::Role;
+use crate::error::{Error, Result};
+use crate::protocol::commit::Event as CommitEvent;
+use crate::protocol::promotion::{
+    Acceptor, AcceptorAction, AcceptorEvent, LogEnd, ProbeAnswer, Promise, PromiseRefusal,
+    PromiseRequest, Promises, Purpose, Role as ProbedRole,
+};
+use crate::runtime::core::Core;
+use crate::runtime::follower;
+use crate::wire::command::PromiseTimeline;
+use crate::wire::result::{ResultSet, RowSet};
+use crate::wire::{Column, ErrorFields, Row, sqlstate};
+
+/// Where a log ends: the timeline of its last flushed record, and that record's end.
+pub(crate) fn log_end(wal: &Wal) -> LogEnd {
+    let flushed = wal.flushed().get();
+    let last = Lsn::new(flushed.get().saturating_sub(1));
+    LogEnd {
+        timeline: wal.history().owner(last),
+        flushed,
+    }
+}
+
+/// The answer to PROBE_TIMELINE, which promises nothing.
+pub(crate) fn probe(core: &Core) -> ResultSet {
+    let end = log_end(&core.wal);
+    let silence = core.primary_silence();
+    let columns = [
+        "role",
+        "timeline",
+        "promotion_id",
+        "flushed",
+        "highest",
+        "primary_heard_us",
+    ];
+    ResultSet::new(columns.map(Column::text).to_vec(), "PROBE_TIMELINE").with_row(Row::new([
+        Some(core.role().as_str().to_owned()),
+        Some(end.timeline.number.to_string()),
+        Some(end.timeline.id.to_string()),
+        Some(end.flushed.to_string()),
+        Some(core.wal.control().highest_number().to_string()),
+        silence.map(|silence| silence.as_micros().to_string()),
+    ]))
+}
+
+/// Reads the answer to PROBE_TIMELINE.
+///
+/// # Errors
+/// [`Error::Invalid`] when it has another shape.
+pub(crate) fn read_probe(set: &RowSet) -> Result<ProbeAnswer> {
+    let row = only_row(set, 6)?;
+    let role = match row.text(0) {
+        Some("primary") => ProbedRole::Primary,
+        Some("standby") => ProbedRole::Standby,
+        Some("fenced") => ProbedRole::Fenced,
+        _ => return Err(unreadable()),
+    };
+    let heard = match row.text(5) {
+        Some(micros) => Some(Duration::from_micros(field(Some(micros))?)),
+        None => None,
+    };
+    Ok(ProbeAnswer {
+        role,
+        end: LogEnd {
+            timeline: timeline(row, 1)?,
+            flushed: field(row.text(3))?,
+        },
+        highest: field(row.text(4))?,
+        primary_heard: heard,
+    })
+}
+
+/// The answer to PROMISE_TIMELINE.
+pub(crate) async fn serve(
+    core: &Arc<Core>,
+    asked: &PromiseTimeline,
+) -> Result<ResultSet, ErrorFields> {
+    let failed = |error: String| ErrorFields::error(sqlstate::INTERNAL_ERROR, error);
+    let candidate = asked.candidate.parse();
+    let candidate = candidate.map_err(|error| failed(format!("{error}")))?;
+    let request = PromiseRequest {
+        candidate,
+        timeline: asked.timeline,
+        purpose: Purpose::Promote,
+        opened: (*core.wal.history()).clone(),
+    };
+    let promise = make(core, request, Some(&asked.address)).await;
+    let promise = promise.map_err(|error| failed(error.to_string()))?;
+    let columns = ["accepted", "reason", "timeline", "promotion_id", "flushed"];
+    let row = match promise {
+        Promise::Accepted(end) => [
+            Some("t".to_owned()),
+            None,
+            Some(end.timeline.number.to_string()),
+            Some(end.timeline.id.to_string()),
+            Some(end.flushed.to_string()),
+        ],
+        Promise::Refused(why) => {
+            let (PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest)) = why
+            else {
+                return Err(ErrorFields::error(sqlstate::OBJECT_IN_USE, why.to_string()));
+            };
+            let number = Some(newest.number.to_string());
+            [
+                Some("f".to_owned()),
+                Some(why.to_string()),
+                number,
+                Some(newest.id.to_string()),
+                None,
+            ]
+        }
+    };
+    let columns = columns.map(Column::text).to_vec();
+    Ok(ResultSet::new(columns, "PROMISE_TIMELINE").with_row(Row::new(row)))
+}
+
+/// Reads the answer to PROMISE_TIMELINE.
+///
+/// # Errors
+/// [`Error::Invalid`] when it has another shape.
+pub(crate) fn read_promise(set: &RowSet) -> Result<Promise> {
+    let row = only_row(set, 5)?;
+    let timeline = timeline(row, 2)?;
+    match row.text(0) {
+        Some("t") => Ok(Promise::Accepted(LogEnd {
+            timeline,
+            flushed: field(row.text(4))?,
+        })),
+        Some("f") => Ok(Promise::Refused(PromiseRefusal::Outbid(timeline))),
+        _ => Err(unreadable()),
+    }
+}
+
+/// Makes a promise, to another node at `address` or, without one, to this node itself.
+///
+/// # Errors
+/// Disk errors; nothing was promised then.
+pub(crate) async fn make(
+    core: &Arc<Core>,
+    request: PromiseRequest,
+    address: Option<&str>,
+) -> Result<Promise> {
+    let _one_at_a_time = core.promising.lock().await;
+    let control = core.wal.control();
+    let promises = Promises {
+        others: control.promised(),
+        own: control.attempted(),
+    };
+    let mut acceptor = Acceptor::new(core.name.clone(), promises, core.wal.timeline());
+    let timeline = request.timeline;
+    let mut actions = Vec::new();
+    acceptor.on(AcceptorEvent::Asked(request), &mut actions);
+    while let Some(action) = actions.pop() {
+        match action {
+            AcceptorAction::Persist(promises) | AcceptorAction::PersistLapse(promises) => {
+                let wal = core.wal.clone();
+                let saved = tokio::task::spawn_blocking(move || {
+                    wal.save_promises(promises.others, promises.own)
+                });
+                saved
+                    .await
+                    .map_err(|error| Error::Invalid(error.to_string()))??;
+                leave_older(core, timeline, address).await?;
+                acceptor.on(AcceptorEvent::Persisted(log_end(&core.wal)), &mut actions);
+            }
+            AcceptorAction::Reply { promise, .. } => return Ok(promise),
+        }
+    }
+    Err(Error::Invalid("the acceptor gave no answer".to_owned()))
+}
+
+/// Stops receiving and acknowledging on anything older than `timeline`.
+async fn leave_older(core: &Arc<Core>, timeline: Timeline, address: Option<&str>) -> Result<()> {
+    if core.role() == Role::Primary {
+        core.commit_event(CommitEvent::Suspended(true));
+    }
+    if let (Some(orders), Some(address)) = (core.orders(), address) {
+        follower::leave(&orders, timeline, address.to_owned()).await;
+    }
+    // What was received before is ours; its end is told, so it must be on disk.
+    let flushed = core.wal.flushed().wait(core.wal.appended()).await;
+    flushed
+        .map(|_| ())
+        .map_err(|_| Error::Storage(mainstay_storage::Error::Closed))
+}
+
+fn only_row(set: &RowSet, width: usize) -> Result<&Row> {
+    match &set.rows[..] {
+        [row] if row.0.len() == width => Ok(row),
+        _ => Err(unreadable()),
+    }
+}
+
+fn timeline(row: &Row, at: usize) -> Result<Timeline> {
+    Ok(Timeline {
+        number: field(row.text(at))?,
+        id: field(row.text(at + 1))?,
+    })
+}
+
+fn field<T: std::str::FromStr>(text: Option<&str>) -> Result<T> {
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(unreadable)
+}
+
+fn unreadable() -> Error {
+    Error::Invalid("the node's answer cannot be read".to_owned())
+}

@@ -1,0 +1,340 @@
+//! Driving a [`Candidate`]: asks the members, fetches log, opens the timeline.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::cluster::ClusterConfig;
+use crate::error::{Error, Result};
+use crate::protocol::level::OnMiss;
+use crate::protocol::name::NodeName;
+use crate::protocol::policy::BoundPolicy;
+use crate::protocol::promotion::{
+    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, LogEnd,
+    PromiseRequest, Purpose,
+};
+use crate::replicator::Promotion;
+use crate::runtime::client::{Answered, Client};
+use crate::runtime::core::Core;
+use crate::runtime::follower::Follower;
+use crate::runtime::promise;
+use crate::wire::BackendMessage;
+use crate::wire::command::{Command, PromiseTimeline, StartReplication};
+use crate::wire::replication::SenderMessage;
+use crate::wire::result::HistoryFile;
+
+/// Longest time for each phase of a promotion.
+const PHASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time for one node to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers that may wait.
+const EVENTS_MAX: usize = 128;
+
+/// An opened timeline.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) promotion: Promotion,
+    /// The configuration that the log held before: its policy binds until the new one is in force.
+    pub(crate) old: ClusterConfig,
+    /// A newer timeline was promised to another candidate: nothing may be confirmed.
+    pub(crate) overtaken: bool,
+}
+
+/// Runs one attempt to become primary.
+///
+/// # Errors
+/// [`Error::Refused`] when nothing was opened, with the reason; the log's errors.
+pub(crate) async fn run(
+    core: &Arc<Core>,
+    force: bool,
+    follower: &mut Option<Follower>,
+) -> Result<Opened> {
+    let old = core.cluster();
+    let (to, mut events) = mpsc::channel(EVENTS_MAX);
+    let mut candidate = Candidate::new(config(core, &old, force)?);
+    let mut actions = Vec::new();
+    candidate.on(Event::Begin, core.clock.now(), &mut actions);
+    loop {
+        for action in std::mem::take(&mut actions) {
+            match action {
+                Action::AskProbe(name) => {
+                    let address = old.address_of(&name).map(str::to_owned);
+                    tokio::spawn(probe(core.clone(), name, address, to.clone()));
+                }
+                Action::AskOwn(request) => {
+                    if let Some(follower) = follower.take() {
+                        follower.stop(core.config.stop_timeout).await;
+                        core.set_orders(None);
+                        core.set_upstream(None);
+                    }
+                    let promise = promise::make(core, request, None).await?;
+                    let policies = policies(core)?;
+                    let own = Event::OwnAnswered { promise, policies };
+                    candidate.on(own, core.clock.now(), &mut actions);
+                }
+                Action::AskPromise(name, request) => {
+                    let address = old.address_of(&name).map(str::to_owned);
+                    tokio::spawn(ask_promise(
+                        core.clone(),
+                        name,
+                        address,
+                        request,
+                        to.clone(),
+                    ));
+                }
+                Action::FetchFrom { name, end, .. } => {
+                    let address = old.address_of(&name).map(str::to_owned);
+                    let event = fetch(core, address, end).await;
+                    candidate.on(event, core.clock.now(), &mut actions);
+                }
+                Action::OpenTimeline(timeline) => {
+                    let (fork, end) = open(core, &old, timeline).await?;
+                    let opened = Event::Opened { fork, end };
+                    candidate.on(opened, core.clock.now(), &mut actions);
+                }
+                Action::Done {
+                    timeline,
+                    fork,
+                    end,
+                    overtaken,
+                    notices,
+                } => {
+                    if let Some(by) = overtaken {
+                        tracing::warn!(%by, "a newer timeline was promised meanwhile");
+                    }
+                    let notices = notices.iter().map(ToString::to_string).collect();
+                    let promotion = Promotion {
+                        timeline,
+                        fork,
+                        end,
+                        notices,
+                    };
+                    return Ok(Opened {
+                        promotion,
+                        old,
+                        overtaken: overtaken.is_some(),
+                    });
+                }
+                Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),
+            }
+        }
+        if !actions.is_empty() {
+            continue;
+        }
+        let deadline = candidate.deadline().map(|at| core.clock.instant(at));
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let event = tokio::select! {
+            event = events.recv() => event.unwrap_or(Event::Tick),
+            _ = timer => Event::Tick,
+        };
+        candidate.on(event, core.clock.now(), &mut actions);
+    }
+}
+
+fn config(core: &Core, old: &ClusterConfig, force: bool) -> Result<CandidateConfig> {
+    let primary = &old.primary.name;
+    let also_probe = (primary != &core.name).then(|| primary.clone());
+    Ok(CandidateConfig {
+        name: core.name.clone(),
+        purpose: Purpose::Promote,
+        end: promise::log_end(&core.wal),
+        opened: (*core.wal.history()).clone(),
+        policies: policies(core)?,
+        also_probe: also_probe.into_iter().collect(),
+        highest_seen: core.wal.control().highest_number(),
+        number: None,
+        id: Uuid::new_v4(),
+        primary_heard: core.primary_silence(),
+        heartbeat_timeout: core.timeout(),
+        lag_max: None,
+        force,
+        without_policy: false,
+        may_degrade: core.config.on_miss != OnMiss::Block,
+        phase_timeout: PHASE_TIMEOUT,
+    })
+}
+
+/// The policies that bind in this node's log.
+fn policies(core: &Core) -> Result<Vec<BoundPolicy>> {
+    let configs = core.wal.binding_configs(core.wal.commit().get());
+    let bound = configs.iter().map(|(bytes, end)| {
+        let config = ClusterConfig::decode(bytes)?;
+        Ok(config.map_or_else(BoundPolicy::off, |config| config.bound(*end)))
+    });
+    bound.collect()
+}
+
+async fn connect(core: &Core, address: Option<String>) -> Result<Client> {
+    let address = address.ok_or_else(|| Error::Invalid("its address is not known".to_owned()))?;
+    Client::connect(&core.config, &address).await
+}
+
+async fn probe(core: Arc<Core>, name: NodeName, address: Option<String>, to: mpsc::Sender<Event>) {
+    let asked = timeout(ASK_TIMEOUT, async {
+        let mut client = connect(&core, address).await?;
+        let answer = client.rows(&Command::ProbeTimeline).await?;
+        let set = answer
+            .sets
+            .first()
+            .ok_or_else(|| client.broken("it gave no answer"))?;
+        promise::read_probe(set)
+    });
+    let event = match asked.await {
+        Ok(Ok(answer)) => Event::ProbeAnswered(name, answer),
+        Ok(Err(error)) => {
+            tracing::info!(%name, %error, "cannot probe");
+            Event::ProbeFailed(name)
+        }
+        Err(_) => Event::ProbeFailed(name),
+    };
+    // The attempt may be over.
+    let _ = to.send(event).await;
+}
+
+async fn ask_promise(
+    core: Arc<Core>,
+    name: NodeName,
+    address: Option<String>,
+    request: PromiseRequest,
+    to: mpsc::Sender<Event>,
+) {
+    let timeline = request.timeline;
+    let asked = timeout(ASK_TIMEOUT, async {
+        let mut client = connect(&core, address).await?;
+        let command = Command::PromiseTimeline(PromiseTimeline {
+            timeline,
+            candidate: core.name.as_str().to_owned(),
+            address: core.address(),
+        });
+        let answer = client.rows(&command).await?;
+        let set = answer
+            .sets
+            .first()
+            .ok_or_else(|| client.broken("it gave no answer"))?;
+        promise::read_promise(set)
+    });
+    let event = match asked.await {
+        Ok(Ok(promise)) => Event::PromiseAnswered(name, timeline, promise),
+        Ok(Err(error)) => {
+            tracing::info!(%name, %error, "cannot ask for a promise");
+            Event::PromiseFailed(name)
+        }
+        Err(_) => Event::PromiseFailed(name),
+    };
+    // The attempt may be over.
+    let _ = to.send(event).await;
+}
+
+/// Streams what a member has and this node lacks.
+async fn fetch(core: &Arc<Core>, address: Option<String>, end: LogEnd) -> Event {
+    match timeout(PHASE_TIMEOUT, fetch_log(core, address, end)).await {
+        Ok(Ok(policies)) => Event::Fetched {
+            end: promise::log_end(&core.wal),
+            policies,
+        },
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot fetch the log of a member");
+            Event::FetchFailed
+        }
+        Err(_) => Event::FetchFailed,
+    }
+}
+
+async fn fetch_log(
+    core: &Arc<Core>,
+    address: Option<String>,
+    end: LogEnd,
+) -> Result<Vec<BoundPolicy>> {
+    let mut client = connect(core, address).await?;
+    adopt_theirs(core, &mut client).await?;
+    let mut at = core.wal.appended();
+    let timeline = core.wal.timeline();
+    let start = StartReplication {
+        slot: None,
+        start: at,
+        timeline: Some(timeline.number),
+        timeline_id: Some(timeline.id),
+    };
+    match client.ask(&Command::StartReplication(start)).await? {
+        Answered::Copy(_) => {}
+        Answered::Done(_) => return Err(client.broken("it has nothing to send")),
+    }
+    let mut carry = BytesMut::new();
+    while at < end.flushed {
+        let BackendMessage::CopyData(payload) = client.message().await? else {
+            return Err(client.broken("it ended the stream early"));
+        };
+        let message = SenderMessage::decode(payload, true).map_err(|source| client.wire(source))?;
+        if let SenderMessage::WalData { payload, .. } = message {
+            carry.extend_from_slice(&payload);
+            let bytes: Bytes = carry.split().freeze();
+            let taken = core.wal.append_raw(at, &bytes)?;
+            let used = usize::try_from(taken.bytes_since(at)).unwrap_or(bytes.len());
+            carry.extend_from_slice(&bytes[used.min(bytes.len())..]);
+            at = taken;
+        }
+    }
+    let flushed = core.wal.flushed().wait(at).await;
+    flushed.map_err(|_| Error::Storage(mainstay_storage::Error::Closed))?;
+    policies(core)
+}
+
+/// Takes over a member's history where it continues ours.
+async fn adopt_theirs(core: &Arc<Core>, client: &mut Client) -> Result<()> {
+    let theirs = client.server.timeline;
+    if theirs == core.wal.timeline() {
+        return Ok(());
+    }
+    let command = Command::TimelineHistory {
+        timeline: theirs.number,
+    };
+    let answer = client.rows(&command).await?;
+    let set = answer
+        .sets
+        .first()
+        .ok_or_else(|| client.broken("it has no history"))?;
+    let file = HistoryFile::read(set).map_err(|source| client.wire(source))?;
+    let text = String::from_utf8_lossy(&file.content).into_owned();
+    let history = TimelineHistory::parse(&text, theirs, client.server.history_begin)
+        .map_err(|error| Error::Invalid(error.to_string()))?;
+    Ok(core.wal.adopt_history(&history)?)
+}
+
+/// Opens the timeline in this node's log, together with the configuration that goes with it.
+async fn open(core: &Arc<Core>, old: &ClusterConfig, timeline: Timeline) -> Result<(Lsn, Lsn)> {
+    let mut new = old.clone();
+    new.standbys.retain(|member| member.name != core.name);
+    new.primary = core.me();
+    new.policy = core
+        .config
+        .sync
+        .clone()
+        .unwrap_or_else(|| old.policy.clone());
+    let config = WalEntry::new(WalEntryType::Config, None, new.encode()?);
+    let (wal, reason) = (core.wal.clone(), format!("promoted {}", core.name));
+    let opened = tokio::task::spawn_blocking(move || {
+        let fork = wal.open_timeline(timeline, &reason)?;
+        let range = wal.append_new_timeline(&[config])?;
+        Ok::<_, mainstay_storage::Error>((fork, range.end))
+    });
+    let (fork, end) = opened
+        .await
+        .map_err(|error| Error::Invalid(error.to_string()))??;
+    let flushed = core.wal.flushed().wait(end).await;
+    flushed.map_err(|_| Error::Storage(mainstay_storage::Error::Closed))?;
+    tracing::warn!(%timeline, %fork, "opened a new timeline");
+    Ok((fork, end))
+}

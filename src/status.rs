@@ -1,0 +1,176 @@
+//! What a node says about itself, as `status --json` and `/v1/status` give it.
+
+use mainstay_replication::{Role, StandbyState, StreamState, WalReplicator};
+use serde::Serialize;
+
+use crate::engine::Engine;
+
+/// Lag from which on a standby counts as lagging: 10 MB, or 10 s.
+const LAG_BYTES_WARNING: u64 = 10_000_000;
+const LAG_MS_WARNING: f64 = 10_000.0;
+
+/// A node's state at one moment. Positions are texts like `0/16B3748`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeStatus {
+    /// The node's name.
+    pub name: String,
+    /// Its id.
+    pub node_id: String,
+    /// The cluster's id, a number in decimal.
+    pub system_id: String,
+    /// `primary`, `standby` or `fenced`.
+    pub role: String,
+    /// Number of the current timeline.
+    pub timeline: u32,
+    /// Id of the promotion that opened it.
+    pub promotion_id: String,
+    /// `syncing`, `synchronized`, `lagging` or `broken`.
+    pub status: String,
+    /// How far the node is.
+    pub lsn: Positions,
+    /// On a primary: its registered standbys.
+    pub standbys: Vec<StandbyStatus>,
+}
+
+/// A node's positions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Positions {
+    /// Has a place in the log.
+    pub appended: String,
+    /// Was handed to the system.
+    pub written: String,
+    /// Survives a power cut.
+    pub flushed: String,
+    /// Survives what the policy says it survives.
+    pub commit: String,
+    /// Is in the store.
+    pub applied: String,
+}
+
+/// One standby, as its primary sees it. Lags are in bytes and milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StandbyStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub node_id: String,
+    /// `streaming`, `catchup` or `disconnected`.
+    pub state: String,
+    /// `sync`, `potential`, `quorum` or `async`.
+    pub sync_state: String,
+    /// Sent to it.
+    pub sent_lsn: String,
+    /// Written there.
+    pub write_lsn: String,
+    /// Flushed there.
+    pub flush_lsn: String,
+    /// Applied there.
+    pub replay_lsn: String,
+    /// Bytes it has not flushed.
+    pub lag_bytes: u64,
+    /// Age of the oldest log it has not written.
+    pub write_lag_ms: f64,
+    /// Age of the oldest log it has not flushed.
+    pub flush_lag_ms: f64,
+    /// Age of the oldest log it has not applied.
+    pub replay_lag_ms: f64,
+    /// Time since it was last heard; `null` before the first time.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// What a promotion led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Promoted {
+    /// Always true; a promotion that was refused is an error.
+    pub promoted: bool,
+    /// The node that is the primary now.
+    pub new_primary_name: String,
+    /// The timeline it opened.
+    pub timeline: u32,
+    /// End of the entry that opened it.
+    pub lsn: String,
+    /// What the operator should know, a sentence each.
+    pub notices: Vec<String>,
+}
+
+impl NodeStatus {
+    pub(crate) fn of(name: &str, engine: &Engine, replicator: &WalReplicator) -> Self {
+        let (wal, role) = (&engine.wal, replicator.role());
+        let (identity, timeline) = (wal.identity(), wal.timeline());
+        let standbys = match role {
+            Role::Primary => replicator.standby_states(),
+            _ => Vec::new(),
+        };
+        let standbys = standbys.iter().map(StandbyStatus::of).collect::<Vec<_>>();
+        let applied = match (&role, replicator.applied()) {
+            (Role::Standby, Ok(applied)) => applied.get().max(engine.store.applied()),
+            _ => engine.store.applied(),
+        };
+        Self {
+            name: name.to_owned(),
+            node_id: identity.node_id.to_string(),
+            system_id: identity.system_id.to_string(),
+            role: role.as_str().to_owned(),
+            timeline: timeline.number,
+            promotion_id: timeline.id.to_string(),
+            status: health(&role, &standbys, replicator).to_owned(),
+            lsn: Positions {
+                appended: wal.appended().to_string(),
+                written: wal.written().get().to_string(),
+                flushed: wal.flushed().get().to_string(),
+                commit: wal.commit().get().to_string(),
+                applied: applied.to_string(),
+            },
+            standbys,
+        }
+    }
+}
+
+/// The one word for how replication fares.
+fn health(role: &Role, standbys: &[StandbyStatus], replicator: &WalReplicator) -> &'static str {
+    match role {
+        Role::Fenced => "broken",
+        Role::Standby if !replicator.is_connected() => "broken",
+        Role::Standby => "synchronized",
+        Role::Primary => {
+            let any = |test: fn(&StandbyStatus) -> bool| standbys.iter().any(test);
+            if any(|standby| standby.state == StreamState::Disconnected.as_str()) {
+                "broken"
+            } else if any(|standby| standby.state == StreamState::Catchup.as_str()) {
+                "syncing"
+            } else if any(StandbyStatus::is_lagging) {
+                "lagging"
+            } else {
+                "synchronized"
+            }
+        }
+    }
+}
+
+impl StandbyStatus {
+    fn of(state: &StandbyState) -> Self {
+        let ms = |lag: std::time::Duration| (lag.as_secs_f64() * 1e6).round() / 1e3;
+        let millis = |silence: std::time::Duration| {
+            u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)
+        };
+        Self {
+            name: state.name.as_str().to_owned(),
+            node_id: state.node_id.to_string(),
+            state: state.state.as_str().to_owned(),
+            sync_state: state.sync_state.to_owned(),
+            sent_lsn: state.sent_lsn.to_string(),
+            write_lsn: state.write_lsn.to_string(),
+            flush_lsn: state.flush_lsn.to_string(),
+            replay_lsn: state.replay_lsn.to_string(),
+            lag_bytes: state.lag_bytes,
+            write_lag_ms: ms(state.write_lag),
+            flush_lag_ms: ms(state.flush_lag),
+            replay_lag_ms: ms(state.replay_lag),
+            last_contact_ms: state.last_heartbeat.map(millis),
+        }
+    }
+
+    fn is_lagging(&self) -> bool {
+        self.lag_bytes > LAG_BYTES_WARNING || self.replay_lag_ms > LAG_MS_WARNING
+    }
+}
