@@ -37,7 +37,10 @@ pub(crate) struct RemotePositions {
 impl RemotePositions {
     /// Without standbys: nothing is ever reached there.
     pub(crate) fn none() -> Self {
-        Self { written: Signal::new(Lsn::ZERO), applied: Signal::new(Lsn::ZERO) }
+        Self {
+            written: Signal::new(Lsn::ZERO),
+            applied: Signal::new(Lsn::ZERO),
+        }
     }
 }
 
@@ -54,7 +57,11 @@ impl Engine {
     }
 
     fn receipt(&self, lsn: Lsn, level: Level) -> Receipt {
-        Receipt { lsn, timeline: self.wal.timeline(), level }
+        Receipt {
+            lsn,
+            timeline: self.wal.timeline(),
+            level,
+        }
     }
 
     fn unknown(&self, lsn: Lsn, error: WaitError) -> Error {

@@ -69,7 +69,9 @@ impl Database {
         engine.open_for_writes();
         let keeper = keeper::start(engine.clone(), || Lsn::MAX)?;
         let keeper = Mutex::new(Some(keeper));
-        Ok(Self { inner: Arc::new(Inner { engine, keeper }) })
+        Ok(Self {
+            inner: Arc::new(Inner { engine, keeper }),
+        })
     }
 
     /// Sets the value of `key` in `table`, creating the table if needed. Returns when it is on
@@ -78,7 +80,8 @@ impl Database {
     /// # Errors
     /// As [`WriteTransaction::put`] and [`WriteTransaction::commit_at`].
     pub fn put(&self, table: &str, key: &[u8], value: &[u8]) -> Result<Receipt> {
-        self.transaction(|tx| tx.put(table, key, value)).map(|((), receipt)| receipt)
+        self.transaction(|tx| tx.put(table, key, value))
+            .map(|((), receipt)| receipt)
     }
 
     /// Deletes `key` from `table`, if it is there. Returns when that is on disk.
@@ -86,7 +89,8 @@ impl Database {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete(&self, table: &str, key: &[u8]) -> Result<Receipt> {
-        self.transaction(|tx| tx.delete(table, key)).map(|((), receipt)| receipt)
+        self.transaction(|tx| tx.delete(table, key))
+            .map(|((), receipt)| receipt)
     }
 
     /// The committed value of `key` in `table`.
@@ -149,7 +153,10 @@ impl Database {
 
     /// A table's rows under one name.
     pub fn table(&self, name: &str) -> Table {
-        Table { database: self.clone(), name: name.to_owned() }
+        Table {
+            database: self.clone(),
+            name: name.to_owned(),
+        }
     }
 
     /// Writes out what is in memory, marks the log as properly closed and releases the directory.

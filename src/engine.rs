@@ -22,7 +22,7 @@ use bytes::Bytes;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, Change, ConflictWindow, Disk, Draft, EntrySource, FlushGate, LogSource,
-    Lsn, LsmOptions, LsmReader, LsmStore, OsDisk, ReadAt, Signal, Store, TableId, Transaction, Wal,
+    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Transaction, Wal,
     WalEntry, WalEntryType, WriteSet, remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
@@ -198,12 +198,18 @@ impl Engine {
     /// The number for a table that is about to be created: one above the highest of the catalog
     /// and of the transaction's own.
     pub(crate) fn next_table(&self, draft: &Draft<LsmReader>) -> Result<TableId> {
-        let rows = draft.scan(CATALOG, std::ops::Bound::Unbounded, std::ops::Bound::Unbounded)?;
+        let rows = draft.scan(
+            CATALOG,
+            std::ops::Bound::Unbounded,
+            std::ops::Bound::Unbounded,
+        )?;
         let mut highest = CATALOG;
         for row in rows {
             highest = highest.max(table_id(&row?.1)?);
         }
-        highest.checked_add(1).ok_or_else(|| Error::Usage("no table numbers are left".to_owned()))
+        highest
+            .checked_add(1)
+            .ok_or_else(|| Error::Usage("no table numbers are left".to_owned()))
     }
 
     /// Decides `draft`, gives it its place in the log and inserts it. Does not wait for its level.
@@ -219,7 +225,9 @@ impl Engine {
         draft.validate(&commits.window)?;
         let writes = draft.writes();
         if writes.is_empty() {
-            return Ok(Placed { end: draft.snapshot() });
+            return Ok(Placed {
+                end: draft.snapshot(),
+            });
         }
         let end = if writes.has_spilled() {
             self.commit_large(&mut commits, writes)?
@@ -240,11 +248,14 @@ impl Engine {
         } else {
             let id = commits.next_id();
             entries.push(WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new()));
-            let entry = |change: &Change| {
-                WalEntry::new(change.entry_type(), Some(id), change.encode())
-            };
+            let entry =
+                |change: &Change| WalEntry::new(change.entry_type(), Some(id), change.encode());
             entries.extend(changes.iter().map(entry));
-            entries.push(WalEntry::new(WalEntryType::TxCommit, Some(id), Bytes::new()));
+            entries.push(WalEntry::new(
+                WalEntryType::TxCommit,
+                Some(id),
+                Bytes::new(),
+            ));
         }
         let end = self.while_stalled(|| self.wal.append(&entries))?.end;
         commits.abandoned = None;
@@ -277,11 +288,20 @@ impl Engine {
                 chunk_bytes = 0;
             }
         }
-        chunk.push(WalEntry::new(WalEntryType::TxCommit, Some(id), Bytes::new()));
+        chunk.push(WalEntry::new(
+            WalEntryType::TxCommit,
+            Some(id),
+            Bytes::new(),
+        ));
         let end = self.while_stalled(|| self.wal.append(&chunk))?.end;
         commits.abandoned = None;
         let wal = self.wal.clone();
-        let source = FromLog { wal, from: first.start, to: end, id };
+        let source = FromLog {
+            wal,
+            from: first.start,
+            to: end,
+            id,
+        };
         let transaction = Transaction::new(id, first.start, end, bytes, Box::new(source));
         let inserted = self.while_stalled(|| self.store.apply(&transaction));
         inserted.inspect_err(|_| self.writable.store(false, Ordering::Release))?;
@@ -378,10 +398,16 @@ struct FromLog {
 impl EntrySource for FromLog {
     fn entries(&self) -> Box<dyn Iterator<Item = mainstay_storage::Result<WalEntry>> + '_> {
         let ours = |entry: &WalEntry| {
-            let marks = matches!(entry.entry_type, WalEntryType::TxBegin | WalEntryType::TxCommit);
+            let marks = matches!(
+                entry.entry_type,
+                WalEntryType::TxBegin | WalEntryType::TxCommit
+            );
             entry.tx_id == Some(self.id) && !marks
         };
-        let entries = self.wal.entries(self.from, self.to).map(|item| item.map(|(entry, _)| entry));
+        let entries = self
+            .wal
+            .entries(self.from, self.to)
+            .map(|item| item.map(|(entry, _)| entry));
         Box::new(entries.filter(move |item| item.as_ref().map_or(true, ours)))
     }
 }

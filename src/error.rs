@@ -22,7 +22,9 @@ pub enum Error {
         primary: Option<String>,
     },
     /// The wait for a commit ended before its outcome was known: it may or may not survive.
-    #[error("the outcome of the commit at {lsn} is unknown: {why}. Ask again with wait_for, or read the data")]
+    #[error(
+        "the outcome of the commit at {lsn} is unknown: {why}. Ask again with wait_for, or read the data"
+    )]
     Unknown {
         /// End of the commit in the log.
         lsn: Lsn,
@@ -66,6 +68,9 @@ impl From<mainstay_replication::Error> for Error {
 impl Error {
     /// Whether running the same transaction again may succeed.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Storage(mainstay_storage::Error::Conflict { .. }))
+        matches!(
+            self,
+            Self::Storage(mainstay_storage::Error::Conflict { .. })
+        )
     }
 }

@@ -32,11 +32,18 @@ pub(crate) fn start(
 fn run(engine: &Engine, retain: &dyn Fn() -> Lsn) {
     loop {
         let next = engine.wal.flushed().get() + LOOK_EVERY;
-        let waited = engine.wal.flushed().wait_blocking(next, Some(Duration::from_secs(60)));
+        let waited = engine
+            .wal
+            .flushed()
+            .wait_blocking(next, Some(Duration::from_secs(60)));
         if waited == Err(WaitError::Closed) {
             return;
         }
-        let behind = engine.wal.flushed().get().bytes_since(engine.store.durable());
+        let behind = engine
+            .wal
+            .flushed()
+            .get()
+            .bytes_since(engine.store.durable());
         let upto = (behind > REPLAY_BYTES_MAX).then(|| engine.visible());
         if let Err(error) = checkpoint(engine, upto, retain) {
             tracing::warn!(%error, "could not checkpoint; trying again later");
@@ -63,7 +70,10 @@ fn checkpoint(engine: &Engine, upto: Option<Lsn>, retain: &dyn Fn() -> Lsn) -> R
 /// # Errors
 /// Disk errors; the next open then recovers as after a crash.
 pub(crate) fn close(engine: &Engine, keeper: Option<JoinHandle<()>>) -> Result<()> {
-    let flushed = engine.wal.flushed().wait_blocking(engine.wal.appended(), None);
+    let flushed = engine
+        .wal
+        .flushed()
+        .wait_blocking(engine.wal.appended(), None);
     let saved = match flushed {
         Ok(_) => checkpoint(engine, Some(engine.visible()), &|| Lsn::ZERO),
         Err(_) => Ok(()),

@@ -4,37 +4,37 @@
 pub mod cli;
 #[cfg(feature = "node")]
 mod client;
+mod commit;
 #[cfg(feature = "node")]
 mod config;
+mod database;
 #[cfg(feature = "node")]
 mod demo;
 #[cfg(feature = "node")]
 mod encoding;
+mod engine;
+mod error;
 #[cfg(feature = "node")]
 mod export;
 #[cfg(feature = "node")]
 pub mod http;
 #[cfg(feature = "node")]
 mod import;
-mod commit;
-mod database;
-mod engine;
-mod error;
 mod keeper;
 mod node;
 mod status;
 mod transaction;
-mod upstream;
 #[cfg(feature = "node")]
 mod units;
+mod upstream;
 
-pub use mainstay_replication::protocol::level::{Level, OnMiss};
-pub use mainstay_replication::protocol::policy::SyncPolicy;
-pub use mainstay_storage::{Lsn, SegmentSize, Timeline};
 pub use commit::Receipt;
 pub use database::*;
 pub use engine::TABLE_NAME_MAX;
 pub use error::{Error, Result};
+pub use mainstay_replication::protocol::level::{Level, OnMiss};
+pub use mainstay_replication::protocol::policy::SyncPolicy;
+pub use mainstay_storage::{Lsn, SegmentSize, Timeline};
 pub use node::*;
 pub use status::*;
 pub use transaction::{Snapshot, WriteTransaction};

@@ -11,9 +11,7 @@ use mainstay_replication::protocol::level::OnMiss;
 use mainstay_replication::protocol::policy::SyncPolicy;
 use mainstay_replication::wire::scram::Verifier;
 use mainstay_replication::{Password, Role, WalReplicator, WalStreamingConfig, bootstrap};
-use mainstay_storage::{
-    LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions,
-};
+use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -48,6 +46,7 @@ pub struct Node {
 #[derive(Debug)]
 struct Inner {
     name: String,
+    cluster_name: Option<String>,
     engine: Arc<Engine>,
     replicator: WalReplicator,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -62,6 +61,7 @@ pub struct NodeBuilder {
     store: LsmOptions,
     upstream: Option<String>,
     password: Option<String>,
+    cluster_name: Option<String>,
 }
 
 impl NodeBuilder {
@@ -134,6 +134,24 @@ impl NodeBuilder {
         self
     }
 
+    /// Most log that a slot may hold back, in bytes; one that wants more is invalidated.
+    pub fn slot_keep_size_max(mut self, bytes: u64) -> Self {
+        self.config.max_slot_wal_keep_size = Some(bytes);
+        self
+    }
+
+    /// The slot on the primary to follow through, created if it does not exist.
+    pub fn slot(mut self, name: impl Into<String>) -> Self {
+        self.config.follow_slot = Some(name.into());
+        self
+    }
+
+    /// The cluster's name, for people.
+    pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
+        self.cluster_name = Some(name.into());
+        self
+    }
+
     /// Sizes and limits of the store.
     pub fn store(mut self, options: LsmOptions) -> Self {
         self.store = options;
@@ -166,7 +184,11 @@ impl NodeBuilder {
         let (wal, primary) = self.open_log().await?;
         let store = self.store.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let upto = if primary { wal.appended() } else { wal.commit().get() };
+            let upto = if primary {
+                wal.appended()
+            } else {
+                wal.commit().get()
+            };
             Engine::open(wal, store, upto)
         });
         let engine = opened.await.map_err(|_| Error::Stopped)??;
@@ -192,12 +214,15 @@ impl NodeBuilder {
         let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
         let inner = Inner {
             name: self.config.name,
+            cluster_name: self.cluster_name,
             engine,
             replicator,
             keeper: Mutex::new(Some(keeper)),
             stopped: tokio::sync::Mutex::new(false),
         };
-        Ok(Node { inner: Arc::new(inner) })
+        Ok(Node {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Opens the log, creating it or filling the directory first; also says whether this node is
@@ -235,10 +260,14 @@ impl Node {
     pub fn builder(dir: impl AsRef<Path>) -> NodeBuilder {
         let data_dir: PathBuf = dir.as_ref().to_owned();
         NodeBuilder {
-            config: WalStreamingConfig { data_dir, ..WalStreamingConfig::default() },
+            config: WalStreamingConfig {
+                data_dir,
+                ..WalStreamingConfig::default()
+            },
             store: LsmOptions::default(),
             upstream: None,
             password: None,
+            cluster_name: None,
         }
     }
 
@@ -298,16 +327,27 @@ impl Node {
     pub async fn wait_for(&self, lsn: Lsn, within: Duration) -> Result<()> {
         let engine = &self.inner.engine;
         let reached = async {
-            engine.wal.commit().wait(lsn).await.map_err(|_| Error::Stopped)?;
+            engine
+                .wal
+                .commit()
+                .wait(lsn)
+                .await
+                .map_err(|_| Error::Stopped)?;
             if self.role() == Role::Primary {
                 engine.settle();
                 return Ok(());
             }
             let applied = self.inner.replicator.applied()?;
-            applied.wait(lsn).await.map(|_| ()).map_err(|_| Error::Stopped)
+            applied
+                .wait(lsn)
+                .await
+                .map(|_| ())
+                .map_err(|_| Error::Stopped)
         };
         let at = engine.visible();
-        timeout(within, reached).await.unwrap_or(Err(Error::TimedOut { lsn, at }))
+        timeout(within, reached)
+            .await
+            .unwrap_or(Err(Error::TimedOut { lsn, at }))
     }
 
     /// What the node is and how it fares.
@@ -374,6 +414,11 @@ impl Node {
         self.inner.replicator.listen_addr()
     }
 
+    /// The cluster's name, if it has one.
+    pub fn cluster_name(&self) -> Option<&str> {
+        self.inner.cluster_name.as_deref()
+    }
+
     /// What the node is at the moment.
     pub fn role(&self) -> Role {
         self.inner.replicator.role()
@@ -382,7 +427,9 @@ impl Node {
     fn not_primary(&self) -> Error {
         let primary = self.inner.replicator.primary();
         let primary = primary.filter(|(name, _)| *name != self.inner.name);
-        Error::NotPrimary { primary: primary.map(|(name, address)| format!("{name} ({address})")) }
+        Error::NotPrimary {
+            primary: primary.map(|(name, address)| format!("{name} ({address})")),
+        }
     }
 }
 

@@ -150,9 +150,8 @@ fn health(role: &Role, standbys: &[StandbyStatus], replicator: &WalReplicator) -
 impl StandbyStatus {
     fn of(state: &StandbyState) -> Self {
         let ms = |lag: std::time::Duration| (lag.as_secs_f64() * 1e6).round() / 1e3;
-        let millis = |silence: std::time::Duration| {
-            u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)
-        };
+        let millis =
+            |silence: std::time::Duration| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
         Self {
             name: state.name.as_str().to_owned(),
             node_id: state.node_id.to_string(),

@@ -79,7 +79,8 @@ impl Snapshot {
     pub fn tables(&self) -> Result<Vec<String>> {
         let (from, to) = (Bound::Unbounded, Bound::Unbounded);
         let rows = self.engine.reader().scan(CATALOG, from, to, self.at)?;
-        rows.map(|row| Ok(String::from_utf8_lossy(&row?.0).into_owned())).collect()
+        rows.map(|row| Ok(String::from_utf8_lossy(&row?.0).into_owned()))
+            .collect()
     }
 }
 
@@ -107,7 +108,11 @@ impl WriteTransaction {
     pub(crate) fn begin(engine: Arc<Engine>) -> Result<Self> {
         let draft = engine.begin()?;
         let at = draft.snapshot();
-        Ok(Self { engine, draft: Some(draft), at })
+        Ok(Self {
+            engine,
+            draft: Some(draft),
+            at,
+        })
     }
 
     /// Sets the value of `key` in `table`, creating the table if needed.
@@ -120,10 +125,17 @@ impl WriteTransaction {
         let max = self.engine.wal.segment_size().payload_max() - key.len() - RECORD_OVERHEAD;
         if value.len() > max {
             let (size, max) = (value.len() as u64, max as u64);
-            return Err(mainstay_storage::Error::TooLarge { what: "a value", size, max }.into());
+            return Err(mainstay_storage::Error::TooLarge {
+                what: "a value",
+                size,
+                max,
+            }
+            .into());
         }
         let id = self.table_for_write(table)?;
-        Ok(self.draft_mut().put(id, key, Bytes::copy_from_slice(value))?)
+        Ok(self
+            .draft_mut()
+            .put(id, key, Bytes::copy_from_slice(value))?)
     }
 
     /// Deletes `key` from `table`, if it is there.
@@ -192,7 +204,9 @@ impl WriteTransaction {
             return Ok(Some(id));
         }
         let id = self.draft().get(CATALOG, table.as_bytes())?;
-        Ok(id.and_then(|id| id.as_ref().try_into().ok()).map(TableId::from_le_bytes))
+        Ok(id
+            .and_then(|id| id.as_ref().try_into().ok())
+            .map(TableId::from_le_bytes))
     }
 
     fn table_for_write(&mut self, table: &str) -> Result<TableId> {
@@ -233,8 +247,15 @@ pub(crate) fn check_table_name(table: &str) -> Result<()> {
     Ok(())
 }
 
-fn prefix_bounds<'a>(prefix: &'a [u8], end: Option<&'a [u8]>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
-    let from = if prefix.is_empty() { Bound::Unbounded } else { Bound::Included(prefix) };
+fn prefix_bounds<'a>(
+    prefix: &'a [u8],
+    end: Option<&'a [u8]>,
+) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    let from = if prefix.is_empty() {
+        Bound::Unbounded
+    } else {
+        Bound::Included(prefix)
+    };
     (from, end.map_or(Bound::Unbounded, Bound::Excluded))
 }
 

@@ -24,10 +24,16 @@ impl Upstream {
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let bad = |why: &str| {
             let example = "postgres://mainstay@10.0.0.1:5433";
-            Err(Error::Usage(format!("cannot read the URL of the primary: {why}; an example: {example}")))
+            Err(Error::Usage(format!(
+                "cannot read the URL of the primary: {why}; an example: {example}"
+            )))
         };
-        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
-        let Some(rest) = rest else { return bad("it does not begin with postgres://") };
+        let rest = url
+            .strip_prefix("postgres://")
+            .or_else(|| url.strip_prefix("postgresql://"));
+        let Some(rest) = rest else {
+            return bad("it does not begin with postgres://");
+        };
         let rest = rest.split(['/', '?']).next().unwrap_or_default();
         let (user, hosts) = match rest.rsplit_once('@') {
             Some((user, hosts)) => (Some(user), hosts),
@@ -70,15 +76,37 @@ mod tests {
     fn urls_are_read_as_postgresql_reads_them() {
         let parse = |url: &str| Upstream::parse(url).map(|it| (it.user, it.addresses));
         let one = |user: Option<&str>, at: &[&str]| {
-            (user.map(str::to_owned), at.iter().map(|at| (*at).to_owned()).collect::<Vec<_>>())
+            (
+                user.map(str::to_owned),
+                at.iter().map(|at| (*at).to_owned()).collect::<Vec<_>>(),
+            )
         };
         assert_eq!(parse("postgres://h:1").unwrap(), one(None, &["h:1"]));
-        assert_eq!(parse("postgresql://u@h/db?x=1").unwrap(), one(Some("u"), &["h:5433"]));
-        assert_eq!(parse("postgres://a:1,b:2").unwrap(), one(None, &["a:1", "b:2"]));
-        assert_eq!(parse("postgres://[::1]:9,[::2]").unwrap(), one(None, &["[::1]:9", "[::2]:5433"]));
-        for bad in ["", "http://h", "postgres://", "postgres://u:secret@h", "postgres://h:x", "postgres://h:1,"] {
+        assert_eq!(
+            parse("postgresql://u@h/db?x=1").unwrap(),
+            one(Some("u"), &["h:5433"])
+        );
+        assert_eq!(
+            parse("postgres://a:1,b:2").unwrap(),
+            one(None, &["a:1", "b:2"])
+        );
+        assert_eq!(
+            parse("postgres://[::1]:9,[::2]").unwrap(),
+            one(None, &["[::1]:9", "[::2]:5433"])
+        );
+        for bad in [
+            "",
+            "http://h",
+            "postgres://",
+            "postgres://u:secret@h",
+            "postgres://h:x",
+            "postgres://h:1,",
+        ] {
             let error = parse(bad).unwrap_err().to_string();
-            assert!(error.contains("postgres://") && !error.contains("secret"), "{error}");
+            assert!(
+                error.contains("postgres://") && !error.contains("secret"),
+                "{error}"
+            );
         }
     }
 }

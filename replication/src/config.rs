@@ -30,6 +30,8 @@ pub struct WalStreamingConfig {
     pub follow: Vec<String>,
     /// The user to follow as.
     pub follow_user: String,
+    /// The slot to follow through, created if it does not exist; log is kept for it there.
+    pub follow_slot: Option<String>,
     /// The password to follow with.
     pub follow_password: Option<Password>,
     /// Who must confirm a commit; what the log says if `None`, which is nobody in a new log.
@@ -48,6 +50,9 @@ pub struct WalStreamingConfig {
     pub max_connections: usize,
     /// Log kept for standbys without a slot, in bytes.
     pub wal_keep_size: u64,
+    /// Most log that a slot may hold back, in bytes; any amount if `None`. A slot that wants more
+    /// is invalidated.
+    pub max_slot_wal_keep_size: Option<u64>,
     /// Size of a segment, for a new log.
     pub segment_size: SegmentSize,
     /// Deadline for each task when stopping.
@@ -66,6 +71,7 @@ impl Default for WalStreamingConfig {
             advertise: None,
             follow: Vec::new(),
             follow_user: "mainstay".to_owned(),
+            follow_slot: None,
             follow_password: None,
             sync: None,
             on_miss: OnMiss::Block,
@@ -75,6 +81,7 @@ impl Default for WalStreamingConfig {
             heartbeat_timeout: Duration::from_secs(10),
             max_connections: 100,
             wal_keep_size: 1 << 30,
+            max_slot_wal_keep_size: None,
             segment_size: SegmentSize::DEFAULT,
             stop_timeout: Duration::from_secs(5),
             accept_loss_from: None,

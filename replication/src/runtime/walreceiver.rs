@@ -20,7 +20,7 @@ use crate::protocol::receiver::{
 use crate::runtime::client::{Answered, Client};
 use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
-use crate::wire::command::{Command, RegisterStandby, StartReplication};
+use crate::wire::command::{Command, RegisterStandby, SlotKind, StartReplication};
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage, SenderMessage};
 use crate::wire::result::{HistoryFile, SystemIdentity};
 use crate::wire::{BackendMessage, FrontendMessage, sqlstate};
@@ -458,7 +458,7 @@ impl Driver {
     async fn start(&mut self, from: Lsn, timeline: Timeline) -> Result<()> {
         self.drop_carry();
         let start = StartReplication {
-            slot: None,
+            slot: self.core.config.follow_slot.clone(),
             start: from,
             timeline: Some(timeline.number),
             timeline_id: Some(timeline.id),
@@ -501,6 +501,19 @@ impl Driver {
         if let Some(client) = &mut self.client {
             client.link.queue(out.freeze());
         }
+    }
+}
+
+/// Creates the slot to follow through, unless it is there.
+async fn make_slot(client: &mut Client, slot: &str) -> Result<()> {
+    let create = Command::CreateReplicationSlot {
+        slot: slot.to_owned(),
+        temporary: false,
+        kind: SlotKind::Physical { reserve_wal: true },
+    };
+    match client.rows(&create).await {
+        Err(Error::Answer { sqlstate: code, .. }) if code == sqlstate::DUPLICATE_OBJECT => Ok(()),
+        created => created.map(|_| ()),
     }
 }
 

@@ -24,6 +24,12 @@ pub struct LsmReader {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for LsmReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LsmReader")
+    }
+}
+
 impl LsmReader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
