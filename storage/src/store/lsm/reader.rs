@@ -59,23 +59,18 @@ impl LsmReader {
         }
     }
 
-    fn check(&self, at: Lsn) -> Result<()> {
+    /// The position to read at for `at`. Above what is applied lie only rows of transactions that
+    /// are being inserted, which nobody may see.
+    fn position(&self, at: Lsn) -> Result<Lsn> {
         self.shared.work.fault.check()?;
-        let end = self.shared.applied.get();
-        if at > end {
-            return Err(Error::Ahead { wanted: at, end });
-        }
-        Ok(())
+        Ok(at.min(self.shared.applied.get()))
     }
 }
 
 impl ReadAt for LsmReader {
-    /// # Errors
-    /// Beside those of the trait: [`Error::Ahead`] when `at` is above
-    /// [`applied`](ReadAt::applied), where the answer could still change.
     fn get(&self, table: TableId, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
         let key = keys::row(table, key)?;
-        self.check(at)?;
+        let at = self.position(at)?;
         let live = self.shared.horizon.at(at)?;
         let value = live.tree().get(key, at.get());
         let value = value.map_err(|error| convert("get", &self.shared.dir, error))?;
@@ -86,7 +81,7 @@ impl ReadAt for LsmReader {
     /// or when `at` becomes too old.
     fn scan(&self, table: TableId, from: Bound<&[u8]>, to: Bound<&[u8]>, at: Lsn) -> Result<Rows> {
         let range = keys::range(table, from, to)?;
-        self.check(at)?;
+        let at = self.position(at)?;
         let Some(range) = range else {
             drop(self.shared.horizon.at(at)?);
             return Ok(Box::new(std::iter::empty()));
@@ -107,7 +102,7 @@ impl ReadAt for LsmReader {
     }
 
     fn open_snapshot(&self, at: Lsn) -> Result<()> {
-        self.check(at)?;
+        self.shared.work.fault.check()?;
         self.shared.horizon.open(at)
     }
 

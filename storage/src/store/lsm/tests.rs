@@ -1,5 +1,6 @@
 //! Tests of the store from outside: a bed to open it on, and a model to compare it with.
 
+mod conformance;
 mod copies;
 mod gate;
 mod kills;

@@ -1,7 +1,7 @@
 //! Kills: a process that dies at any moment, and copies as it would leave them at each step.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::super::fixture::{Numbers, copy_dir};
 use super::*;
@@ -51,28 +51,38 @@ fn child() {
     }
 }
 
+/// Kills its process, also when a check fails.
+struct Victim(Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_killed_process_leaves_a_prefix_of_what_it_inserted() {
     let bed = Bed::new();
     let mut numbers = Numbers::new(7);
     let mut last = Lsn::ZERO;
     for round in 0..12 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::lsm::tests::kills::child"])
             .args(["--ignored", "--nocapture", "--test-threads=1"])
             .env(CHILD_DIR, bed.dir())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut victim = Victim(child);
         let wait_for = 1 + numbers.below(60);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lines = BufReader::new(victim.0.stdout.take().unwrap()).lines();
         let reports = lines.filter_map(|line| {
             let line = line.unwrap();
             line.strip_prefix("durable ").map(|at| at.parse().unwrap())
         });
         let reported = Lsn::new(reports.take(wait_for as usize).last().unwrap());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(victim);
         let store = LsmStore::open(&bed.dir(), true, open_gate(), small()).unwrap();
         assert!(store.applied() >= reported, "round {round}");
         assert!(reported > last);

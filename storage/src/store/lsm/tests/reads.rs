@@ -26,8 +26,9 @@ fn a_read_sees_exactly_what_ends_at_or_below_its_position() {
     assert_eq!(get(&store, "k", 128).as_deref(), Some("c"));
     assert_eq!(get(&store, "k", 192), None);
     assert_eq!(scan(&store, 1, Lsn::new(128)).len(), 1);
-    let ahead = store.reader().get(1, b"k", Lsn::new(193));
-    assert!(matches!(ahead, Err(Error::Ahead { .. })));
+    // Ahead of what is applied there is nothing more to see.
+    assert_eq!(get(&store, "k", 1 << 40), None);
+    assert_eq!(scan(&store, 2, Lsn::MAX).len(), 1);
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn readers_are_right_during_flush_and_merge() {
         })
     });
     let readers = readers.collect::<Vec<_>>();
-    (2..2_000).for_each(write);
+    (2..1_000).for_each(write);
     stop.store(true, Ordering::Relaxed);
     for reader in readers {
         assert!(reader.join().unwrap() > 0);
