@@ -78,7 +78,15 @@ impl Engine {
     /// The log's or the store's; both are closed then.
     pub(crate) fn open(wal: Wal, options: LsmOptions, upto: Lsn) -> Result<Arc<Self>> {
         let dir = store_dir(wal.dir());
-        remove_spills(&OsDisk, &spill_dir(wal.dir()))?;
+        let spills = spill_dir(wal.dir());
+        OsDisk
+            .create_dir(&spills)
+            .map_err(|source| mainstay_storage::Error::Io {
+                op: "create",
+                path: spills.clone(),
+                source,
+            })?;
+        remove_spills(&OsDisk, &spills)?;
         let bound = wal.clone();
         let gate = FlushGate {
             flushed: wal.flushed().clone(),
