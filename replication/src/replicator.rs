@@ -319,6 +319,14 @@ impl WalReplicator {
         core.map_or(Role::Standby, |core| core.role())
     }
 
+    /// Tells of every change of role.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn role_changes(&self) -> Result<tokio::sync::watch::Receiver<Role>> {
+        Ok(self.core()?.role.subscribe())
+    }
+
     /// Where it listens.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
         self.inner
