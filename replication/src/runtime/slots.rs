@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::protocol::slot::{SlotError, SlotKind, SlotSet};
 use crate::runtime::session::Session;
 use crate::wire::result::{CreatedSlot, ResultSet, SlotPosition};
-use crate::wire::{BackendMessage, Column, ErrorFields};
+use crate::wire::{BackendMessage, ErrorFields};
 
 /// The slots of a node, kept in its control file.
 #[derive(Debug)]
@@ -96,12 +96,12 @@ impl Session {
         Ok(CreatedSlot::physical(slot).result())
     }
 
-    pub(crate) fn drop_slot(&mut self, slot: &str) -> Answer {
-        settled(self.core.slots.change(|slots| slots.drop_slot(slot)))?;
-        Ok(ResultSet::new(
-            Vec::<Column>::new(),
-            "DROP_REPLICATION_SLOT",
-        ))
+    /// Answers without columns: stock tools take a result set here for a failure.
+    pub(crate) fn drop_slot(&mut self, slot: &str) {
+        match settled(self.core.slots.change(|slots| slots.drop_slot(slot))) {
+            Ok(_) => self.complete("DROP_REPLICATION_SLOT"),
+            Err(fields) => self.error(fields),
+        }
     }
 
     /// Takes a slot for this session's stream.
