@@ -382,7 +382,7 @@ impl Session {
                 temporary,
                 kind: SlotKind::Physical { reserve_wal },
             } => self.create_slot(&slot, temporary, reserve_wal),
-            Command::DropReplicationSlot { slot, .. } => self.drop_slot(&slot),
+            Command::DropReplicationSlot { slot, .. } => return self.drop_slot(&slot),
             Command::IsInRecovery => Ok(result::is_in_recovery(!self.core.is_primary())),
             Command::ClearSearchPath => Ok(result::clear_search_path()),
             Command::SelectOne => Ok(result::select_one()),
