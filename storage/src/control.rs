@@ -60,6 +60,8 @@ pub struct Control {
     pub log_begin: Lsn,
     /// Where the cluster's first timeline begins.
     pub history_begin: Lsn,
+    /// CRC-32 (IEEE) of the current timeline's history file; that of nothing when it needs none.
+    pub history_crc: u32,
     /// Number of the highest timeline that this node promised to another one, zero for none: it
     /// acknowledges nothing older.
     pub promised_number: u32,
@@ -138,6 +140,7 @@ pub(crate) struct ControlFile {
     generation: u64,
     current: Control,
     next_watermark: u64,
+    closed: bool,
 }
 
 impl ControlFile {
@@ -155,6 +158,7 @@ impl ControlFile {
             generation: 0,
             current: control.clone(),
             next_watermark: 0,
+            closed: false,
         };
         this.replace(control.clone())?;
         this.replace(control)?;
@@ -186,6 +190,7 @@ impl ControlFile {
             generation,
             current: control,
             next_watermark: 0,
+            closed: false,
         };
         Ok((this, watermark.unwrap_or_default()))
     }
@@ -198,8 +203,12 @@ impl ControlFile {
     /// Writes and syncs `control`; when this returns, it counts.
     ///
     /// # Errors
-    /// `TooLarge` when its lists exceed the slot; disk errors, after which the old state counts.
+    /// `TooLarge` when its lists exceed the slot; `Closed`; disk errors, after which the old state
+    /// counts here, while a restart may find the new one.
     pub(crate) fn replace(&mut self, control: Control) -> Result<()> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
         let body = bincode::encode_to_vec(&control, codec())
             .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
         if body.len() > CONTROL_BODY_MAX {
@@ -220,6 +229,23 @@ impl ControlFile {
         self.generation = generation;
         self.current = control;
         Ok(())
+    }
+
+    /// Refuses every further change: the directory is about to be another's.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Overwrites both watermarks with `mark`, durably, so that none speaks of log that is given
+    /// up.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub(crate) fn forget_watermarks(&mut self, mark: Watermark) -> Result<()> {
+        self.note_watermark(mark)
+            .and_then(|()| self.note_watermark(mark))
+            .and_then(|()| self.file.sync_data())
+            .map_err(|source| Error::io("write", &self.path, source))
     }
 
     /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell
@@ -344,6 +370,7 @@ mod tests {
             timeline_id: [3; 16],
             log_begin: Lsn::new(1 << 20),
             history_begin: Lsn::new(1 << 20),
+            history_crc: 0,
             promised_number: 0,
             promised_id: [0; 16],
             attempted_number: 0,

@@ -1,3 +1,5 @@
+//! Rows of CSV and NDJSON files, and every way such a file can be wrong.
+
 use super::*;
 
 struct Given {
@@ -81,6 +83,22 @@ fn without_a_key_the_first_column_or_field_is_it() {
         let given = given(name, text);
         let mut rows = Rows::open(&given.dir.path().join(name), &shape).unwrap();
         assert_eq!(rows.next().unwrap().unwrap().key, "1");
+    }
+}
+
+#[test]
+fn the_delimiter_of_a_file_is_guessed_from_its_header() {
+    let headers = [
+        ("a,b,c", b','),
+        ("a;b, c;d", b';'),
+        ("a\tb", b'\t'),
+        ("a", b','),
+        ("a|b", b'|'),
+    ];
+    for (header, delimiter) in headers {
+        let given = given("t.csv", format!("{header}\n1|2|3|4|5,,,,,,\n"));
+        let shape = Shape::guess(&given.dir.path().join("t.csv")).unwrap();
+        assert_eq!(shape.delimiter, delimiter, "{header}");
     }
 }
 

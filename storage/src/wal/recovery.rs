@@ -11,6 +11,9 @@
 //! | `flushed_upto` in a valid record, anywhere | the node that wrote the record itself |
 //! | a clean shutdown: the log ends exactly at the watermark | every node |
 //!
+//! The zeros at the end of a segment that are too few for a record belong to the log once the next
+//! segment has begun, or once they are known to be flushed; until then the log ends before them.
+//!
 //! A hole at or above P is a torn write that nobody was told about: what lies behind it is copied
 //! to `set-aside/`, then zeroed, and reported. A hole below P is [`Corrupt`](Error::Corrupt) and
 //! nothing is touched. What is kept is synced before it is reported, because reading it back only
@@ -148,17 +151,19 @@ impl Recovery<'_> {
         Ok(self.segments(&self.list()?))
     }
 
-    /// Ends the log at `end_at`, whatever follows.
+    /// Ends the log at `end_at`, whatever follows, after `before` allowed it. Nothing is changed
+    /// earlier.
     ///
     /// # Errors
     /// `Invalid` when no record ends there; disk errors.
-    pub(crate) fn cut_at_end(&self) -> Result<Found> {
+    pub(crate) fn cut_at_end(&self, before: impl FnOnce() -> Result<()>) -> Result<Found> {
         let segments = self.segments(&self.list()?);
         let stop = self.walk(&segments)?;
         if Some(stop.at) != self.end_at {
             let wanted = self.end_at.unwrap_or(Lsn::ZERO);
             return Err(Error::Invalid(format!("no record ends at {wanted}")));
         }
+        before()?;
         self.cut(stop, segments)
     }
 
@@ -215,7 +220,9 @@ impl Recovery<'_> {
             let (file, bytes) = self.read_segment(&path)?;
             let previous = (number > first).then(|| stop.segment_crc.clone().finalize());
             stop.segment_crc = Hasher::new();
-            let ended = self.walk_segment(&path, &bytes, previous, &mut stop)?;
+            let next = size.start_of(number + 1);
+            let finished = segments.contains_key(&(number + 1)) || self.noted() >= next;
+            let ended = self.walk_segment(&path, &bytes, previous, finished, &mut stop)?;
             let used = usize::try_from(stop.at.bytes_since(size.start_of(number)))
                 .expect("within a segment");
             stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
@@ -232,12 +239,14 @@ impl Recovery<'_> {
         Ok(stop)
     }
 
-    /// Walks one segment; `Err` inside says at what the walk stopped.
+    /// Walks one segment; `Err` inside says at what the walk stopped. Zeros at its end that are
+    /// too few for a record are passed only when it is `finished`.
     fn walk_segment(
         &self,
         path: &Path,
         bytes: &[u8],
         previous_crc: Option<u32>,
+        finished: bool,
         stop: &mut Stop,
     ) -> Result<std::result::Result<(), Invalid>> {
         let mut scan = Scan::new(self.owner, bytes, stop.at, stop.prev_crc);
@@ -250,7 +259,11 @@ impl Recovery<'_> {
             }
             let remaining = scan.remaining();
             match scan.step() {
-                Ok(Step::Rest { .. }) => {}
+                Ok(Step::Rest { .. }) if finished => {}
+                Ok(Step::Rest { at, .. }) => {
+                    (stop.at, stop.prev_crc) = (at, scan.prev_crc());
+                    return Ok(Err(Invalid::Empty));
+                }
                 Ok(Step::Record { at, parsed }) => {
                     if at >= self.control.own_from {
                         stop.proven = stop.proven.max(parsed.head.flushed_upto);
@@ -308,13 +321,19 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// What the watermarks say was flushed; the unsynced one counts for its own timeline only.
+    fn noted(&self) -> Lsn {
+        let durable = self.control.watermark;
+        if self.watermark.timeline_number == self.control.timeline_number {
+            durable.max(self.watermark.flushed)
+        } else {
+            durable
+        }
+    }
+
     /// The highest position this node is proven to have flushed.
     fn proven(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<Lsn> {
-        let mut proven = self.control.watermark.max(stop.proven);
-        if self.watermark.timeline_number == self.control.timeline_number {
-            proven = proven.max(self.watermark.flushed);
-        }
-        proven = proven.max(self.marks_behind(stop));
+        let mut proven = self.noted().max(stop.proven).max(self.marks_behind(stop));
         let here = self.owner.size.segment_of(stop.at);
         for (&number, &timeline) in segments.range(here..) {
             let at = self.owner.size.start_of(number);
@@ -410,16 +429,42 @@ impl Recovery<'_> {
                     .map_err(|source| Error::io("sync", &path, source))?;
             }
         }
-        self.disk
-            .sync_dir(self.wal_dir)
-            .map_err(|e| Error::io("sync", self.wal_dir, e))
+        self.sync_names()
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let synced = self.disk.sync_dir(self.wal_dir);
+        synced.map_err(|source| Error::io("sync", self.wal_dir, source))
     }
 
     /// Moves what lies behind the end aside and leaves zeros there.
     fn cut(&self, stop: Stop, mut segments: BTreeMap<u64, u32>) -> Result<Found> {
         let size = self.owner.size;
         let offset = size.offset_of(stop.at);
-        let mut torn = None;
+        let mut torn: Option<TornTail> = None;
+        // Whole segments behind the end, and one that is at its very start; the last one first and
+        // each durably, because a segment that begins validly proves all log before it.
+        let behind = size.segment_of(stop.at) + u64::from(offset != 0);
+        for (number, timeline) in segments.split_off(&behind).into_iter().rev() {
+            let path = self.path(number, timeline);
+            if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
+                // A spare that was renamed and not yet written.
+                self.disk
+                    .remove(&path)
+                    .map_err(|source| Error::io("remove", &path, source))?;
+            } else {
+                let at = size.start_of(number).max(stop.at);
+                let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, at)?;
+                let (saved_to, bytes) = aside.take_file(&path)?;
+                let bytes = bytes + torn.map_or(0, |later| later.bytes);
+                torn = Some(TornTail {
+                    at: stop.at,
+                    bytes,
+                    saved_to,
+                });
+            }
+            self.sync_names()?;
+        }
         if offset != 0
             && let Some(file) = &stop.file
         {
@@ -433,40 +478,13 @@ impl Recovery<'_> {
                 let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, stop.at)?;
                 torn = Some(TornTail {
                     at: stop.at,
-                    bytes: len as u64,
+                    bytes: len as u64 + torn.map_or(0, |later| later.bytes),
                     saved_to: aside.save(&tail[..len])?,
                 });
             }
             self.zero(&**file, stop.at, len, stop.segment.len())?;
         }
-        // Whole segments behind the end, and one that is at its very start.
-        let behind = size.segment_of(stop.at) + u64::from(offset != 0);
-        for (number, timeline) in segments.split_off(&behind) {
-            let path = self.path(number, timeline);
-            if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
-                // A spare that was renamed and not yet written.
-                self.disk
-                    .remove(&path)
-                    .map_err(|source| Error::io("remove", &path, source))?;
-                continue;
-            }
-            let aside = set_aside::Aside::new(
-                self.disk,
-                self.aside_dir,
-                timeline,
-                size.start_of(number).max(stop.at),
-            )?;
-            let (saved_to, bytes) = aside.take_file(&path)?;
-            let whole = TornTail {
-                at: stop.at,
-                bytes: 0,
-                saved_to,
-            };
-            torn.get_or_insert(whole).bytes += bytes;
-        }
-        self.disk
-            .sync_dir(self.wal_dir)
-            .map_err(|e| Error::io("sync", self.wal_dir, e))?;
+        self.sync_names()?;
         let file = if offset == 0 { None } else { stop.file };
         let (lsn, prev_crc, segment_crc) = (stop.at, stop.prev_crc, stop.segment_crc);
         let end = End {

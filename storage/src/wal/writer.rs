@@ -246,10 +246,11 @@ impl Shared {
     }
 
     /// Runs `change` on the log file while nothing is queued, being written or appended, and moves
-    /// the queue to wherever the log ends afterwards.
+    /// the queue to wherever the log ends afterwards. `change` sets its second argument once it
+    /// cannot be undone: if it fails then, the log is half changed, so it stops.
     pub(crate) fn exclusively<T>(
         &self,
-        change: impl FnOnce(&mut LogFile) -> Result<T>,
+        change: impl FnOnce(&mut LogFile, &mut bool) -> Result<T>,
     ) -> Result<T> {
         let mut queue = self.queue.lock();
         loop {
@@ -260,7 +261,11 @@ impl Shared {
             self.room.wait(&mut queue);
         }
         let mut file = self.file.lock();
-        let changed = change(&mut file);
+        let mut halfway = false;
+        let changed = change(&mut file, &mut halfway);
+        if let Some(error) = changed.as_ref().err().filter(|_| halfway) {
+            self.poison(&mut queue, error);
+        }
         let end = file.end.lsn;
         if end != queue.cursor.next {
             queue.cursor.next = end;
@@ -294,13 +299,19 @@ impl Shared {
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
-                queue.poisoned = Some((self.flushed.get(), error.to_string()));
-                queue.items.clear();
-                tracing::error!(%error, flushed = %self.flushed.get(), "the log stopped");
-                self.end_waits();
+                self.poison(&mut queue, &error);
             }
             self.room.notify_all();
         }
+    }
+
+    /// Stops the log for good.
+    fn poison(&self, queue: &mut Queue, error: &Error) {
+        let flushed = self.flushed.get();
+        queue.poisoned = Some((flushed, error.to_string()));
+        queue.items.clear();
+        tracing::error!(%error, %flushed, "the log stopped");
+        self.end_waits();
     }
 
     /// The thread that makes spares, until the log is closed.
