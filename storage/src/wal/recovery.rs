@@ -93,6 +93,7 @@ struct Stop {
     /// Bytes of the segment that `at` is in, empty when there is no such file.
     segment: Vec<u8>,
     file: Option<std::sync::Arc<dyn DiskFile>>,
+    /// Over the segment that `at` is in, up to `at`; over the one before when `at` is its start.
     segment_crc: Hasher,
     /// Highest position proven flushed by the records walked over.
     proven: Lsn,
@@ -182,13 +183,17 @@ impl Recovery<'_> {
             let path = self.path(number, timeline);
             let (file, bytes) = self.read_segment(&path)?;
             let previous = (number > first).then(|| stop.segment_crc.clone().finalize());
-            stop.segment_crc = Hasher::new();
             let next = size.start_of(number + 1);
             let finished = segments.contains_key(&(number + 1)) || self.noted() >= next;
             let ended = self.walk_segment(&path, &bytes, previous, finished, &mut stop)?;
             let used = usize::try_from(stop.at.bytes_since(size.start_of(number)))
                 .expect("within a segment");
-            stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
+            // A segment with nothing in it is begun anew, by a header that vouches for the one
+            // before it.
+            if used > 0 {
+                stop.segment_crc = Hasher::new();
+                stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
+            }
             (stop.segment, stop.file) = (bytes, Some(file));
             if let Err(why) = ended {
                 stop.why = why;
