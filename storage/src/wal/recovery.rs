@@ -138,14 +138,17 @@ impl Recovery<'_> {
     }
 
     /// The file to use for each segment: of the newest timeline in our history. Files of timelines
-    /// that were begun and never became ours are not part of the log.
+    /// that were begun and never became ours are not part of the log, nor are those that another
+    /// timeline took over before they were full.
     fn segments(&self, names: &[String]) -> BTreeMap<u64, u32> {
         let mut segments = BTreeMap::new();
         for name in names {
             let Some((timeline, number)) = parse_segment_file_name(name, self.owner.size) else {
                 continue;
             };
-            if self.owner.history.find(timeline).is_some() {
+            let last = Lsn::new(self.owner.size.start_of(number + 1).get() - 1);
+            let full = timeline >= self.owner.history.owner(last).number;
+            if full && self.owner.history.find(timeline).is_some() {
                 let newest = segments.entry(number).or_insert(timeline);
                 *newest = timeline.max(*newest);
             }
