@@ -153,6 +153,8 @@ impl Shared {
             .map(|record| record_len(record.payload.len()))
             .sum::<usize>();
         let mut queue = self.queue.lock();
+        // There may be space again by now.
+        queue.no_spare = None;
         loop {
             queue.check_open()?;
             let mut cursor = queue.cursor;
@@ -215,6 +217,7 @@ impl Shared {
     /// Locks the queue once there is room for `bytes` more, at its end.
     pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
+        queue.no_spare = None;
         loop {
             queue.check_open()?;
             let end = queue.cursor.next + bytes as u64;
