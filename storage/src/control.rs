@@ -6,7 +6,7 @@
 //!        | slot A               | slot B               | watermark A | watermark B |
 //!        +----------------------+----------------------+-------------+-------------+
 //! slot       magic "MAINSCTL" 8 | version u32 | length u32 | generation u64 | CRC-32 u32 | body
-//! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | CRC-32 u32
+//! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | failed u32 | CRC-32 u32
 //! ```
 //!
 //! A change goes to the older slot and is synced before it counts, so a crash leaves at least one
@@ -39,7 +39,7 @@ const SLOT_LEN: u64 = 32 << 10;
 const SLOT_HEAD_LEN: usize = 28;
 const WATERMARKS_AT: u64 = 2 * SLOT_LEN;
 const WATERMARK_STRIDE: u64 = 512;
-const WATERMARK_LEN: usize = 24;
+const WATERMARK_LEN: usize = 28;
 
 /// What a node knows about itself and has durably promised.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -111,6 +111,8 @@ pub(crate) struct Watermark {
     pub(crate) flushed: Lsn,
     pub(crate) commit: Lsn,
     pub(crate) timeline_number: u32,
+    /// Writing or syncing what follows failed: reading it back proves nothing.
+    pub(crate) failed: bool,
 }
 
 /// The open control file.
@@ -223,10 +225,15 @@ impl ControlFile {
     /// # Errors
     /// Disk errors.
     pub(crate) fn forget_watermarks(&mut self, mark: Watermark) -> Result<()> {
-        self.note_watermark(mark)
-            .and_then(|()| self.note_watermark(mark))
+        self.note_in_both(mark)
             .and_then(|()| self.file.sync_data())
             .map_err(|source| Error::io("write", &self.path, source))
+    }
+
+    /// Notes `mark` in place of both watermarks, without syncing.
+    pub(crate) fn note_in_both(&mut self, mark: Watermark) -> std::io::Result<()> {
+        self.note_watermark(mark)?;
+        self.note_watermark(mark)
     }
 
     /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell
@@ -236,8 +243,9 @@ impl ControlFile {
         bytes[0..8].copy_from_slice(&mark.flushed.get().to_le_bytes());
         bytes[8..16].copy_from_slice(&mark.commit.get().to_le_bytes());
         bytes[16..20].copy_from_slice(&mark.timeline_number.to_le_bytes());
-        let crc = crc32fast::hash(&bytes[..20]);
-        bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+        bytes[20..24].copy_from_slice(&u32::from(mark.failed).to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..24]);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
         let at = WATERMARKS_AT + self.next_watermark * WATERMARK_STRIDE;
         self.next_watermark = 1 - self.next_watermark;
         self.file.write_all_at(&bytes, at)
@@ -327,12 +335,13 @@ fn read_watermark(file: &dyn DiskFile, index: u64) -> Option<Watermark> {
         .ok()?;
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
-    let valid = crc32fast::hash(&bytes[..20]) == u32_at(20);
+    let valid = crc32fast::hash(&bytes[..24]) == u32_at(24);
     let (flushed, commit) = (Lsn::new(u64_at(0)), Lsn::new(u64_at(8)));
     valid.then_some(Watermark {
         flushed,
         commit,
         timeline_number: u32_at(16),
+        failed: u32_at(20) != 0,
     })
 }
 
@@ -438,6 +447,7 @@ mod tests {
                 flushed,
                 commit,
                 timeline_number: 1,
+                failed: false,
             })
             .unwrap();
         }

@@ -388,6 +388,9 @@ impl Recovery<'_> {
     /// Syncs every file that holds log above the durable watermark.
     fn sync_kept(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<()> {
         let size = self.owner.size;
+        if self.watermark.failed {
+            self.rewrite(self.noted(), stop.at, segments)?;
+        }
         let from = size.segment_of(self.control.watermark);
         for (&number, &timeline) in segments.range(from..) {
             if size.start_of(number) <= stop.at {
@@ -401,6 +404,27 @@ impl Recovery<'_> {
             }
         }
         self.sync_names()
+    }
+
+    /// Writes what was read between `from` and `to` once more. After a sync that failed the system
+    /// may show bytes that it gave up to write, and would sync nothing. Nobody was told of them, so
+    /// that this may tear does no harm.
+    fn rewrite(&self, from: Lsn, to: Lsn, segments: &BTreeMap<u64, u32>) -> Result<()> {
+        let size = self.owner.size;
+        for (&number, &timeline) in segments.range(size.segment_of(from)..) {
+            let start = from.max(size.start_of(number));
+            let end = to.min(size.start_of(number + 1));
+            if start < end {
+                let path = self.path(number, timeline);
+                let (file, bytes) = self.read_segment(&path)?;
+                let index = |lsn: Lsn| {
+                    usize::try_from(lsn - size.start_of(number)).expect("within a segment")
+                };
+                file.write_all_at(&bytes[index(start)..index(end)], size.offset_of(start))
+                    .map_err(|source| Error::io("write", &path, source))?;
+            }
+        }
+        Ok(())
     }
 
     fn sync_names(&self) -> Result<()> {

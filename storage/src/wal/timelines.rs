@@ -169,6 +169,7 @@ impl Wal {
             flushed: end,
             commit,
             timeline_number,
+            failed: false,
         };
         control.forget_watermarks(mark)
     }

@@ -105,6 +105,7 @@ impl Progress for Notes {
             flushed: lsn,
             commit: lsn,
             timeline_number: 1,
+            failed: false,
         };
         self.control.note_watermark(mark).unwrap();
         self.flushed = lsn;
