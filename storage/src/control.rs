@@ -151,19 +151,35 @@ impl ControlFile {
     /// Opens the file and reads the newest valid slot and watermark.
     ///
     /// # Errors
-    /// `Corrupt` when neither slot is valid, `Format` when the newest is of a newer version.
+    /// `Corrupt` when neither slot is valid, `Format` when one is of a newer version, disk errors.
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<(Self, Watermark)> {
         let file = disk
             .open(path)
             .map_err(|source| Error::io("open", path, source))?;
-        let slots = [read_slot(&*file, 0), read_slot(&*file, SLOT_LEN)];
-        let newest = slots
-            .iter()
-            .flatten()
-            .max_by_key(|(generation, _)| *generation);
-        let Some((generation, control)) = newest.cloned() else {
-            return Err(no_valid_slot(path, &slots));
-        };
+        let mut newest: Option<(u64, Control)> = None;
+        for at in [0, SLOT_LEN] {
+            match read_slot(&*file, at) {
+                Ok((generation, _)) if newest.as_ref().is_some_and(|(g, _)| *g > generation) => {}
+                Ok(slot) => newest = Some(slot),
+                Err(BadSlot::Torn) => {}
+                // The other slot holds an older state, which must not pass for the newest.
+                Err(BadSlot::Io(source)) => return Err(Error::io("read", path, source)),
+                Err(BadSlot::Version(found)) => {
+                    return Err(Error::Format {
+                        path: path.to_owned(),
+                        found,
+                        supported: CONTROL_VERSION,
+                    });
+                }
+            }
+        }
+        let (generation, control) = newest.ok_or_else(|| Error::Corrupt {
+            path: path.to_owned(),
+            what: "control file",
+            at: Lsn::ZERO,
+            proven: Lsn::ZERO,
+            why: "neither of its two slots is valid".to_owned(),
+        })?;
         let marks = [0, 1].map(|index| read_watermark(&*file, index));
         let watermark = marks.into_iter().flatten().max_by_key(|mark| mark.flushed);
         let path = path.to_owned();
@@ -274,29 +290,39 @@ fn encode_slot(generation: u64, body: &[u8]) -> Vec<u8> {
 }
 
 /// Why a slot does not count.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum BadSlot {
-    Unreadable,
+    /// Its bytes are no slot, as after a write that was cut short.
+    Torn,
+    /// A newer version wrote it.
     Version(u32),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for BadSlot {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Torn,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
     let mut head = [0; SLOT_HEAD_LEN];
-    file.read_exact_at(&mut head, at)
-        .map_err(|_| BadSlot::Unreadable)?;
+    file.read_exact_at(&mut head, at)?;
     let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
     let length = u32_at(12) as usize;
     if head[0..8] != MAGIC || length > CONTROL_BODY_MAX {
-        return Err(BadSlot::Unreadable);
+        return Err(BadSlot::Torn);
     }
     let mut body = vec![0; length];
-    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64)
-        .map_err(|_| BadSlot::Unreadable)?;
+    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64)?;
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&head[..24]);
     hasher.update(&body);
     if hasher.finalize() != u32_at(24) {
-        return Err(BadSlot::Unreadable);
+        return Err(BadSlot::Torn);
     }
     if u32_at(8) != CONTROL_VERSION {
         return Err(BadSlot::Version(u32_at(8)));
@@ -304,28 +330,7 @@ fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
     let generation = u64::from_le_bytes(head[16..24].try_into().expect("8 bytes"));
     match bincode::decode_from_slice(&body, codec()) {
         Ok((control, read)) if read == body.len() => Ok((generation, control)),
-        _ => Err(BadSlot::Unreadable),
-    }
-}
-
-fn no_valid_slot(path: &Path, slots: &[Result<(u64, Control), BadSlot>; 2]) -> Error {
-    let path = path.to_owned();
-    for slot in slots {
-        if let Err(BadSlot::Version(found)) = slot {
-            return Error::Format {
-                path,
-                found: *found,
-                supported: CONTROL_VERSION,
-            };
-        }
-    }
-    let why = "neither of its two slots is valid".to_owned();
-    Error::Corrupt {
-        path,
-        what: "control file",
-        at: Lsn::ZERO,
-        proven: Lsn::ZERO,
-        why,
+        _ => Err(BadSlot::Torn),
     }
 }
 
@@ -415,7 +420,8 @@ mod tests {
         let disk = disk_with(sample());
         let body = bincode::encode_to_vec(sample(), codec()).unwrap();
         let mut file = disk.read_file(path());
-        for at in [0, SLOT_LEN as usize] {
+        // One such slot is enough: the other may be what the newer version has not replaced yet.
+        for at in [SLOT_LEN as usize, 0] {
             let mut slot = encode_slot(9, &body);
             slot[8] = 7;
             let mut hasher = crc32fast::Hasher::new();
@@ -423,17 +429,38 @@ mod tests {
             hasher.update(&body);
             slot[24..28].copy_from_slice(&hasher.finalize().to_le_bytes());
             file[at..at + slot.len()].copy_from_slice(&slot);
+            disk.write_file(path(), &file);
+            let opened = ControlFile::open(&disk, path());
+            assert!(matches!(
+                opened,
+                Err(Error::Format {
+                    found: 7,
+                    supported: 1,
+                    ..
+                })
+            ));
         }
-        disk.write_file(path(), &file);
-        let opened = ControlFile::open(&disk, path());
-        assert!(matches!(
-            opened,
-            Err(Error::Format {
-                found: 7,
-                supported: 1,
-                ..
-            })
-        ));
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_is_not_passed_over() {
+        let disk = disk_with(sample());
+        let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+        let newer = Control {
+            accepted_number: 9,
+            ..sample()
+        };
+        file.replace(newer.clone()).unwrap();
+        for at in [0, SLOT_LEN] {
+            let disk = disk.copy();
+            disk.fail_reads(path(), at);
+            let opened = ControlFile::open(&disk, path());
+            assert!(
+                matches!(opened, Err(Error::Io { .. })),
+                "a promise may be forgotten"
+            );
+        }
+        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &newer);
     }
 
     #[test]
