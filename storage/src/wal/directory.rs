@@ -202,6 +202,7 @@ impl Wal {
                 flushed: end,
                 commit: watermark.commit.min(end),
                 timeline_number: control.timeline_number,
+                failed: false,
             })?;
         }
         control_file.replace(opened)?;

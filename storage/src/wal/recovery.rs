@@ -101,6 +101,7 @@ struct Stop {
     /// Bytes of the segment that `at` is in, empty when there is no such file.
     segment: Vec<u8>,
     file: Option<std::sync::Arc<dyn DiskFile>>,
+    /// Over the segment that `at` is in, up to `at`; over the one before when `at` is its start.
     segment_crc: Hasher,
     /// Highest position proven flushed by the records walked over.
     proven: Lsn,
@@ -174,14 +175,17 @@ impl Recovery<'_> {
     }
 
     /// The file to use for each segment: of the newest timeline in our history. Files of timelines
-    /// that were begun and never became ours are not part of the log.
+    /// that were begun and never became ours are not part of the log, nor are those that another
+    /// timeline took over before they were full.
     fn segments(&self, names: &[String]) -> BTreeMap<u64, u32> {
         let mut segments = BTreeMap::new();
         for name in names {
             let Some((timeline, number)) = parse_segment_file_name(name, self.owner.size) else {
                 continue;
             };
-            if self.owner.history.find(timeline).is_some() {
+            let last = Lsn::new(self.owner.size.start_of(number + 1).get() - 1);
+            let full = timeline >= self.owner.history.owner(last).number;
+            if full && self.owner.history.find(timeline).is_some() {
                 let newest = segments.entry(number).or_insert(timeline);
                 *newest = timeline.max(*newest);
             }
@@ -219,13 +223,17 @@ impl Recovery<'_> {
             let path = self.path(number, timeline);
             let (file, bytes) = self.read_segment(&path)?;
             let previous = (number > first).then(|| stop.segment_crc.clone().finalize());
-            stop.segment_crc = Hasher::new();
             let next = size.start_of(number + 1);
             let finished = segments.contains_key(&(number + 1)) || self.noted() >= next;
             let ended = self.walk_segment(&path, &bytes, previous, finished, &mut stop)?;
             let used = usize::try_from(stop.at.bytes_since(size.start_of(number)))
                 .expect("within a segment");
-            stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
+            // A segment with nothing in it is begun anew, by a header that vouches for the one
+            // before it.
+            if used > 0 {
+                stop.segment_crc = Hasher::new();
+                stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
+            }
             (stop.segment, stop.file) = (bytes, Some(file));
             if let Err(why) = ended {
                 stop.why = why;
@@ -417,6 +425,9 @@ impl Recovery<'_> {
     /// Syncs every file that holds log above the durable watermark.
     fn sync_kept(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<()> {
         let size = self.owner.size;
+        if self.watermark.failed {
+            self.rewrite(self.noted(), stop.at, segments)?;
+        }
         let from = size.segment_of(self.control.watermark);
         for (&number, &timeline) in segments.range(from..) {
             if size.start_of(number) <= stop.at {
@@ -430,6 +441,27 @@ impl Recovery<'_> {
             }
         }
         self.sync_names()
+    }
+
+    /// Writes what was read between `from` and `to` once more. After a sync that failed the system
+    /// may show bytes that it gave up to write, and would sync nothing. Nobody was told of them, so
+    /// that this may tear does no harm.
+    fn rewrite(&self, from: Lsn, to: Lsn, segments: &BTreeMap<u64, u32>) -> Result<()> {
+        let size = self.owner.size;
+        for (&number, &timeline) in segments.range(size.segment_of(from)..) {
+            let start = from.max(size.start_of(number));
+            let end = to.min(size.start_of(number + 1));
+            if start < end {
+                let path = self.path(number, timeline);
+                let (file, bytes) = self.read_segment(&path)?;
+                let index = |lsn: Lsn| {
+                    usize::try_from(lsn - size.start_of(number)).expect("within a segment")
+                };
+                file.write_all_at(&bytes[index(start)..index(end)], size.offset_of(start))
+                    .map_err(|source| Error::io("write", &path, source))?;
+            }
+        }
+        Ok(())
     }
 
     fn sync_names(&self) -> Result<()> {

@@ -166,6 +166,7 @@ impl Wal {
             flushed: end,
             commit,
             timeline_number,
+            failed: false,
         };
         control.forget_watermarks(mark)
     }
@@ -277,17 +278,17 @@ impl Wal {
         let size = self.segment_size();
         let limit = lsn.min(self.control().checkpoint);
         let shared = self.shared();
-        let mut removed = Vec::new();
-        shared.segments.write().retain(|&number, &mut timeline| {
-            // The segment that ends exactly at the limit stays: its last record is the next one's
-            // predecessor.
-            let keep = size.start_of(number + 1) >= limit;
-            if !keep {
-                removed.push(segment_file_name(timeline, number, size));
-            }
-            keep
-        });
+        // The segment that ends exactly at the limit stays: its last record is the next one's
+        // predecessor.
+        let keep = |number: u64| size.start_of(number + 1) >= limit;
+        shared.segments.write().retain(|&number, _| keep(number));
         let dir = self.wal_dir();
+        let names = self.disk().list(&dir);
+        // What earlier timelines left of the same segments goes with them.
+        let mut removed = names.map_err(|source| Error::io("list", &dir, source))?;
+        removed.retain(|name| {
+            parse_segment_file_name(name, size).is_some_and(|(_, number)| !keep(number))
+        });
         for name in &removed {
             if shared.spares.recycle(&dir.join(name))? {
                 shared.spare_returned();

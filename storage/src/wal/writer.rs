@@ -153,6 +153,8 @@ impl Shared {
             .map(|record| record_len(record.payload.len()))
             .sum::<usize>();
         let mut queue = self.queue.lock();
+        // There may be space again by now.
+        queue.no_spare = None;
         loop {
             queue.check_open()?;
             let mut cursor = queue.cursor;
@@ -215,6 +217,7 @@ impl Shared {
     /// Locks the queue once there is room for `bytes` more, at its end.
     pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
+        queue.no_spare = None;
         loop {
             queue.check_open()?;
             let end = queue.cursor.next + bytes as u64;
@@ -300,8 +303,22 @@ impl Shared {
             queue.busy = false;
             if let Err(error) = written {
                 self.poison(&mut queue, &error);
+                let mut control = self.control.lock();
+                let mark = self.watermark(&control, true);
+                if let Err(error) = control.note_in_both(mark) {
+                    tracing::warn!(%error, "could not note the failure; restart the machine");
+                }
             }
             self.room.notify_all();
+        }
+    }
+
+    fn watermark(&self, control: &ControlFile, failed: bool) -> Watermark {
+        Watermark {
+            flushed: self.flushed.get(),
+            commit: self.commit.get(),
+            timeline_number: control.get().timeline_number,
+            failed,
         }
     }
 
@@ -424,13 +441,7 @@ impl Progress for Publish<'_> {
             self.shared.commit.raise(lsn);
         }
         let mut control = self.shared.control.lock();
-        let timeline_number = control.get().timeline_number;
-        let commit = self.shared.commit.get();
-        let mark = Watermark {
-            flushed: lsn,
-            commit,
-            timeline_number,
-        };
+        let mark = self.shared.watermark(&control, false);
         if let Err(error) = control.note_watermark(mark) {
             tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }

@@ -9,6 +9,7 @@
 mod bench;
 mod crashes;
 mod damage;
+mod faults;
 mod rules;
 mod stage;
 mod torn;

@@ -107,6 +107,7 @@ impl Progress for Notes {
             flushed: lsn,
             commit: lsn,
             timeline_number: 1,
+            failed: false,
         };
         self.control.note_watermark(mark).unwrap();
         self.flushed = lsn;
@@ -336,6 +337,11 @@ pub(super) fn check(
             assert!(end >= proven, "{}: {end} is below {proven}", case());
             let kept = original.offset(end);
             if kept == 0 {
+                let before = original.number - 1;
+                if before > 0 {
+                    let crc = crc32fast::hash(&disk.read_file(segment_path(before)));
+                    assert_eq!(found.end.segment_crc.finalize(), crc, "{}", case());
+                }
                 assert!(!disk.files().contains(&path), "{}: left there", case());
                 return Some(end);
             }

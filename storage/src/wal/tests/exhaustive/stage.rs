@@ -116,6 +116,8 @@ pub(super) fn timeline(number: u32, id: u128) -> Timeline {
 pub(super) struct State {
     pub(super) disk: SimDisk,
     pub(super) acknowledged: u64,
+    /// How many states there were before.
+    pub(super) number: usize,
 }
 
 /// A disk that keeps a copy of its state after every call that changed something.
@@ -157,8 +159,13 @@ impl Recorder {
         // Read first: what is acknowledged between the two is in the copy all the same.
         let acknowledged = self.shared.acknowledged.load(Ordering::SeqCst);
         let disk = self.disk.copy();
-        let state = State { disk, acknowledged };
-        self.shared.states.lock().push(state);
+        let mut states = self.shared.states.lock();
+        let number = states.len();
+        states.push(State {
+            disk,
+            acknowledged,
+            number,
+        });
         result
     }
 
