@@ -13,7 +13,7 @@ use mainstay::{Lsn, Node, Snapshot};
 use mainstay_storage::LsmOptions;
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, number, until};
+use crate::support::{DEADLINE, LOOK_EVERY, number, until};
 
 /// Size of the transaction in the suite, in MiB: more than a write set holds in memory.
 const SIZE_MIB: u64 = 96;
@@ -206,7 +206,7 @@ fn watch(node: &Node, rows: u64) -> u64 {
             begun.elapsed() < DEADLINE * PATIENCE,
             "the transaction never came"
         );
-        std::thread::yield_now();
+        std::thread::sleep(LOOK_EVERY);
     }
     nothing
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often something that cannot be waited for is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The rows of a table.
 pub(crate) type Rows = BTreeMap<String, Vec<u8>>;
