@@ -40,7 +40,7 @@ use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::protocol::commit::Event;
 
-pub(crate) use self::core::{CopyStore, Core};
+pub(crate) use self::core::{CopyStore, Core, never_seen};
 pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
@@ -138,6 +138,25 @@ pub(crate) async fn watch_commits(core: Arc<Core>) {
             },
             _ = roles.changed() => {}
             _ = timer => core.commit_event(Event::Tick),
+        }
+    }
+}
+
+/// Where there is no store, log counts as applied when it is committed here: that is when
+/// subscribers get it.
+pub(crate) async fn watch_applied(core: Arc<Core>) {
+    let mut stopping = core.stopping.subscribe();
+    let mut at = core.applied.get();
+    loop {
+        tokio::select! {
+            _ = stopped(&mut stopping) => return,
+            to = core.wal.commit().wait(at + 1) => match to {
+                Ok(to) => {
+                    core.applied.raise(to);
+                    at = to;
+                }
+                Err(_) => return,
+            },
         }
     }
 }

@@ -10,6 +10,8 @@
 //! when a configuration is appended. Decisions are the machines'; this room brings them events and
 //! carries out their actions.
 
+mod standbys;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::cluster::{ClusterConfig, Member};
-use crate::config::{Role, StandbyConfig, StandbyState, StreamState, SyncMode, WalStreamingConfig};
+use crate::config::{Role, StandbyConfig, StreamState, SyncMode, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
 use crate::protocol::name::NodeName;
@@ -33,8 +35,11 @@ use crate::protocol::progress::{LagSamples, Positions};
 use crate::protocol::promotion::{Fencing, fencing};
 use crate::runtime::clock::Clock;
 use crate::runtime::slots::Slots;
+use crate::runtime::subscription::Subscriptions;
 use crate::runtime::walreceiver::Order;
 use crate::time::Moment;
+
+pub(crate) use standbys::never_seen;
 
 /// What one node's tasks share.
 #[derive(Debug)]
@@ -55,6 +60,7 @@ pub(crate) struct Core {
     pub(crate) applied: Signal,
     next_session: AtomicU64,
     pub(crate) slots: Slots,
+    pub(crate) subscriptions: Subscriptions,
     /// Writes a copy of the store's durable state into a directory.
     pub(crate) copy_store: Option<CopyStore>,
     pins: Arc<Pins>,
@@ -173,6 +179,7 @@ impl Core {
             applied,
             next_session: AtomicU64::new(1),
             slots,
+            subscriptions: Subscriptions::new(),
             copy_store,
             pins: Arc::default(),
             promising: tokio::sync::Mutex::new(()),
@@ -457,82 +464,6 @@ impl Core {
         if let Some(standby) = standby.filter(|standby| standby.session == session) {
             change(standby);
         }
-    }
-
-    /// All registered and connected standbys.
-    pub(crate) fn standby_states(&self) -> Vec<StandbyState> {
-        let now = self.clock.now();
-        let end = self.wal.flushed().get();
-        let state = self.state.lock();
-        let parts = state.committer.as_ref().map(Committer::status);
-        let members = state.cluster.standbys.iter();
-        let members = members.filter(|member| member.name != self.name);
-        let one = |member: &Member| {
-            let connected = state.standbys.get(&member.name);
-            let reported = connected
-                .map(|standby| standby.reported)
-                .unwrap_or_default();
-            let silence = connected.map(|standby| now - standby.last_heard);
-            let heard = silence.is_some_and(|silence| silence <= self.config.heartbeat_timeout);
-            let open = connected.is_some_and(|standby| standby.open) && heard;
-            let part = parts.iter().flat_map(|status| &status.standbys);
-            let part = part.into_iter().find(|part| part.name == member.name);
-            let age = |at: Lsn| state.samples.age_of(at, now);
-            StandbyState {
-                node_id: member.node_id,
-                name: member.name.clone(),
-                ack_lsn: reported.flush,
-                connected: open,
-                last_heartbeat: silence,
-                lag_bytes: end.bytes_since(reported.flush),
-                state: connected
-                    .filter(|_| open)
-                    .map_or(StreamState::Disconnected, |s| s.state),
-                sync_state: part.map_or("async", |part| part.state.as_str()),
-                sent_lsn: connected.map(|standby| standby.sent).unwrap_or_default(),
-                write_lsn: reported.write,
-                flush_lsn: reported.flush,
-                replay_lsn: reported.apply,
-                write_lag: age(reported.write),
-                flush_lag: age(reported.flush),
-                replay_lag: age(reported.apply),
-            }
-        };
-        members.map(one).collect()
-    }
-
-    /// An acknowledgement that did not come over a stream of ours.
-    ///
-    /// # Errors
-    /// [`Error::UnknownStandby`].
-    pub(crate) fn acknowledge(&self, node: Uuid, lsn: Lsn) -> Result<()> {
-        let name = {
-            let state = self.state.lock();
-            let known = state
-                .cluster
-                .standbys
-                .iter()
-                .find(|member| member.node_id == node);
-            known
-                .map(|member| member.name.clone())
-                .ok_or(Error::UnknownStandby(node))?
-        };
-        let session = self
-            .state
-            .lock()
-            .standbys
-            .get(&name)
-            .map(|standby| standby.session);
-        let Some(session) = session else {
-            return Err(Error::UnknownStandby(node));
-        };
-        let positions = Positions {
-            write: lsn,
-            flush: lsn,
-            apply: lsn,
-        };
-        self.stream_reported(&name, session, self.wal.timeline(), positions);
-        Ok(())
     }
 
     /// Keeps log from `from` on until the pin is dropped.

@@ -64,7 +64,12 @@ pub(crate) struct Registered {
 pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     let mut link = Link::new(stream);
     let peer = link.peer().to_owned();
-    let started = timeout(STARTUP_DEADLINE, start(&core, &mut link)).await;
+    let mut stopping = core.stopping.subscribe();
+    let started = tokio::select! {
+        started = timeout(STARTUP_DEADLINE, start(&core, &mut link)) => started,
+        // Whoever has not said who it is learns of it by the end of the connection.
+        _ = stopped(&mut stopping) => return,
+    };
     let session = match started {
         Ok(Ok(Some(opened))) => opened,
         Ok(Ok(None)) => return,
@@ -382,7 +387,7 @@ impl Session {
                 temporary,
                 kind: SlotKind::Physical { reserve_wal },
             } => self.create_slot(&slot, temporary, reserve_wal),
-            Command::DropReplicationSlot { slot, .. } => self.drop_slot(&slot),
+            Command::DropReplicationSlot { slot, .. } => return self.drop_slot(&slot),
             Command::IsInRecovery => Ok(result::is_in_recovery(!self.core.is_primary())),
             Command::ClearSearchPath => Ok(result::clear_search_path()),
             Command::SelectOne => Ok(result::select_one()),

@@ -1,5 +1,6 @@
 //! Replication slots, durable before they count.
 
+use bytes::BytesMut;
 use mainstay_storage::{Lsn, Wal};
 use parking_lot::Mutex;
 
@@ -7,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::protocol::slot::{SlotError, SlotKind, SlotSet};
 use crate::runtime::session::Session;
 use crate::wire::result::{CreatedSlot, ResultSet, SlotPosition};
-use crate::wire::{Column, ErrorFields};
+use crate::wire::{BackendMessage, ErrorFields};
 
 /// The slots of a node, kept in its control file.
 #[derive(Debug)]
@@ -96,12 +97,20 @@ impl Session {
         Ok(CreatedSlot::physical(slot).result())
     }
 
-    pub(crate) fn drop_slot(&mut self, slot: &str) -> Answer {
-        settled(self.core.slots.change(|slots| slots.drop_slot(slot)))?;
-        Ok(ResultSet::new(
-            Vec::<Column>::new(),
-            "DROP_REPLICATION_SLOT",
-        ))
+    /// Answers without columns: stock tools take a result set here for a failure.
+    pub(crate) fn drop_slot(&mut self, slot: &str) {
+        match settled(self.core.slots.change(|slots| slots.drop_slot(slot))) {
+            Ok(_) => self.complete("DROP_REPLICATION_SLOT"),
+            Err(fields) => self.error(*fields),
+        }
+    }
+
+    /// The answer to a command without rows.
+    fn complete(&mut self, tag: &str) {
+        let mut out = BytesMut::new();
+        BackendMessage::CommandComplete(tag.to_owned()).encode(&mut out);
+        self.link.queue(out.freeze());
+        self.ready();
     }
 
     /// Takes a slot for this session's stream.

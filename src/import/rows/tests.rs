@@ -1,3 +1,5 @@
+//! Rows of CSV and NDJSON files, and every way such a file can be wrong.
+
 use super::*;
 
 struct Given {
