@@ -320,7 +320,7 @@ fn of_csv_at(error: &csv::Error, line: u64) -> (u64, String) {
             let line = pos.as_ref().map_or(line, Position::line);
             (
                 line,
-                format!("the row has {len} columns, the header {expected_len}"),
+                format!("the header has {expected_len} columns, this row {len}"),
             )
         }
         ErrorKind::Io(error) => (line, error.to_string()),

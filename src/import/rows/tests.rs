@@ -138,11 +138,11 @@ fn a_csv_that_cannot_be_taken_says_where_and_why() {
     );
     assert_eq!(
         error(b"id,b\n1,2\n3\n"),
-        "t.csv line 3: the row has 1 columns, the header 2"
+        "t.csv line 3: the header has 2 columns, this row 1"
     );
     assert_eq!(
         error(b"id,b\n1,2\n3,4,5\n"),
-        "t.csv line 3: the row has 3 columns, the header 2"
+        "t.csv line 3: the header has 2 columns, this row 3"
     );
     assert_eq!(
         error(b"id,b\n1,2\n,4\n"),
