@@ -468,7 +468,7 @@ mod tests {
         let disk = disk_with(sample());
         let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
         let newer = Control {
-            accepted_number: 9,
+            promised_number: 9,
             ..sample()
         };
         file.replace(newer.clone()).unwrap();

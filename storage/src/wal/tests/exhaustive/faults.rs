@@ -59,8 +59,8 @@ impl Promises {
         for n in 0..3 {
             self.append(&wal, Bytes::from(vec![n; 240_000]));
         }
-        self.accepted = match wal.accept_timeline(timeline(7, 7)) {
-            Ok(true) => 7,
+        self.accepted = match wal.save_promises(Some(timeline(7, 7)), None) {
+            Ok(()) => 7,
             _ => 0,
         };
         self.promote(&wal, timeline(8, 8));
@@ -112,7 +112,7 @@ impl Promises {
         assert!(oldest <= self.checkpoint.max(SIZE.first_lsn()), "{case}");
         assert!(control.checkpoint >= self.checkpoint, "{case}: checkpoint");
         assert!(
-            control.accepted_number >= self.accepted,
+            control.promised_number >= self.accepted,
             "{case}: a promise was forgotten"
         );
         assert!(
