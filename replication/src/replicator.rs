@@ -4,34 +4,28 @@
 //! to, and drives a store on the way. It works without standbys, without subscribers and without
 //! a store. Handles are cheap to clone.
 
+mod running;
+mod segment;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use mainstay_storage::{
-    Lsn, NewLog, OsDisk, Signal, Store, Wal, WalEntry, WalEntryType, WalOptions, WalSegment,
-};
+use mainstay_storage::{Lsn, Signal, Store, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
 use crate::runtime::{
-    self, CopyStore, Core, Follower, Replay, SharedStore, SubscribeSource, never_seen, promote,
+    self, CopyStore, Core, Follower, SubscribeSource, Subscription, never_seen, promote,
 };
+use running::{Given, Running};
 
 /// Longest time that [`WalReplicator::stop`] takes in all.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Bytes of an engine's segment in one entry.
-const SEGMENT_CHUNK: usize = 1 << 20;
 
 /// Bytes appended and not flushed from which on an append goes to a thread that may block.
 const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
@@ -62,28 +56,6 @@ struct Inner {
     given: Given,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
-}
-
-/// What the caller brought.
-enum Given {
-    /// Nothing: the log is opened in the data directory. With a store, perhaps, which is kept
-    /// applied on every role.
-    Directory(Mutex<Option<SharedStore>>),
-    /// An engine that opened the log itself, and applies its own writes while it is primary.
-    Engine {
-        wal: Wal,
-        store: SharedStore,
-        copy: CopyStore,
-    },
-}
-
-struct Running {
-    core: Arc<Core>,
-    tasks: JoinSet<()>,
-    replay: Option<Replay>,
-    follower: Option<Follower>,
-    /// The log is ours to close.
-    owned: bool,
 }
 
 /// What a promotion led to.
@@ -208,31 +180,6 @@ impl WalReplicator {
         core.map_or(0, |core| core.subscriptions.count())
     }
 
-    /// Appends a segment of an engine's own log as one unit: one transaction, whose first entry is
-    /// the encoded `segment` and whose others are its bytes in order, at most 1 MiB each. A
-    /// standby applies all of it or nothing. Returns where it starts.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when size or checksum of `bytes` are not what `segment` says; as
-    /// [`append`](Self::append).
-    pub async fn append_segment(&self, segment: &WalSegment, bytes: Bytes) -> Result<Lsn> {
-        check_segment(segment, &bytes)?;
-        let tx = Some(Uuid::new_v4().as_u64_pair().0 | 1);
-        let described = segment.encode();
-        let mut entries = vec![
-            WalEntry::new(WalEntryType::TxBegin, tx, Bytes::new()),
-            WalEntry::new(WalEntryType::Insert, tx, described),
-        ];
-        let chunk = SEGMENT_CHUNK.min(self.core()?.wal.segment_size().payload_max());
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let part = rest.split_to(chunk.min(rest.len()));
-            entries.push(WalEntry::new(WalEntryType::Insert, tx, part));
-        }
-        entries.push(WalEntry::new(WalEntryType::TxCommit, tx, Bytes::new()));
-        Ok(self.append_all(entries).await?.start)
-    }
-
     /// Appends entries, contiguous and in order.
     ///
     /// # Errors
@@ -280,10 +227,10 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::NotRunning`]; the log's `Gap` and `Ahead`.
-    pub fn subscribe(&self, from: Lsn) -> Result<ReceiverStream<Result<WalEntry>>> {
+    pub fn subscribe(&self, from: Lsn) -> Result<Subscription> {
         let core = self.core()?;
         let source = SubscribeSource::new(core, from)?;
-        Ok(ReceiverStream::new(source.spawn()))
+        Ok(source.spawn())
     }
 
     /// An acknowledgement that reached the primary some other way: the connected standby `node_id`
@@ -405,6 +352,32 @@ impl WalReplicator {
         Ok(self.core()?.wal.clone())
     }
 
+    /// For an engine that gave no store: it keeps everything below `durable` itself and needs no
+    /// older log after a restart. Removes what no slot, backup or reserve needs either, and
+    /// returns the oldest position that is kept. Log is removed in whole segments.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Refused`] where a store was given, which is asked instead;
+    /// the log's `Ahead` beyond what is committed; disk errors.
+    pub async fn checkpoint(&self, durable: Lsn) -> Result<Lsn> {
+        let core = self.core()?;
+        if self.inner.given.has_store() {
+            let text = "the store given says itself what it keeps";
+            return Err(Error::Refused(text.to_owned()));
+        }
+        let removed = tokio::task::spawn_blocking(move || {
+            let end = core.wal.commit().get();
+            if durable > end {
+                let wanted = durable;
+                return Err(mainstay_storage::Error::Ahead { wanted, end });
+            }
+            core.wal.checkpoint(durable)?;
+            core.wal.remove_below(durable.min(core.retain_from()))
+        });
+        let removed = removed.await;
+        Ok(removed.map_err(|error| Error::Invalid(error.to_string()))??)
+    }
+
     /// Log from here on is needed by a slot, a backup, or the configured reserve.
     pub fn retain_from(&self) -> Lsn {
         let core = self.inner.core.read().clone();
@@ -493,196 +466,10 @@ impl std::fmt::Debug for WalReplicator {
     }
 }
 
-impl Inner {
-    async fn open(&self, listener: Option<TcpListener>) -> Result<Running> {
-        let (wal, store, copy, owned) = match &self.given {
-            Given::Engine { wal, store, copy } => {
-                (wal.clone(), Some(store.clone()), Some(copy.clone()), false)
-            }
-            Given::Directory(store) => {
-                let store = store.lock().clone();
-                let copy = store.clone().map(copier);
-                (self.open_log().await?, store, copy, true)
-            }
-        };
-        let applied = Signal::new(Lsn::ZERO);
-        let config = self.config.clone();
-        let core = Core::new(config, self.standbys.clone(), wal, applied, copy)?;
-        // From here on whatever was begun ends when this is dropped.
-        let mut running = Running {
-            core: Arc::new(core),
-            tasks: JoinSet::new(),
-            replay: None,
-            follower: None,
-            owned,
-        };
-        let core = &running.core;
-        core.check_role()?;
-        check_node_id(&self.config, &core.wal)?;
-        if let Some(listener) = listener {
-            let at = listener.local_addr().map_err(|source| Error::Connection {
-                peer: "this node".to_owned(),
-                op: "listen",
-                source,
-            })?;
-            core.set_listen(at);
-            running.tasks.spawn(runtime::accept(core.clone(), listener));
-        }
-        if core.is_primary() {
-            core.become_primary(Lsn::ZERO)?;
-        } else {
-            core.wal.set_commit_follows(false);
-        }
-        running.tasks.spawn(runtime::watch_commits(core.clone()));
-        if store.is_none() {
-            running.tasks.spawn(runtime::watch_applied(core.clone()));
-        }
-        let engine = !owned;
-        running.replay = match store.filter(|_| !(engine && core.is_primary())) {
-            Some(store) => Some(start_replay(core, store, !engine)?),
-            None => None,
-        };
-        if !core.is_primary() {
-            let upstreams = self.config.follow.clone();
-            running.follower = Some(Follower::start(core.clone(), upstreams));
-        }
-        Ok(running)
-    }
-
-    async fn open_log(&self) -> Result<Wal> {
-        let (config, wall_clock) = (self.config.clone(), self.wall_clock);
-        let opened = tokio::task::spawn_blocking(move || open_log(&config, wall_clock));
-        opened
-            .await
-            .map_err(|error| Error::Invalid(error.to_string()))?
-    }
-}
-
-/// Opens the configured directory, or begins a log in it; takes as long as recovery takes.
-fn open_log(config: &WalStreamingConfig, wall_clock: fn() -> i64) -> Result<Wal> {
-    let disk = Arc::new(OsDisk);
-    let options = WalOptions {
-        segment_size: config.segment_size,
-        accept_loss_from: config.accept_loss_from,
-        ..WalOptions::new(wall_clock)
-    };
-    let dir = &config.data_dir;
-    if Wal::exists(&*disk, dir)? {
-        return Ok(Wal::open(disk, dir, &options)?.0);
-    }
-    if !config.follow.is_empty() {
-        return Err(Error::Invalid(format!(
-            "{} holds no log; take a base backup into it first",
-            dir.display()
-        )));
-    }
-    let mut new = NewLog::new_cluster(options.segment_size);
-    new.node_id = config.node_id.unwrap_or(new.node_id);
-    Ok(Wal::create(disk, dir, new, &options)?)
-}
-
-fn check_node_id(config: &WalStreamingConfig, wal: &Wal) -> Result<()> {
-    let found = wal.identity().node_id;
-    match config.node_id {
-        Some(wanted) if wanted != found => Err(Error::Invalid(format!(
-            "{} belongs to node {found}, the configuration names {wanted}; an id is given once, \
-             when the directory is filled",
-            wal.dir().display()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn start_replay(core: &Arc<Core>, store: SharedStore, checkpoints: bool) -> Result<Replay> {
-    let (wal, applied, retaining) = (core.wal.clone(), core.applied.clone(), core.clone());
-    let retain = move || retaining.retain_from();
-    Replay::start(wal, store, applied, checkpoints, retain)
-}
-
-/// Copies a store through its trait.
-fn copier(store: SharedStore) -> CopyStore {
-    CopyStore(Arc::new(move |into: &Path| store.lock().snapshot(into)))
-}
-
-impl Running {
-    fn follow_again(&mut self) {
-        if self.follower.is_none() {
-            let upstreams = self.core.config.follow.clone();
-            self.follower = Some(Follower::start(self.core.clone(), upstreams));
-        }
-    }
-
-    async fn stop(mut self, config: &WalStreamingConfig) -> Result<()> {
-        let end = Instant::now() + STOP_DEADLINE;
-        let each = config.stop_timeout.min(STOP_DEADLINE / 3);
-        self.core.stopping.send_replace(true);
-        if let Some(follower) = self.follower.take() {
-            follower.stop(each).await;
-        }
-        let ended = timeout(each, async {
-            while self.tasks.join_next().await.is_some() {}
-            self.core.subscriptions.ended().await;
-        });
-        if ended.await.is_err() {
-            tracing::warn!("tasks did not end in time and are aborted");
-            self.tasks.abort_all();
-            while self.tasks.join_next().await.is_some() {}
-        }
-        self.core.disconnect_all();
-        let (replay, wal, owned) = (self.replay.take(), self.core.wal.clone(), self.owned);
-        let closed = tokio::task::spawn_blocking(move || {
-            if let Some(replay) = replay {
-                replay.stop();
-            }
-            if owned { wal.close() } else { Ok(()) }
-        });
-        let Ok(closed) = timeout_at(end, closed).await else {
-            // The thread goes on and closes the log when it can.
-            self.owned = false;
-            let text = "the store has not returned; its directory is released when it does";
-            return Err(Error::Invalid(text.to_owned()));
-        };
-        Ok(closed.map_err(|error| Error::Invalid(error.to_string()))??)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.core.stopping.send_replace(true);
-        if self.owned {
-            self.core.wal.stop();
-        }
-    }
-}
-
 fn lag_of(state: &StandbyState) -> ReplicationLag {
     let time_ms = u64::try_from(state.replay_lag.as_millis()).unwrap_or(u64::MAX);
     ReplicationLag {
         bytes: state.lag_bytes,
         time_ms,
     }
-}
-
-fn check_segment(segment: &WalSegment, bytes: &[u8]) -> Result<()> {
-    let bad = |why: String| {
-        Err(Error::Invalid(format!(
-            "segment {}: {why}",
-            segment.segment_id
-        )))
-    };
-    let size = bytes.len() as u64;
-    if segment.size != size || segment.end_lsn.bytes_since(segment.start_lsn) != size {
-        return bad(format!(
-            "it is stated to have {} bytes, there are {size}",
-            segment.size
-        ));
-    }
-    let found = mainstay_storage::checksum(bytes);
-    if found != segment.checksum {
-        return bad(format!(
-            "checksum {found:08x}, stated as {:08x}",
-            segment.checksum
-        ));
-    }
-    Ok(())
 }

@@ -45,6 +45,7 @@ pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
 pub(crate) use subscription::SubscribeSource;
+pub use subscription::Subscription;
 
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

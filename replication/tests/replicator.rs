@@ -2,3 +2,4 @@
 
 mod append;
 mod lifecycle;
+mod subscribe;
