@@ -2,4 +2,8 @@
 
 mod append;
 mod lifecycle;
+mod proxy;
+mod standbys;
+mod stores;
+mod streams;
 mod subscribe;
