@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -38,6 +38,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers that may wait.
 const EVENTS_MAX: usize = 128;
 
+/// A newer timeline was promised to another candidate; answered when this one knows.
+pub(crate) type Overtaken = (Timeline, oneshot::Sender<()>);
+
 /// An opened timeline.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -54,6 +57,19 @@ pub(crate) async fn run(
     core: &Arc<Core>,
     force: bool,
     follower: &mut Option<Follower>,
+) -> Result<Opened> {
+    let (tell, overtaken) = mpsc::channel(1);
+    *core.candidacy.lock() = Some(tell);
+    let opened = attempt(core, force, follower, overtaken).await;
+    *core.candidacy.lock() = None;
+    opened
+}
+
+async fn attempt(
+    core: &Arc<Core>,
+    force: bool,
+    follower: &mut Option<Follower>,
+    mut overtaken: mpsc::Receiver<Overtaken>,
 ) -> Result<Opened> {
     let old = core.cluster();
     let (to, mut events) = mpsc::channel(EVENTS_MAX);
@@ -134,6 +150,13 @@ pub(crate) async fn run(
             }
         };
         let event = tokio::select! {
+            biased;
+            Some((by, known)) = overtaken.recv() => {
+                candidate.on(Event::Overtaken(by), core.clock.now(), &mut actions);
+                // Whoever asked may have given up waiting.
+                let _ = known.send(());
+                continue;
+            }
             event = events.recv() => event.unwrap_or(Event::Tick),
             _ = timer => Event::Tick,
         };
