@@ -19,6 +19,8 @@
 //! nothing is touched. What is kept is synced before it is reported, because reading it back only
 //! proves that the page cache has it.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,14 +87,6 @@ pub(crate) struct Recovery<'a> {
     pub(crate) end_at: Option<Lsn>,
 }
 
-/// What recovery would find, without doing anything about it.
-pub(crate) struct Look {
-    pub(crate) at: Lsn,
-    pub(crate) proven: Lsn,
-    /// Bytes behind `at` that are not zero, up to the last such one.
-    pub(crate) torn: u64,
-}
-
 /// Where the walk over the segments stopped.
 struct Stop {
     at: Lsn,
@@ -121,35 +115,6 @@ impl Recovery<'_> {
         self.judge(&stop, proven)?;
         self.sync_kept(&stop, &segments)?;
         self.cut(stop, segments)
-    }
-
-    /// Finds the end of the log and leaves everything as it is.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub(crate) fn look(&self) -> Result<Look> {
-        let segments = self.files()?;
-        let stop = self.walk(&segments)?;
-        let proven = self.proven(&stop, &segments)?;
-        self.judge(&stop, proven)?;
-        let offset = self.owner.size.offset_of(stop.at);
-        let tail = stop
-            .segment
-            .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
-        let torn = tail.map_or(0, len_without_trailing_zeros) as u64;
-        Ok(Look {
-            at: stop.at,
-            proven,
-            torn,
-        })
-    }
-
-    /// The file of each segment.
-    ///
-    /// # Errors
-    /// Disk errors.
-    pub(crate) fn files(&self) -> Result<BTreeMap<u64, u32>> {
-        Ok(self.segments(&self.list()?))
     }
 
     /// Ends the log at `end_at`, whatever follows, after `before` allowed it. Nothing is changed
