@@ -1,3 +1,8 @@
 //! Integration tests of the whole product. One binary, so that it links once.
 
+mod bad_input;
+mod crash;
+mod large_transaction;
+mod stock_tools;
+mod support;
 mod tidy;

@@ -16,7 +16,7 @@ use mainstay_storage::{
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStream
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
 use crate::runtime::{
-    self, CopyStore, Core, Follower, Replay, SharedStore, SubscribeSource, promote,
+    self, CopyStore, Core, Follower, Replay, SharedStore, SubscribeSource, never_seen, promote,
 };
 
 /// Longest time that [`WalReplicator::stop`] takes in all.
@@ -165,11 +165,13 @@ impl WalReplicator {
         Ok(())
     }
 
-    /// Ends every task: connections are closed as a shutdown does, each task gets the configured
-    /// deadline, everything [`STOP_DEADLINE`]. A second call does nothing.
+    /// Ends every task: connections are closed as a shutdown does, what does not end within the
+    /// configured deadline is aborted, and everything takes [`STOP_DEADLINE`] at most. A second
+    /// call does nothing.
     ///
     /// # Errors
-    /// Disk errors while closing the log.
+    /// Disk errors while closing the log; [`Error::Invalid`] when the store given does not return:
+    /// the directory is then released when it does.
     pub async fn stop(&self) -> Result<()> {
         let mut running = self.inner.running.lock().await;
         match running.take() {
@@ -198,6 +200,12 @@ impl WalReplicator {
     /// `TooLarge`, `Full`, `Poisoned`. Nothing was appended then.
     pub async fn append(&self, entry: WalEntry) -> Result<Lsn> {
         Ok(self.append_all(vec![entry]).await?.start)
+    }
+
+    /// How many subscriptions are being served.
+    pub fn subscription_count(&self) -> usize {
+        let core = self.inner.core.read().clone();
+        core.map_or(0, |core| core.subscriptions.count())
     }
 
     /// Appends a segment of an engine's own log as one unit: one transaction, whose first entry is
@@ -265,7 +273,10 @@ impl WalReplicator {
 
     /// The committed entries from `from` on, the log's own ones left out, then live. A slow reader
     /// is served from disk and loses nothing. The stream ends with an error when the log it wants
-    /// is gone or damaged, and without one when the replicator stops.
+    /// is gone or damaged, or was poisoned, and without one when the replicator stops.
+    ///
+    /// `from` is where an entry starts, as [`append`](Self::append) returned it, or the position
+    /// after one; the stream ends with `Invalid` when no record starts there.
     ///
     /// # Errors
     /// [`Error::NotRunning`]; the log's `Gap` and `Ahead`.
@@ -275,11 +286,13 @@ impl WalReplicator {
         Ok(ReceiverStream::new(source.spawn()))
     }
 
-    /// An acknowledgement that reached the primary some other way: the standby `node_id` has
-    /// flushed and applied everything below `lsn`.
+    /// An acknowledgement that reached the primary some other way: the connected standby `node_id`
+    /// has flushed and applied everything below `lsn`. One that is lower than an earlier one
+    /// changes nothing.
     ///
     /// # Errors
-    /// [`Error::UnknownStandby`], [`Error::NotRunning`].
+    /// [`Error::UnknownStandby`], [`Error::NotConnected`], [`Error::NotRunning`], and the log's
+    /// `Ahead` beyond its end.
     pub fn acknowledge(&self, node_id: Uuid, lsn: Lsn) -> Result<()> {
         self.core()?.acknowledge(node_id, lsn)
     }
@@ -292,10 +305,13 @@ impl WalReplicator {
         Ok(self.core()?.wal.appended())
     }
 
-    /// The configured and registered standbys.
+    /// The registered standbys, and the configured ones that never connected; those go by their
+    /// id until they tell their name.
     pub fn standby_states(&self) -> Vec<StandbyState> {
-        let core = self.inner.core.read().clone();
-        core.map_or_else(Vec::new, |core| core.standby_states())
+        match self.inner.core.read().clone() {
+            Some(core) => core.standby_states(),
+            None => self.inner.standbys.iter().map(never_seen).collect(),
+        }
     }
 
     /// How far the standby `node_id` is behind.
@@ -317,6 +333,14 @@ impl WalReplicator {
     pub fn role(&self) -> Role {
         let core = self.inner.core.read().clone();
         core.map_or(Role::Standby, |core| core.role())
+    }
+
+    /// Tells of every change of role.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn role_changes(&self) -> Result<tokio::sync::watch::Receiver<Role>> {
+        Ok(self.core()?.role.subscribe())
     }
 
     /// Where it listens.
@@ -342,6 +366,12 @@ impl WalReplicator {
     pub fn is_connected(&self) -> bool {
         let core = self.inner.core.read().clone();
         core.is_some_and(|core| core.upstream().is_some())
+    }
+
+    /// Why this node cannot follow, when it cannot.
+    pub fn problem(&self) -> Option<String> {
+        let core = self.inner.core.read().clone();
+        core.and_then(|core| core.trouble())
     }
 
     /// The positions that the remote levels wait for: written, and applied.
@@ -415,9 +445,7 @@ impl WalReplicator {
             let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
             stopped.map_err(|error| Error::Invalid(error.to_string()))?;
         }
-        running
-            .core
-            .become_primary(opened.promotion.end, Some(&opened.old))?;
+        running.core.become_primary(opened.promotion.end)?;
         if opened.overtaken {
             running
                 .core
@@ -474,14 +502,23 @@ impl Inner {
             Given::Directory(store) => {
                 let store = store.lock().clone();
                 let copy = store.clone().map(copier);
-                (self.open_log()?, store, copy, true)
+                (self.open_log().await?, store, copy, true)
             }
         };
         let applied = Signal::new(Lsn::ZERO);
         let config = self.config.clone();
-        let core = Core::new(config, self.standbys.clone(), wal, applied.clone(), copy)?;
-        let core = Arc::new(core);
-        let mut tasks = JoinSet::new();
+        let core = Core::new(config, self.standbys.clone(), wal, applied, copy)?;
+        // From here on whatever was begun ends when this is dropped.
+        let mut running = Running {
+            core: Arc::new(core),
+            tasks: JoinSet::new(),
+            replay: None,
+            follower: None,
+            owned,
+        };
+        let core = &running.core;
+        core.check_role()?;
+        check_node_id(&self.config, &core.wal)?;
         if let Some(listener) = listener {
             let at = listener.local_addr().map_err(|source| Error::Connection {
                 peer: "this node".to_owned(),
@@ -489,56 +526,77 @@ impl Inner {
                 source,
             })?;
             core.set_listen(at);
-            tasks.spawn(runtime::accept(core.clone(), listener));
+            running.tasks.spawn(runtime::accept(core.clone(), listener));
         }
-        core.check_role()?;
         if core.is_primary() {
-            core.become_primary(Lsn::ZERO, None)?;
+            core.become_primary(Lsn::ZERO)?;
         } else {
             core.wal.set_commit_follows(false);
         }
-        tasks.spawn(runtime::watch_commits(core.clone()));
-        let engine = matches!(self.given, Given::Engine { .. });
-        let replay = match store.filter(|_| !(engine && core.is_primary())) {
-            Some(store) => {
-                let (retaining, wal) = (core.clone(), core.wal.clone());
-                let retain = move || retaining.retain_from();
-                Some(Replay::start(wal, store, applied, !engine, retain)?)
-            }
+        running.tasks.spawn(runtime::watch_commits(core.clone()));
+        if store.is_none() {
+            running.tasks.spawn(runtime::watch_applied(core.clone()));
+        }
+        let engine = !owned;
+        running.replay = match store.filter(|_| !(engine && core.is_primary())) {
+            Some(store) => Some(start_replay(core, store, !engine)?),
             None => None,
         };
-        let follower =
-            (!core.is_primary()).then(|| Follower::start(core.clone(), self.config.follow.clone()));
-        Ok(Running {
-            core,
-            tasks,
-            replay,
-            follower,
-            owned,
-        })
+        if !core.is_primary() {
+            let upstreams = self.config.follow.clone();
+            running.follower = Some(Follower::start(core.clone(), upstreams));
+        }
+        Ok(running)
     }
 
-    fn open_log(&self) -> Result<Wal> {
-        let disk = Arc::new(OsDisk);
-        let options = WalOptions {
-            segment_size: self.config.segment_size,
-            accept_loss_from: self.config.accept_loss_from,
-            ..WalOptions::new(self.wall_clock)
-        };
-        let dir = &self.config.data_dir;
-        if Wal::exists(&*disk, dir)? {
-            return Ok(Wal::open(disk, dir, &options)?.0);
-        }
-        if !self.config.follow.is_empty() {
-            return Err(Error::Invalid(format!(
-                "{} holds no log; take a base backup into it first",
-                dir.display()
-            )));
-        }
-        let mut new = NewLog::new_cluster(options.segment_size);
-        new.node_id = self.config.node_id.unwrap_or(new.node_id);
-        Ok(Wal::create(disk, dir, new, &options)?)
+    async fn open_log(&self) -> Result<Wal> {
+        let (config, wall_clock) = (self.config.clone(), self.wall_clock);
+        let opened = tokio::task::spawn_blocking(move || open_log(&config, wall_clock));
+        opened
+            .await
+            .map_err(|error| Error::Invalid(error.to_string()))?
     }
+}
+
+/// Opens the configured directory, or begins a log in it; takes as long as recovery takes.
+fn open_log(config: &WalStreamingConfig, wall_clock: fn() -> i64) -> Result<Wal> {
+    let disk = Arc::new(OsDisk);
+    let options = WalOptions {
+        segment_size: config.segment_size,
+        accept_loss_from: config.accept_loss_from,
+        ..WalOptions::new(wall_clock)
+    };
+    let dir = &config.data_dir;
+    if Wal::exists(&*disk, dir)? {
+        return Ok(Wal::open(disk, dir, &options)?.0);
+    }
+    if !config.follow.is_empty() {
+        return Err(Error::Invalid(format!(
+            "{} holds no log; take a base backup into it first",
+            dir.display()
+        )));
+    }
+    let mut new = NewLog::new_cluster(options.segment_size);
+    new.node_id = config.node_id.unwrap_or(new.node_id);
+    Ok(Wal::create(disk, dir, new, &options)?)
+}
+
+fn check_node_id(config: &WalStreamingConfig, wal: &Wal) -> Result<()> {
+    let found = wal.identity().node_id;
+    match config.node_id {
+        Some(wanted) if wanted != found => Err(Error::Invalid(format!(
+            "{} belongs to node {found}, the configuration names {wanted}; an id is given once, \
+             when the directory is filled",
+            wal.dir().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn start_replay(core: &Arc<Core>, store: SharedStore, checkpoints: bool) -> Result<Replay> {
+    let (wal, applied, retaining) = (core.wal.clone(), core.applied.clone(), core.clone());
+    let retain = move || retaining.retain_from();
+    Replay::start(wal, store, applied, checkpoints, retain)
 }
 
 /// Copies a store through its trait.
@@ -555,13 +613,15 @@ impl Running {
     }
 
     async fn stop(mut self, config: &WalStreamingConfig) -> Result<()> {
+        let end = Instant::now() + STOP_DEADLINE;
+        let each = config.stop_timeout.min(STOP_DEADLINE / 3);
         self.core.stopping.send_replace(true);
-        let deadline = STOP_DEADLINE.min(config.stop_timeout * 2);
-        let ended = timeout(deadline, async {
-            if let Some(follower) = self.follower.take() {
-                follower.stop(config.stop_timeout).await;
-            }
+        if let Some(follower) = self.follower.take() {
+            follower.stop(each).await;
+        }
+        let ended = timeout(each, async {
             while self.tasks.join_next().await.is_some() {}
+            self.core.subscriptions.ended().await;
         });
         if ended.await.is_err() {
             tracing::warn!("tasks did not end in time and are aborted");
@@ -576,9 +636,22 @@ impl Running {
             }
             if owned { wal.close() } else { Ok(()) }
         });
-        Ok(closed
-            .await
-            .map_err(|error| Error::Invalid(error.to_string()))??)
+        let Ok(closed) = timeout_at(end, closed).await else {
+            // The thread goes on and closes the log when it can.
+            self.owned = false;
+            let text = "the store has not returned; its directory is released when it does";
+            return Err(Error::Invalid(text.to_owned()));
+        };
+        Ok(closed.map_err(|error| Error::Invalid(error.to_string()))??)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.core.stopping.send_replace(true);
+        if self.owned {
+            self.core.wal.stop();
+        }
     }
 }
 

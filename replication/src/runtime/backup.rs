@@ -23,7 +23,7 @@ use crate::runtime::core::CopyStore;
 use crate::runtime::session::Session;
 use crate::wire::command::BackupOptions;
 use crate::wire::result::{BackupBound, BackupTablespace, encode_complete};
-use crate::wire::{BackendMessage, BackupMessage, CopyFormat, ErrorFields, sqlstate};
+use crate::wire::{BackendMessage, BackupMessage, CopyFormat, ErrorFields};
 
 /// Bytes of archive in one message.
 const CHUNK_BYTES: usize = 256 << 10;

@@ -20,6 +20,9 @@ use crate::runtime::client::{Answered, Client};
 use crate::wire::command::{BackupOptions, Command};
 use crate::wire::{BackendMessage, BackupMessage};
 
+/// Where a base backup is received.
+const STAGING: &str = "bootstrap";
+
 /// Chunks that may wait for the disk.
 const CHUNKS_MAX: usize = 8;
 
@@ -42,6 +45,7 @@ pub struct Bootstrapped {
 /// The last upstream's error when none could be copied; disk errors. The directory then still
 /// holds no log.
 pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
+    check_empty(&config.data_dir)?;
     let mut failed = Error::Invalid("there is no node to take a base backup from".to_owned());
     for address in &config.follow {
         match from(config, address).await {
@@ -55,18 +59,35 @@ pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
     Err(failed)
 }
 
+/// Refuses a directory whose control file went missing: what lies there may be all that is left of
+/// somebody's data. Leftovers of an interrupted bootstrap come with its own directory.
+fn check_empty(dir: &Path) -> Result<()> {
+    let interrupted = dir.join(STAGING).exists();
+    let holds = ["wal", "store"]
+        .into_iter()
+        .find(|name| dir.join(name).exists());
+    match holds {
+        Some(name) if !interrupted => Err(Error::Invalid(format!(
+            "{} holds a {name} directory, but no control file; restore the control file, or choose \
+             an empty directory",
+            dir.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 async fn from(config: &WalStreamingConfig, address: &str) -> Result<Bootstrapped> {
     let mut client = Client::connect(config, address).await?;
     let options = BackupOptions::default();
     match client.ask(&Command::BaseBackup(options)).await? {
-        Answered::Copy(_) => {}
+        Answered::Copy => {}
         Answered::Done(_) => return Err(client.broken("it sent no backup")),
     }
     let dir = config.data_dir.clone();
     let (to_disk, chunks) = mpsc::channel(CHUNKS_MAX);
     let settings = (config.node_id, dir.clone());
     let unpacked = tokio::task::spawn_blocking(move || {
-        let staging = dir.join("bootstrap");
+        let staging = dir.join(STAGING);
         unpack(&staging, ChannelReader::new(chunks))?;
         install(&settings.1, &staging, settings.0)
     });
@@ -113,6 +134,8 @@ fn unpack(staging: &Path, archive: ChannelReader) -> Result<()> {
     clear(staging)?;
     let failed = |source| io_error("unpack into", staging, source);
     std::fs::create_dir_all(staging).map_err(failed)?;
+    // It marks an interrupted bootstrap, so it must be there before anything is moved.
+    sync_dir(staging.parent().unwrap_or(staging))?;
     let mut archive = tar::Archive::new(archive);
     archive.set_preserve_permissions(false);
     for entry in archive.entries().map_err(failed)? {

@@ -17,6 +17,7 @@ use crate::protocol::promotion::{
 };
 use crate::runtime::core::Core;
 use crate::runtime::follower;
+use crate::runtime::slots::Answer;
 use crate::wire::command::PromiseTimeline;
 use crate::wire::result::{ResultSet, RowSet};
 use crate::wire::{Column, ErrorFields, Row, sqlstate};
@@ -81,11 +82,8 @@ pub(crate) fn read_probe(set: &RowSet) -> Result<ProbeAnswer> {
 }
 
 /// The answer to PROMISE_TIMELINE.
-pub(crate) async fn serve(
-    core: &Arc<Core>,
-    asked: &PromiseTimeline,
-) -> Result<ResultSet, ErrorFields> {
-    let failed = |error: String| ErrorFields::error(sqlstate::INTERNAL_ERROR, error);
+pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
+    let failed = |error: String| Box::new(ErrorFields::error(sqlstate::INTERNAL_ERROR, error));
     let candidate = asked.candidate.parse();
     let candidate = candidate.map_err(|error| failed(format!("{error}")))?;
     let request = PromiseRequest {
@@ -108,7 +106,7 @@ pub(crate) async fn serve(
         Promise::Refused(why) => {
             let (PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest)) = why
             else {
-                return Err(ErrorFields::error(sqlstate::OBJECT_IN_USE, why.to_string()));
+                return Err(ErrorFields::error(sqlstate::OBJECT_IN_USE, why.to_string()).into());
             };
             let number = Some(newest.number.to_string());
             [

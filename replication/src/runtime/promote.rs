@@ -42,8 +42,6 @@ const EVENTS_MAX: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) promotion: Promotion,
-    /// The configuration that the log held before: its policy binds until the new one is in force.
-    pub(crate) old: ClusterConfig,
     /// A newer timeline was promised to another candidate: nothing may be confirmed.
     pub(crate) overtaken: bool,
 }
@@ -119,7 +117,6 @@ pub(crate) async fn run(
                     };
                     return Ok(Opened {
                         promotion,
-                        old,
                         overtaken: overtaken.is_some(),
                     });
                 }
@@ -269,7 +266,7 @@ async fn fetch_log(
         timeline_id: Some(timeline.id),
     };
     match client.ask(&Command::StartReplication(start)).await? {
-        Answered::Copy(_) => {}
+        Answered::Copy => {}
         Answered::Done(_) => return Err(client.broken("it has nothing to send")),
     }
     let mut carry = BytesMut::new();

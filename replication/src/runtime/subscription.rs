@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use mainstay_storage::{Lsn, WalEntry, WalReader};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
 use crate::runtime::core::Core;
@@ -14,6 +17,42 @@ const ENTRIES_MAX: usize = 256;
 
 /// Bytes of entries read in one go.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// The subscriptions that a node serves.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    runtime: Handle,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Subscriptions {
+    /// None yet; their tasks will run where this is called.
+    pub(crate) fn new() -> Self {
+        Self {
+            runtime: Handle::current(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// How many run.
+    pub(crate) fn count(&self) -> usize {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.len()
+    }
+
+    /// Waits until all have ended, which they do when the node stops.
+    pub(crate) async fn ended(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+}
 
 /// Where a subscription reads.
 pub(crate) struct SubscribeSource {
@@ -31,41 +70,45 @@ impl SubscribeSource {
     /// Starts to read, and returns where the entries come out. Dropping that ends the reading.
     pub(crate) fn spawn(self) -> mpsc::Receiver<Result<WalEntry>> {
         let (to, entries) = mpsc::channel(ENTRIES_MAX);
-        tokio::spawn(self.run(to));
+        let core = self.core.clone();
+        core.subscriptions.spawn(self.run(to));
         entries
     }
 
     async fn run(self, to: mpsc::Sender<Result<WalEntry>>) {
+        let mut stopping = self.core.stopping.subscribe();
+        // Nobody waits for a reader that does not read when this node stops.
+        tokio::select! {
+            biased;
+            _ = stopped(&mut stopping) => {}
+            _ = to.closed() => {}
+            error = self.feed(&to) => if let Some(error) = error {
+                // Whoever dropped the stream does not want to know.
+                let _ = to.send(Err(Error::Storage(error))).await;
+            },
+        }
+    }
+
+    /// Reads and sends until something ends it: an error, or the log with `None`.
+    async fn feed(self, to: &mpsc::Sender<Result<WalEntry>>) -> Option<mainstay_storage::Error> {
         let Self { core, mut reader } = self;
-        let mut stopping = core.stopping.subscribe();
         loop {
             let upto = core.wal.commit().get().min(core.wal.flushed().get());
             let read = tokio::task::spawn_blocking(move || {
                 let batch = read_batch(&mut reader, upto);
                 (reader, batch)
             });
-            let Ok((moved, (batch, failed))) = read.await else {
-                return;
-            };
+            let (moved, (batch, failed)) = read.await.ok()?;
             reader = moved;
             let more = !batch.is_empty();
             for entry in batch {
-                if to.send(Ok(entry)).await.is_err() {
-                    return;
-                }
+                to.send(Ok(entry)).await.ok()?;
             }
-            if let Some(error) = failed {
-                // Whoever dropped the stream does not want to know.
-                let _ = to.send(Err(Error::Storage(error))).await;
-                return;
+            if failed.is_some() {
+                return failed;
             }
-            if more {
-                continue;
-            }
-            tokio::select! {
-                _ = stopped(&mut stopping) => return,
-                _ = to.closed() => return,
-                next = core.wal.commit().wait(upto + 1) => if next.is_err() { return },
+            if !more && core.wal.commit().wait(upto + 1).await.is_err() {
+                return core.wal.poisoned();
             }
         }
     }

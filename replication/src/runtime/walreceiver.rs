@@ -173,7 +173,6 @@ impl Driver {
             flushed = core.wal.flushed().wait(self.flushed + 1) => {
                 let to = flushed.map_err(|_| mainstay_storage::Error::Closed)?;
                 self.flushed = to;
-                core.follow_commit();
                 if self.written < to {
                     self.written = to;
                     self.events.push_back(Event::Flushed(to));
@@ -304,7 +303,7 @@ impl Driver {
             Action::AdoptHistory(history) => self.adopt(&history)?,
             Action::Start { from, timeline } => self.start(from, timeline).await?,
             Action::WriteWal(_) => self.write()?,
-            Action::ApplyUpTo(to) => self.core.note_commit(to),
+            Action::ApplyUpTo(to) => self.core.wal.advance_commit(to),
             Action::SendStatus {
                 positions,
                 timeline,
@@ -375,6 +374,9 @@ impl Driver {
             address: self.core.address(),
         };
         client.rows(&Command::RegisterStandby(register)).await?;
+        if let Some(slot) = &self.core.config.follow_slot {
+            make_slot(&mut client, slot).await?;
+        }
         self.core
             .set_upstream(Some((client.server.name.clone(), address)));
         self.client = Some(client);
@@ -465,7 +467,7 @@ impl Driver {
         };
         let client = self.client()?;
         let event = match client.ask(&Command::StartReplication(start)).await {
-            Ok(Answered::Copy(_)) => Event::Started,
+            Ok(Answered::Copy) => Event::Started,
             // The stream begins exactly where the timeline ended.
             Ok(Answered::Done(_)) => Event::NextTimeline,
             Err(Error::Answer {

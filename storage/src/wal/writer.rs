@@ -153,6 +153,8 @@ impl Shared {
             .map(|record| record_len(record.payload.len()))
             .sum::<usize>();
         let mut queue = self.queue.lock();
+        // There may be space again by now.
+        queue.no_spare = None;
         loop {
             queue.check_open()?;
             let mut cursor = queue.cursor;
@@ -215,6 +217,7 @@ impl Shared {
     /// Locks the queue once there is room for `bytes` more, at its end.
     pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
+        queue.no_spare = None;
         loop {
             queue.check_open()?;
             let end = queue.cursor.next + bytes as u64;
@@ -246,10 +249,11 @@ impl Shared {
     }
 
     /// Runs `change` on the log file while nothing is queued, being written or appended, and moves
-    /// the queue to wherever the log ends afterwards.
+    /// the queue to wherever the log ends afterwards. `change` sets its second argument once it
+    /// cannot be undone: if it fails then, the log is half changed, so it stops.
     pub(crate) fn exclusively<T>(
         &self,
-        change: impl FnOnce(&mut LogFile) -> Result<T>,
+        change: impl FnOnce(&mut LogFile, &mut bool) -> Result<T>,
     ) -> Result<T> {
         let mut queue = self.queue.lock();
         loop {
@@ -260,7 +264,11 @@ impl Shared {
             self.room.wait(&mut queue);
         }
         let mut file = self.file.lock();
-        let changed = change(&mut file);
+        let mut halfway = false;
+        let changed = change(&mut file, &mut halfway);
+        if let Some(error) = changed.as_ref().err().filter(|_| halfway) {
+            self.poison(&mut queue, error);
+        }
         let end = file.end.lsn;
         if end != queue.cursor.next {
             queue.cursor.next = end;
@@ -294,13 +302,33 @@ impl Shared {
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
-                queue.poisoned = Some((self.flushed.get(), error.to_string()));
-                queue.items.clear();
-                tracing::error!(%error, flushed = %self.flushed.get(), "the log stopped");
-                self.end_waits();
+                self.poison(&mut queue, &error);
+                let mut control = self.control.lock();
+                let mark = self.watermark(&control, true);
+                if let Err(error) = control.note_in_both(mark) {
+                    tracing::warn!(%error, "could not note the failure; restart the machine");
+                }
             }
             self.room.notify_all();
         }
+    }
+
+    fn watermark(&self, control: &ControlFile, failed: bool) -> Watermark {
+        Watermark {
+            flushed: self.flushed.get(),
+            commit: self.commit.get(),
+            timeline_number: control.get().timeline_number,
+            failed,
+        }
+    }
+
+    /// Stops the log for good.
+    fn poison(&self, queue: &mut Queue, error: &Error) {
+        let flushed = self.flushed.get();
+        queue.poisoned = Some((flushed, error.to_string()));
+        queue.items.clear();
+        tracing::error!(%error, %flushed, "the log stopped");
+        self.end_waits();
     }
 
     /// The thread that makes spares, until the log is closed.
@@ -413,13 +441,7 @@ impl Progress for Publish<'_> {
             self.shared.commit.raise(lsn);
         }
         let mut control = self.shared.control.lock();
-        let timeline_number = control.get().timeline_number;
-        let commit = self.shared.commit.get();
-        let mark = Watermark {
-            flushed: lsn,
-            commit,
-            timeline_number,
-        };
+        let mark = self.shared.watermark(&control, false);
         if let Err(error) = control.note_watermark(mark) {
             tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }

@@ -1,0 +1,4 @@
+//! What `WalReplicator` promises to the author of an engine, verb by verb.
+
+mod append;
+mod lifecycle;

@@ -1,0 +1,181 @@
+//! A small client of the node's HTTP side.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use ureq::Agent;
+use ureq::http::{Request, Response};
+
+use super::{DEADLINE, Rows, lsn};
+
+/// Longest answer in bytes.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// Rows in one page of a scan.
+const PAGE_ROWS: usize = 10_000;
+
+/// A node's address, and connections to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    agent: Agent,
+    address: String,
+}
+
+/// What a node answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Panics, with what was said, unless the answer is 200.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self
+    }
+
+    /// Where the write ended.
+    #[track_caller]
+    pub(crate) fn lsn(&self) -> u64 {
+        lsn(self.json()["lsn"]
+            .as_str()
+            .expect("a write's answer has an LSN"))
+    }
+}
+
+impl Http {
+    pub(crate) fn new(address: &str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(DEADLINE));
+        Self {
+            agent: config.build().new_agent(),
+            address: address.to_owned(),
+        }
+    }
+
+    /// As this, with another limit for each answer.
+    pub(crate) fn within(&self, time: Duration) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(time));
+        Self {
+            agent: config.build().new_agent(),
+            address: self.address.clone(),
+        }
+    }
+
+    /// Sends a request. An error means that nobody knows what became of it.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer, String> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address));
+        let answer = if matches!(method, "PUT" | "POST") {
+            self.agent
+                .run(request.body(body).map_err(|error| error.to_string())?)
+        } else {
+            self.agent
+                .run(request.body(()).map_err(|error| error.to_string())?)
+        };
+        let mut answer: Response<ureq::Body> = answer.map_err(|error| error.to_string())?;
+        let body = answer
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec();
+        let body = body.map_err(|error| error.to_string())?;
+        Ok(Answer {
+            status: answer.status().as_u16(),
+            body,
+        })
+    }
+
+    #[track_caller]
+    fn must(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        let sent = self.send(method, path, body);
+        sent.unwrap_or_else(|error| panic!("{method} {path} at {}: {error}", self.address))
+    }
+
+    #[track_caller]
+    pub(crate) fn put(&self, table: &str, key: &str, value: &[u8]) -> Answer {
+        self.must("PUT", &format!("/v1/tables/{table}/keys/{key}"), value)
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, table: &str, key: &str) -> Answer {
+        self.must("GET", &format!("/v1/tables/{table}/keys/{key}"), &[])
+    }
+
+    /// Waits until everything up to `lsn` can be read at this node.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, lsn: u64) {
+        let at = mainstay::Lsn::new(lsn);
+        let path = format!("/v1/tables/none/keys/none?min_lsn={at}&timeout_ms=50000");
+        let answer = self.must("GET", &path, &[]);
+        assert_eq!(answer.status, 404, "{}", answer.text());
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        self.must("GET", "/v1/status", &[]).ok().json()
+    }
+
+    /// One of the positions of the status.
+    #[track_caller]
+    pub(crate) fn position(&self, name: &str) -> u64 {
+        lsn(self.status()["lsn"][name]
+            .as_str()
+            .expect("the status has this position"))
+    }
+
+    #[track_caller]
+    pub(crate) fn promote(&self, force: bool) -> Answer {
+        self.must(
+            "POST",
+            "/v1/promote",
+            json!({ "force": force }).to_string().as_bytes(),
+        )
+    }
+
+    #[track_caller]
+    pub(crate) fn follow(&self, url: &str) -> Answer {
+        self.must(
+            "POST",
+            "/v1/follow",
+            json!({ "url": url }).to_string().as_bytes(),
+        )
+    }
+
+    /// A whole table whose keys are text.
+    #[track_caller]
+    pub(crate) fn rows(&self, table: &str) -> Rows {
+        let mut rows = Rows::new();
+        let mut from = String::new();
+        loop {
+            let path = format!("/v1/tables/{table}/keys?from={from}&limit={PAGE_ROWS}");
+            let page = self.must("GET", &path, &[]).ok().json();
+            for row in page["rows"].as_array().expect("a page has rows") {
+                let key = row["key"].as_str().expect("keys here are text").to_owned();
+                let value = row["value"].as_str().expect("values here are text");
+                rows.insert(key, value.as_bytes().to_vec());
+            }
+            match page["next"].as_str() {
+                Some(next) => from = next.to_owned(),
+                None => return rows,
+            }
+        }
+    }
+}
