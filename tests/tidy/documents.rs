@@ -10,11 +10,13 @@ fn config_keys(code: &str) -> Vec<String> {
     for line in code.lines() {
         if let Some(name) = line.strip_prefix("struct ") {
             section = name.split(' ').next().unwrap_or_default().to_lowercase();
+        } else if line == "}" {
+            section.clear();
         }
         let field = line
             .strip_prefix("    ")
             .and_then(|line| line.split_once(": Option<"));
-        if let Some((key, _)) = field {
+        if let Some((key, _)) = field.filter(|_| !section.is_empty()) {
             keys.push(format!("{section}.{key}"));
         }
     }
@@ -80,7 +82,7 @@ fn links_between_documents_lead_somewhere() {
 
 #[test]
 fn keys_variables_and_links_are_found() {
-    let code = "struct Wal {\n    keep_size: Option<Size>,\n}\n";
+    let code = "struct Wal {\n    keep_size: Option<Size>,\n}\n    x: Option<u8>\n";
     assert_eq!(config_keys(code), ["wal.keep_size"]);
     assert_eq!(
         variables("env = \"MAINSTAY_ON_MISS\", MAINSTAY_*"),
