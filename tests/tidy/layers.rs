@@ -102,7 +102,7 @@ fn inner_paths(code: &str) -> Vec<String> {
         let face = |face: &&str| item == *face || item.starts_with(&format!("{face}::"));
         item.contains("::")
             && item.starts_with(char::is_lowercase)
-            && !REPLICATION_FACE.iter().any(|part| face(&part))
+            && !REPLICATION_FACE.iter().any(face)
     });
     found.collect()
 }
