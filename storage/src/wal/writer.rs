@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::control::{ControlFile, Watermark};
+use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
@@ -51,7 +52,8 @@ pub(crate) struct Shared {
     pub(crate) written: Signal,
     pub(crate) flushed: Signal,
     pub(crate) commit: Signal,
-    /// `Config` entries above the checkpoint: end of the record, and its payload.
+    /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
+    /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
@@ -104,7 +106,7 @@ impl Queue {
 
 /// A record to append, checked and with its payload's checksum.
 pub(crate) struct Unplaced {
-    pub(crate) entry_type: crate::entry::WalEntryType,
+    pub(crate) entry_type: WalEntryType,
     pub(crate) tx_id: u64,
     pub(crate) payload: Bytes,
     pub(crate) crc: crate::wal::record::PayloadCrc,
@@ -170,6 +172,7 @@ impl Shared {
         // Positions are checked before anything is queued: all records or none.
         let mut cursor = queue.cursor;
         let mut items = Vec::with_capacity(records.len());
+        let mut configs = Vec::new();
         for record in records {
             let Placed { at, .. } = cursor.place(record.payload.len());
             if let Some(got) = record.at.filter(|&got| got != at) {
@@ -183,6 +186,9 @@ impl Shared {
                 crc,
                 ..
             } = record;
+            if entry_type == WalEntryType::Config {
+                configs.push((cursor.next, payload.clone()));
+            }
             items.push(Item::Draft(Draft {
                 at,
                 entry_type,
@@ -195,6 +201,9 @@ impl Shared {
         queue.last_crc = None;
         queue.items.append(&mut items);
         queue.bytes += bytes;
+        if !configs.is_empty() {
+            self.configs.lock().append(&mut configs);
+        }
         self.work.notify_one();
         Ok((first.unwrap_or(cursor.next), cursor.next))
     }

@@ -1,11 +1,16 @@
 //! Single rules of the log that are easily broken, one by one.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
 
 use super::bench::{DIR, SIZE, segment_path};
-use super::stage::{create, entries, flushed, leave, open, options, standby, stream, timeline};
+use super::stage::{
+    DEADLINE, create, entries, flushed, leave, open, options, put, standby, stream, timeline,
+};
 use crate::disk::{CrashMode, SimDisk};
+use crate::entry::{WalEntry, WalEntryType};
 use crate::error::Error;
 use crate::wal::{NewLog, Wal, WalOptions};
 
@@ -116,6 +121,51 @@ fn a_loss_that_was_accepted_once_is_not_damage_the_next_time() {
         assert_eq!((recovered.end, recovered.clean), (kept, closed));
         assert_eq!(entries(&wal), [(kept, "kept".into())]);
     }
+}
+
+#[test]
+fn configs_are_appended_while_the_log_is_cut_and_checkpointed() {
+    let wal = create(SimDisk::new(1));
+    wal.set_commit_follows(false);
+    let (done, wait) = mpsc::channel();
+    let threads = (0..3).map(|n| {
+        let (wal, done) = (wal.clone(), done.clone());
+        std::thread::spawn(move || {
+            for round in 0..300u32 {
+                let config = Bytes::from(round.to_le_bytes().to_vec());
+                match n {
+                    0 => drop(wal.append_config(config).unwrap()),
+                    1 => drop(wal.cut(wal.flushed().get())),
+                    _ => drop(wal.checkpoint(wal.commit().get())),
+                }
+            }
+            done.send(()).unwrap();
+        })
+    });
+    let threads = threads.collect::<Vec<_>>();
+    threads
+        .iter()
+        .for_each(|_| wait.recv_timeout(DEADLINE).expect("a deadlock"));
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_config_in_the_midst_of_other_entries_counts() {
+    let disk = SimDisk::new(1);
+    let wal = create(disk.clone());
+    let config = WalEntry::new(WalEntryType::Config, None, "the voters");
+    let end = wal
+        .append_new_timeline(&[config, put("something else")])
+        .unwrap()
+        .end;
+    let (found, at) = wal.config();
+    assert_eq!(found, "the voters");
+    wal.flushed().wait_blocking(end, Some(DEADLINE)).unwrap();
+    wal.checkpoint(end).unwrap();
+    drop(wal);
+    assert_eq!(open(disk).unwrap().0.config(), (found, at));
 }
 
 #[test]
