@@ -7,7 +7,7 @@ use std::{io, thread};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::control::{Control, ControlFile};
+use crate::control::{Control, ControlFile, Watermark};
 use crate::disk::{Disk, DiskLock};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
@@ -191,11 +191,15 @@ impl Wal {
             watermark: end,
             ..control.clone()
         };
-        if options.accept_loss_from.is_some_and(|from| from == end) {
+        let accepted_loss = options.accept_loss_from.is_some_and(|from| from == end);
+        if accepted_loss {
             opened.incarnation = *Uuid::new_v4().as_bytes();
             opened.checkpoint = opened.checkpoint.min(end);
         }
         control_file.replace(opened)?;
+        if accepted_loss {
+            forget_watermarks(dir, &mut control_file, end, watermark.commit)?;
+        }
         let recovered = Recovered {
             end,
             clean: control.clean,
@@ -309,6 +313,19 @@ fn refuse_orphans(disk: &dyn Disk, wal: &Path, size: SegmentSize) -> Result<()> 
 }
 
 /// Writes the control file under another name and renames it, so that it is there whole or not.
+/// Overwrites both unsynced watermarks: what they prove was given up.
+fn forget_watermarks(dir: &Path, file: &mut ControlFile, end: Lsn, commit: Lsn) -> Result<()> {
+    let mark = Watermark {
+        flushed: end,
+        commit: commit.min(end),
+        timeline_number: file.get().timeline_number,
+    };
+    let noted = file
+        .note_watermark(mark)
+        .and_then(|()| file.note_watermark(mark));
+    noted.map_err(|source| Error::io("write", &control_path(dir), source))
+}
+
 fn create_control(disk: &dyn Disk, dir: &Path, control: Control) -> Result<()> {
     let unfinished = dir.join("control.tmp");
     if disk
