@@ -552,11 +552,11 @@ impl Core {
     /// Whether this node may take the role that its configuration asks for.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a standby's log that is started without a node to follow: it might
+    /// [`Error::Refused`] for a standby's log that is started without a node to follow: it might
     /// run beside its primary.
     pub(crate) fn check_role(&self) -> Result<()> {
         if self.is_primary() && self.wal.control().own_from == Lsn::MAX {
-            return Err(Error::Invalid(format!(
+            return Err(Error::Refused(format!(
                 "{} is a standby's: starting it as a primary could run two primaries at once. \
                  Start it with --follow, then promote it",
                 self.wal.dir().display()
