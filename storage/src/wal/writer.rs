@@ -308,10 +308,12 @@ impl Shared {
                 queue.busy = true;
                 take_group(&mut queue)
             };
+            let panics = PoisonOnPanic(self);
             let written = self
                 .file
                 .lock()
                 .write_group(group, &mut Publish { shared: self });
+            drop(panics);
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
@@ -433,6 +435,23 @@ fn take_group(queue: &mut Queue) -> Vec<Item> {
     queue.bytes -= bytes;
     let later = queue.items.split_off(count);
     mem::replace(&mut queue.items, later)
+}
+
+/// Ends every wait if the writer dies of a broken invariant.
+struct PoisonOnPanic<'a>(&'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queue.lock();
+            queue.busy = false;
+            self.0.poison(
+                &mut queue,
+                &Error::Invalid("its writer panicked".to_owned()),
+            );
+            self.0.room.notify_all();
+        }
+    }
 }
 
 /// Makes the writer's progress visible.
