@@ -470,7 +470,11 @@ impl Recovery<'_> {
                 .segment
                 .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
             let tail = tail.unwrap_or_default();
-            let len = len_without_trailing_zeros(tail);
+            // Behind a log that was closed lies at most what a recycled file held before.
+            let len = match self.control.clean {
+                true => 0,
+                false => len_without_trailing_zeros(tail),
+            };
             if len > 0 {
                 let timeline = self.control.timeline_number;
                 let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, stop.at)?;
