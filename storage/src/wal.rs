@@ -291,7 +291,11 @@ impl Wal {
         loop {
             let record = scan.remaining();
             match scan.step() {
-                Ok(Step::Record { parsed, .. }) => {
+                Ok(Step::Record { at, parsed }) => {
+                    owner.check_first(at, &parsed, record).map_err(|why| {
+                        let why = why.to_owned();
+                        Error::Refused { at, why }
+                    })?;
                     len = bytes.len() - scan.remaining().len();
                     if parsed.head.entry_type == WalEntryType::Config {
                         let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];

@@ -165,9 +165,12 @@ impl Recovery<'_> {
 
     fn walk(&self, segments: &BTreeMap<u64, u32>) -> Result<Stop> {
         let size = self.owner.size;
-        let start = self.control.checkpoint;
+        // A store may be ahead of the log that comes with it.
+        let start = self.control.checkpoint.min(self.control.watermark);
+        let start = start.max(self.control.log_begin);
         let mut number = size.segment_of(start);
-        if size.offset_of(start) == 0 && segments.contains_key(&number.wrapping_sub(1)) {
+        if size.offset_of(start) == 0 && start > self.control.log_begin {
+            // The record before the start ends there, and the next one continues it.
             number -= 1;
         }
         let mut stop = Stop {
@@ -469,7 +472,11 @@ impl Recovery<'_> {
                 .segment
                 .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
             let tail = tail.unwrap_or_default();
-            let len = len_without_trailing_zeros(tail);
+            // Behind a log that was closed lies at most what a recycled file held before.
+            let len = match self.control.clean {
+                true => 0,
+                false => len_without_trailing_zeros(tail),
+            };
             if len > 0 {
                 let timeline = self.control.timeline_number;
                 let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, stop.at)?;

@@ -73,8 +73,10 @@ pub(crate) struct Queue {
     busy: bool,
     closed: bool,
     poisoned: Option<(Lsn, String)>,
-    /// Why the last attempt to make a spare failed.
-    no_spare: Option<Error>,
+    /// Attempts to make a spare so far.
+    attempts: u64,
+    /// Which of them failed last, and why.
+    no_spare: Option<(u64, Error)>,
 }
 
 impl Queue {
@@ -88,6 +90,7 @@ impl Queue {
             busy: false,
             closed: false,
             poisoned: None,
+            attempts: 0,
             no_spare: None,
         }
     }
@@ -155,15 +158,14 @@ impl Shared {
             .map(|record| record_len(record.payload.len()))
             .sum::<usize>();
         let mut queue = self.queue.lock();
-        // There may be space again by now.
-        queue.no_spare = None;
+        let asked = queue.attempts;
         loop {
             queue.check_open()?;
             let mut cursor = queue.cursor;
             for record in &records {
                 cursor.place(record.payload.len());
             }
-            if self.has_room(&mut queue, bytes, cursor.next)? {
+            if self.has_room(&mut queue, bytes, cursor.next, asked)? {
                 break;
             }
             self.room.wait(&mut queue);
@@ -226,12 +228,12 @@ impl Shared {
     /// Locks the queue once there is room for `bytes` more, at its end.
     pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
-        queue.no_spare = None;
+        let asked = queue.attempts;
         loop {
             queue.check_open()?;
             let end = queue.cursor.next + bytes as u64;
             let known = queue.last_crc.is_some();
-            if known && self.has_room(&mut queue, bytes, end)? {
+            if known && self.has_room(&mut queue, bytes, end, asked)? {
                 return Ok(queue);
             }
             if !known && queue.items.is_empty() && !queue.busy {
@@ -242,8 +244,9 @@ impl Shared {
         }
     }
 
-    /// Whether `bytes` more may be queued up to `end` now.
-    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn) -> Result<bool> {
+    /// Whether `bytes` more may be queued up to `end` now. Fails if an attempt to make a spare did
+    /// that began after the first `asked` ones: an earlier one says nothing about the space now.
+    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn, asked: u64) -> Result<bool> {
         let segment = queue.cursor.size.bytes();
         queue.wanted_until = queue.wanted_until.max(end + segment);
         let covered = self.spares.covered_until();
@@ -252,7 +255,8 @@ impl Shared {
         }
         if end > covered {
             // This caller is refused; the next one finds the other thread trying again.
-            return queue.no_spare.take().map_or(Ok(false), Err);
+            let failed = queue.no_spare.take_if(|(attempt, _)| *attempt > asked);
+            return failed.map_or(Ok(false), |(_, error)| Err(error));
         }
         Ok(queue.bytes == 0 || queue.bytes + bytes <= QUEUE_BYTES_MAX)
     }
@@ -304,10 +308,12 @@ impl Shared {
                 queue.busy = true;
                 take_group(&mut queue)
             };
+            let panics = PoisonOnPanic(self);
             let written = self
                 .file
                 .lock()
                 .write_group(group, &mut Publish { shared: self });
+            drop(panics);
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
@@ -343,7 +349,7 @@ impl Shared {
     /// The thread that makes spares, until the log is closed.
     pub(crate) fn make_spares(&self) {
         loop {
-            {
+            let attempt = {
                 let mut queue = self.queue.lock();
                 while self.nothing_to_make(&queue) {
                     self.want_spare.wait(&mut queue);
@@ -351,14 +357,16 @@ impl Shared {
                 if queue.closed || queue.poisoned.is_some() {
                     return;
                 }
-            }
+                queue.attempts += 1;
+                queue.attempts
+            };
             let made = self.spares.make();
             let mut queue = self.queue.lock();
             match made {
                 Ok(()) => queue.no_spare = None,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare the next log segment");
-                    queue.no_spare = Some(error);
+                    queue.no_spare = Some((attempt, error));
                     self.room.notify_all();
                     // The next appender asks again, or whoever frees space.
                     if !queue.closed {
@@ -427,6 +435,23 @@ fn take_group(queue: &mut Queue) -> Vec<Item> {
     queue.bytes -= bytes;
     let later = queue.items.split_off(count);
     mem::replace(&mut queue.items, later)
+}
+
+/// Ends every wait if the writer dies of a broken invariant.
+struct PoisonOnPanic<'a>(&'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queue.lock();
+            queue.busy = false;
+            self.0.poison(
+                &mut queue,
+                &Error::Invalid("its writer panicked".to_owned()),
+            );
+            self.0.room.notify_all();
+        }
+    }
 }
 
 /// Makes the writer's progress visible.
