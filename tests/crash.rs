@@ -63,7 +63,8 @@ fn a_standby_killed_under_load_converges_to_the_primarys_content() {
     let dir = TempDir::new().unwrap();
     let ledger = Arc::new(Ledger::default());
     let primary = start(&dir, "a").start();
-    let mut standby = start(&dir, "b").follow(&primary).start();
+    let standby = start(&dir, "b").arg("--slot", "slot_of_b");
+    let mut standby = standby.follow(&primary).start();
     let writers = Writers::start(WRITERS, &primary.http, &ledger);
     for round in 0..rounds() {
         writers.until_acknowledged(rows_before_kill(round));

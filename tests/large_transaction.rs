@@ -21,7 +21,7 @@ const SIZE_MIB: u64 = 96;
 /// What a node may take at most, whatever the transaction's size, in MiB: the write set's 64, the
 /// log's queue of 64, a transaction's 64 while it is read from the log, and the store's share
 /// (five memtables of 8 and a cache of 16), plus the program itself.
-const PEAK_MIB_MAX: u64 = 320;
+const PEAK_MIB_MAX: u64 = 384;
 
 /// Size of a value in bytes. They do not compress.
 const VALUE_BYTES: u64 = 64 << 10;

@@ -237,12 +237,7 @@ impl Wal {
             .iter()
             .map(|entry| self.unplaced(entry))
             .collect::<Result<_>>()?;
-        let mut configs = self.shared().configs.lock();
         let (start, end) = self.shared().append(records)?;
-        let last = entries
-            .last()
-            .filter(|entry| entry.entry_type == WalEntryType::Config);
-        configs.extend(last.map(|entry| (end, entry.data.clone())));
         Ok(start..end)
     }
 
@@ -281,8 +276,9 @@ impl Wal {
     /// appended then.
     pub fn append_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
         let shared = self.shared();
-        let owner = shared.owner.read().clone();
         let mut queue = shared.lock_for_raw(bytes.len())?;
+        // Not before: the timeline may change while this waits for room.
+        let owner = shared.owner.read().clone();
         let expected = queue.cursor.next;
         if at != expected {
             return Err(Error::NotContiguous { expected, got: at });
@@ -295,7 +291,11 @@ impl Wal {
         loop {
             let record = scan.remaining();
             match scan.step() {
-                Ok(Step::Record { parsed, .. }) => {
+                Ok(Step::Record { at, parsed }) => {
+                    owner.check_first(at, &parsed, record).map_err(|why| {
+                        let why = why.to_owned();
+                        Error::Refused { at, why }
+                    })?;
                     len = bytes.len() - scan.remaining().len();
                     if parsed.head.entry_type == WalEntryType::Config {
                         let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];

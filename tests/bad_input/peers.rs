@@ -23,9 +23,15 @@ fn a_standby_pointed_at_another_cluster_keeps_its_rows_and_says_so() {
         told.status != 200 || knows()
     });
     until("the reason is told", || {
-        standby.said().contains("another cluster")
+        standby.said().contains("belongs to cluster")
     });
     assert_filled(&standby);
+    let strangers = other.http.status()["standbys"].clone();
+    assert_eq!(
+        strangers,
+        serde_json::json!([]),
+        "the other cluster must not count on it"
+    );
     standby.http.follow(&primary.url()).ok();
     let end = primary.http.put("more", "1", b"1").ok().lsn();
     standby.http.wait_for(end);

@@ -11,8 +11,11 @@ use crate::support::{Done, Node, assert_says, mainstay};
 /// Longest key in bytes.
 const KEY_MAX: usize = mainstay_storage::KEY_MAX;
 
-/// Longest value in bytes.
+/// Longest body that is taken as a value, in bytes.
 const VALUE_MAX: usize = mainstay_storage::VALUE_MAX;
+
+/// Longest value in a log with segments of 1 MiB: what fits into a record, a quarter of one.
+const VALUE_IN_1_MIB_MAX: usize = (256 << 10) - 128;
 
 #[test]
 fn keys_and_values_over_their_limits_are_refused_over_http() {
@@ -44,14 +47,19 @@ fn keys_and_values_over_their_limits_are_refused_over_http() {
         table.text()
     );
     assert_says(&table.text(), &["table", "256", "255"]);
-    let mut value = vec![b'v'; VALUE_MAX + 1];
     // The answer may come before all of the body was sent, and end the connection.
-    if let Ok(answer) = node.http.send("PUT", "/v1/tables/t/keys/large", &value) {
+    if let Ok(answer) = node
+        .http
+        .send("PUT", "/v1/tables/t/keys/large", &vec![b'v'; VALUE_MAX + 1])
+    {
         assert_eq!(answer.status, 413, "{}", answer.text());
         assert_says(&answer.text(), &["limit of 67108864 bytes"]);
     }
+    let record = node.http.put("t", "large", &vec![b'v'; 256 << 10]);
+    assert_eq!(record.status, 413, "{}", record.text());
+    assert_says(&record.text(), &["value of 262144 bytes", "over the limit"]);
     assert!(node.http.rows("t").is_empty(), "nothing of this was stored");
-    value.pop();
+    let value = vec![b'v'; VALUE_IN_1_MIB_MAX];
     node.http.put("t", "large", &value).ok();
     transaction(&"k".repeat(KEY_MAX)).ok();
     assert!(node.http.get("t", "large").ok().body == value);

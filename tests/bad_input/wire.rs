@@ -128,17 +128,21 @@ fn an_oversized_frame_ends_its_connection_with_a_reason() {
     let dir = TempDir::new().unwrap();
     let node = start(&dir, "a").start();
     fill(&node);
-    for (tag, length) in [
-        (b'Q', u32::MAX),
-        (b'Q', 0x3FFF_FFFF),
-        (b'Q', 3),
-        (b'd', 1 << 30),
+    for (tag, length, parts) in [
+        (
+            b'Q',
+            u32::MAX,
+            "4294967295 bytes is longer than the 1048576 allowed",
+        ),
+        (b'Q', 0x3FFF_FFFF, "longer than the 1048576 allowed"),
+        (b'Q', 3, "length"),
+        (b'd', 1 << 30, "longer than the 10000 allowed"),
     ] {
         let mut raw = Raw::replication(&node);
         raw.send(&[&[tag][..], &length.to_be_bytes(), b"and some text"].concat());
         let said = raw.to_the_end();
         assert!(said.starts_with('E'), "{tag} {length}: {said:?}");
-        assert_says(&said, &["08P01", "length"]);
+        assert_says(&said, &["08P01", parts]);
     }
     let mut raw = Raw::replication(&node);
     raw.send(b"?\0\0\0\x04");
@@ -152,7 +156,10 @@ fn commands_that_make_no_sense_leave_the_session_usable() {
     let node = start(&dir, "a").start();
     let mut raw = Raw::replication(&node);
     for (command, parts) in [
-        ("NO_SUCH_COMMAND", &["42601"][..]),
+        (
+            "NO_SUCH_COMMAND",
+            &["0A000", "cannot execute SQL commands"][..],
+        ),
         ("START_REPLICATION 0/0 TIMELINE", &["42601"]),
         ("START_REPLICATION X/Y", &["42601"]),
         (

@@ -34,6 +34,7 @@ use crate::protocol::policy::change_rule;
 use crate::protocol::progress::{LagSamples, Positions};
 use crate::protocol::promotion::{Fencing, fencing};
 use crate::runtime::clock::Clock;
+use crate::runtime::promote::Overtaken;
 use crate::runtime::slots::Slots;
 use crate::runtime::subscription::Subscriptions;
 use crate::runtime::walreceiver::Order;
@@ -66,6 +67,8 @@ pub(crate) struct Core {
     pins: Arc<Pins>,
     /// Held while a promise is made.
     pub(crate) promising: tokio::sync::Mutex<()>,
+    /// Tells a candidacy of this node's own that it was overtaken, and waits until it knows.
+    pub(crate) candidacy: Mutex<Option<mpsc::Sender<Overtaken>>>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
     state: Mutex<State>,
@@ -183,6 +186,7 @@ impl Core {
             copy_store,
             pins: Arc::default(),
             promising: tokio::sync::Mutex::new(()),
+            candidacy: Mutex::new(None),
             primary_heard: AtomicU64::new(0),
             state: Mutex::new(state),
             config,
@@ -548,11 +552,11 @@ impl Core {
     /// Whether this node may take the role that its configuration asks for.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a standby's log that is started without a node to follow: it might
+    /// [`Error::Refused`] for a standby's log that is started without a node to follow: it might
     /// run beside its primary.
     pub(crate) fn check_role(&self) -> Result<()> {
         if self.is_primary() && self.wal.control().own_from == Lsn::MAX {
-            return Err(Error::Invalid(format!(
+            return Err(Error::Refused(format!(
                 "{} is a standby's: starting it as a primary could run two primaries at once. \
                  Start it with --follow, then promote it",
                 self.wal.dir().display()

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use mainstay_storage::{Lsn, Timeline, Wal};
 
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::commit::Event as CommitEvent;
@@ -21,6 +24,9 @@ use crate::runtime::slots::Answer;
 use crate::wire::command::PromiseTimeline;
 use crate::wire::result::{ResultSet, RowSet};
 use crate::wire::{Column, ErrorFields, Row, sqlstate};
+
+/// Longest time for this node's own candidacy to take note.
+const OVERTAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where a log ends: the timeline of its last flushed record, and that record's end.
 pub(crate) fn log_end(wal: &Wal) -> LogEnd {
@@ -179,6 +185,18 @@ pub(crate) async fn make(
 
 /// Stops receiving and acknowledging on anything older than `timeline`.
 async fn leave_older(core: &Arc<Core>, timeline: Timeline, address: Option<&str>) -> Result<()> {
+    let candidacy = core.candidacy.lock().clone().filter(|_| address.is_some());
+    if let Some(candidacy) = candidacy {
+        let (known, knows) = oneshot::channel();
+        let told = timeout(OVERTAKE_TIMEOUT, async {
+            if candidacy.send((timeline, known)).await.is_ok() {
+                // It ended instead, which is as good.
+                let _ = knows.await;
+            }
+        });
+        let busy = |_| Error::Refused("this node is about to open a timeline itself".to_owned());
+        told.await.map_err(busy)?;
+    }
     if core.role() == Role::Primary {
         core.commit_event(CommitEvent::Suspended(true));
     }

@@ -367,15 +367,18 @@ impl Driver {
         self.next_upstream += 1;
         let mut client = Client::connect(&self.core.config, &address).await?;
         let identity = self.core.wal.identity();
-        let register = RegisterStandby {
-            name: self.core.name.as_str().to_owned(),
-            node: identity.node_id,
-            incarnation: identity.incarnation,
-            address: self.core.address(),
-        };
-        client.rows(&Command::RegisterStandby(register)).await?;
-        if let Some(slot) = &self.core.config.follow_slot {
-            make_slot(&mut client, slot).await?;
+        // Another cluster must not count on this node, not even for a moment.
+        if system_identity(&mut client).await?.system_id == identity.system_id {
+            let register = RegisterStandby {
+                name: self.core.name.as_str().to_owned(),
+                node: identity.node_id,
+                incarnation: identity.incarnation,
+                address: self.core.address(),
+            };
+            client.rows(&Command::RegisterStandby(register)).await?;
+            if let Some(slot) = &self.core.config.follow_slot {
+                make_slot(&mut client, slot).await?;
+            }
         }
         self.core
             .set_upstream(Some((client.server.name.clone(), address)));
@@ -392,12 +395,7 @@ impl Driver {
 
     async fn identify(&mut self) -> Result<()> {
         let client = self.client()?;
-        let answer = client.rows(&Command::IdentifySystem).await?;
-        let set = answer
-            .sets
-            .first()
-            .ok_or_else(|| client.broken("it did not say who it is"))?;
-        let identity = SystemIdentity::read(set).map_err(|source| client.wire(source))?;
+        let identity = system_identity(client).await?;
         let mut timeline = client.server.timeline;
         if identity.timeline != timeline.number {
             // It switched since the session began; the next session tells the id.
@@ -504,6 +502,14 @@ impl Driver {
             client.link.queue(out.freeze());
         }
     }
+}
+
+/// Asks the upstream who it is.
+async fn system_identity(client: &mut Client) -> Result<SystemIdentity> {
+    let answer = client.rows(&Command::IdentifySystem).await?;
+    let set = answer.sets.first();
+    let set = set.ok_or_else(|| client.broken("it did not say who it is"))?;
+    SystemIdentity::read(set).map_err(|source| client.wire(source))
 }
 
 /// Creates the slot to follow through, unless it is there.

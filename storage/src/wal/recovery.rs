@@ -19,6 +19,8 @@
 //! nothing is touched. What is kept is synced before it is reported, because reading it back only
 //! proves that the page cache has it.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,14 +87,6 @@ pub(crate) struct Recovery<'a> {
     pub(crate) end_at: Option<Lsn>,
 }
 
-/// What recovery would find, without doing anything about it.
-pub(crate) struct Look {
-    pub(crate) at: Lsn,
-    pub(crate) proven: Lsn,
-    /// Bytes behind `at` that are not zero, up to the last such one.
-    pub(crate) torn: u64,
-}
-
 /// Where the walk over the segments stopped.
 struct Stop {
     at: Lsn,
@@ -121,35 +115,6 @@ impl Recovery<'_> {
         self.judge(&stop, proven)?;
         self.sync_kept(&stop, &segments)?;
         self.cut(stop, segments)
-    }
-
-    /// Finds the end of the log and leaves everything as it is.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub(crate) fn look(&self) -> Result<Look> {
-        let segments = self.files()?;
-        let stop = self.walk(&segments)?;
-        let proven = self.proven(&stop, &segments)?;
-        self.judge(&stop, proven)?;
-        let offset = self.owner.size.offset_of(stop.at);
-        let tail = stop
-            .segment
-            .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
-        let torn = tail.map_or(0, len_without_trailing_zeros) as u64;
-        Ok(Look {
-            at: stop.at,
-            proven,
-            torn,
-        })
-    }
-
-    /// The file of each segment.
-    ///
-    /// # Errors
-    /// Disk errors.
-    pub(crate) fn files(&self) -> Result<BTreeMap<u64, u32>> {
-        Ok(self.segments(&self.list()?))
     }
 
     /// Ends the log at `end_at`, whatever follows, after `before` allowed it. Nothing is changed
@@ -200,9 +165,12 @@ impl Recovery<'_> {
 
     fn walk(&self, segments: &BTreeMap<u64, u32>) -> Result<Stop> {
         let size = self.owner.size;
-        let start = self.control.checkpoint;
+        // A store may be ahead of the log that comes with it.
+        let start = self.control.checkpoint.min(self.control.watermark);
+        let start = start.max(self.control.log_begin);
         let mut number = size.segment_of(start);
-        if size.offset_of(start) == 0 && segments.contains_key(&number.wrapping_sub(1)) {
+        if size.offset_of(start) == 0 && start > self.control.log_begin {
+            // The record before the start ends there, and the next one continues it.
             number -= 1;
         }
         let mut stop = Stop {
@@ -504,7 +472,11 @@ impl Recovery<'_> {
                 .segment
                 .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
             let tail = tail.unwrap_or_default();
-            let len = len_without_trailing_zeros(tail);
+            // Behind a log that was closed lies at most what a recycled file held before.
+            let len = match self.control.clean {
+                true => 0,
+                false => len_without_trailing_zeros(tail),
+            };
             if len > 0 {
                 let timeline = self.control.timeline_number;
                 let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, stop.at)?;

@@ -51,7 +51,11 @@ impl Spares {
         size: SegmentSize,
         names: &[String],
     ) -> Result<Self> {
-        let number = |name: &String| name.strip_prefix(READY_PREFIX)?.parse::<u64>().ok();
+        let number = |name: &String| {
+            let number = name.strip_prefix(READY_PREFIX)?.parse::<u64>().ok()?;
+            // Any other name is not of our making.
+            (number < u64::MAX / 2 && *name == format!("{READY_PREFIX}{number}")).then_some(number)
+        };
         let made = names
             .iter()
             .filter_map(number)

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::control::{ControlFile, Watermark};
+use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
@@ -51,7 +52,8 @@ pub(crate) struct Shared {
     pub(crate) written: Signal,
     pub(crate) flushed: Signal,
     pub(crate) commit: Signal,
-    /// `Config` entries above the checkpoint: end of the record, and its payload.
+    /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
+    /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
@@ -71,8 +73,10 @@ pub(crate) struct Queue {
     busy: bool,
     closed: bool,
     poisoned: Option<(Lsn, String)>,
-    /// Why the last attempt to make a spare failed.
-    no_spare: Option<Error>,
+    /// Attempts to make a spare so far.
+    attempts: u64,
+    /// Which of them failed last, and why.
+    no_spare: Option<(u64, Error)>,
 }
 
 impl Queue {
@@ -86,6 +90,7 @@ impl Queue {
             busy: false,
             closed: false,
             poisoned: None,
+            attempts: 0,
             no_spare: None,
         }
     }
@@ -104,7 +109,7 @@ impl Queue {
 
 /// A record to append, checked and with its payload's checksum.
 pub(crate) struct Unplaced {
-    pub(crate) entry_type: crate::entry::WalEntryType,
+    pub(crate) entry_type: WalEntryType,
     pub(crate) tx_id: u64,
     pub(crate) payload: Bytes,
     pub(crate) crc: crate::wal::record::PayloadCrc,
@@ -153,15 +158,14 @@ impl Shared {
             .map(|record| record_len(record.payload.len()))
             .sum::<usize>();
         let mut queue = self.queue.lock();
-        // There may be space again by now.
-        queue.no_spare = None;
+        let asked = queue.attempts;
         loop {
             queue.check_open()?;
             let mut cursor = queue.cursor;
             for record in &records {
                 cursor.place(record.payload.len());
             }
-            if self.has_room(&mut queue, bytes, cursor.next)? {
+            if self.has_room(&mut queue, bytes, cursor.next, asked)? {
                 break;
             }
             self.room.wait(&mut queue);
@@ -170,6 +174,7 @@ impl Shared {
         // Positions are checked before anything is queued: all records or none.
         let mut cursor = queue.cursor;
         let mut items = Vec::with_capacity(records.len());
+        let mut configs = Vec::new();
         for record in records {
             let Placed { at, .. } = cursor.place(record.payload.len());
             if let Some(got) = record.at.filter(|&got| got != at) {
@@ -183,6 +188,9 @@ impl Shared {
                 crc,
                 ..
             } = record;
+            if entry_type == WalEntryType::Config {
+                configs.push((cursor.next, payload.clone()));
+            }
             items.push(Item::Draft(Draft {
                 at,
                 entry_type,
@@ -195,6 +203,9 @@ impl Shared {
         queue.last_crc = None;
         queue.items.append(&mut items);
         queue.bytes += bytes;
+        if !configs.is_empty() {
+            self.configs.lock().append(&mut configs);
+        }
         self.work.notify_one();
         Ok((first.unwrap_or(cursor.next), cursor.next))
     }
@@ -217,12 +228,12 @@ impl Shared {
     /// Locks the queue once there is room for `bytes` more, at its end.
     pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
-        queue.no_spare = None;
+        let asked = queue.attempts;
         loop {
             queue.check_open()?;
             let end = queue.cursor.next + bytes as u64;
             let known = queue.last_crc.is_some();
-            if known && self.has_room(&mut queue, bytes, end)? {
+            if known && self.has_room(&mut queue, bytes, end, asked)? {
                 return Ok(queue);
             }
             if !known && queue.items.is_empty() && !queue.busy {
@@ -233,8 +244,9 @@ impl Shared {
         }
     }
 
-    /// Whether `bytes` more may be queued up to `end` now.
-    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn) -> Result<bool> {
+    /// Whether `bytes` more may be queued up to `end` now. Fails if an attempt to make a spare did
+    /// that began after the first `asked` ones: an earlier one says nothing about the space now.
+    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn, asked: u64) -> Result<bool> {
         let segment = queue.cursor.size.bytes();
         queue.wanted_until = queue.wanted_until.max(end + segment);
         let covered = self.spares.covered_until();
@@ -243,7 +255,8 @@ impl Shared {
         }
         if end > covered {
             // This caller is refused; the next one finds the other thread trying again.
-            return queue.no_spare.take().map_or(Ok(false), Err);
+            let failed = queue.no_spare.take_if(|(attempt, _)| *attempt > asked);
+            return failed.map_or(Ok(false), |(_, error)| Err(error));
         }
         Ok(queue.bytes == 0 || queue.bytes + bytes <= QUEUE_BYTES_MAX)
     }
@@ -295,10 +308,12 @@ impl Shared {
                 queue.busy = true;
                 take_group(&mut queue)
             };
+            let panics = PoisonOnPanic(self);
             let written = self
                 .file
                 .lock()
                 .write_group(group, &mut Publish { shared: self });
+            drop(panics);
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
@@ -334,7 +349,7 @@ impl Shared {
     /// The thread that makes spares, until the log is closed.
     pub(crate) fn make_spares(&self) {
         loop {
-            {
+            let attempt = {
                 let mut queue = self.queue.lock();
                 while self.nothing_to_make(&queue) {
                     self.want_spare.wait(&mut queue);
@@ -342,14 +357,16 @@ impl Shared {
                 if queue.closed || queue.poisoned.is_some() {
                     return;
                 }
-            }
+                queue.attempts += 1;
+                queue.attempts
+            };
             let made = self.spares.make();
             let mut queue = self.queue.lock();
             match made {
                 Ok(()) => queue.no_spare = None,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare the next log segment");
-                    queue.no_spare = Some(error);
+                    queue.no_spare = Some((attempt, error));
                     self.room.notify_all();
                     // The next appender asks again, or whoever frees space.
                     if !queue.closed {
@@ -418,6 +435,23 @@ fn take_group(queue: &mut Queue) -> Vec<Item> {
     queue.bytes -= bytes;
     let later = queue.items.split_off(count);
     mem::replace(&mut queue.items, later)
+}
+
+/// Ends every wait if the writer dies of a broken invariant.
+struct PoisonOnPanic<'a>(&'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queue.lock();
+            queue.busy = false;
+            self.0.poison(
+                &mut queue,
+                &Error::Invalid("its writer panicked".to_owned()),
+            );
+            self.0.room.notify_all();
+        }
+    }
 }
 
 /// Makes the writer's progress visible.

@@ -226,6 +226,26 @@ fn a_full_disk_refuses_appends_until_there_is_space() {
 }
 
 #[test]
+fn a_failure_to_prepare_a_segment_is_forgotten_once_there_is_space() {
+    let disk = SimDisk::new(1);
+    let wal = create(disk.clone());
+    flushed(&wal, vec![0; 240_000]);
+    disk.set_capacity(0);
+    // Reach for the next spare without needing it yet.
+    while wal.appended() + SIZE.bytes() <= wal.shared().spares.covered_until() {
+        flushed(&wal, vec![0; 100_000]);
+    }
+    let failed = |call: &DiskCall| call.path.ends_with("spare.tmp") && call.error.is_some();
+    while !disk.trace().iter().any(failed) {
+        std::thread::yield_now();
+    }
+    disk.clear_capacity();
+    let many = vec![put(vec![1; 240_000]); 12];
+    let end = wal.append(&many).unwrap().end;
+    wal.flushed().wait_blocking(end, Some(DEADLINE)).unwrap();
+}
+
+#[test]
 fn log_that_retention_gives_back_is_space_too() {
     let disk = SimDisk::new(1);
     let wal = create(disk.clone());
