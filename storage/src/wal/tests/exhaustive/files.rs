@@ -290,6 +290,30 @@ fn exchanged_and_damaged_segment_files_are_named_and_left_alone() {
 }
 
 #[test]
+fn the_header_of_a_segment_proves_all_log_before_it() {
+    let mut log = log(false);
+    log.disk.patch_file(CONTROL, HINTS.0, &vec![0; HINTS.1]);
+    // Without watermarks the last segment's own damage would pass for a torn write.
+    for path in &parts()[..3] {
+        log.expect(Answer::Corrupt, "missing", |disk| disk.remove_file(path));
+        for at in [0, 50_000, 600_000, 900_000] {
+            let case = format!("zeroed from {at} on");
+            log.expect(Answer::Corrupt, &case, |disk| {
+                disk.patch_file(path, at, &vec![0; (1 << 20) - at as usize]);
+            });
+        }
+    }
+    let last = parts()[3].clone();
+    let header = log.entries.iter().rfind(|(end, _)| *end < SIZE.start_of(4));
+    log.end = SIZE.start_of(4);
+    let kept = header.map(|(end, _)| *end).unwrap();
+    log.entries.retain(|(end, _)| *end <= kept);
+    log.expect(Answer::Same, "the last one missing", |disk| {
+        disk.remove_file(&last)
+    });
+}
+
+#[test]
 fn files_that_are_not_of_the_log_do_no_harm() {
     for closed in [true, false] {
         log(closed).strangers_are_left_out();
