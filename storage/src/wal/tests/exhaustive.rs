@@ -10,6 +10,7 @@ mod bench;
 mod crashes;
 mod damage;
 mod faults;
+mod files;
 mod rules;
 mod stage;
 mod torn;
