@@ -204,6 +204,6 @@ mod tests {
         let names = disk.list(dir).unwrap();
         let again = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &names).unwrap();
         assert_eq!(again.count(), 1);
-        assert_eq!(disk.read_file(&again.take().unwrap()).len(), 1 << 20);
+        assert_eq!(disk.read_file(again.take().unwrap()).len(), 1 << 20);
     }
 }
