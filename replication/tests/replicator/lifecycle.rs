@@ -51,7 +51,8 @@ async fn stop_may_be_called_again_and_before_start() {
     node.stop().await.unwrap();
     node.start().await.unwrap();
     let (one, two) = within(async { tokio::join!(node.stop(), node.stop()) }).await;
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     within(node.stop()).await.unwrap();
 }
 
