@@ -1,12 +1,13 @@
 //! Driving a [`Candidate`]: asks the members, fetches log, opens the timeline.
 
+mod fetch;
+
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
+use mainstay_storage::{Lsn, Timeline, WalEntry, WalEntryType};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -17,18 +18,15 @@ use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{
-    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, LogEnd,
-    PromiseRequest, Purpose,
+    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, PromiseRequest,
+    Purpose,
 };
 use crate::replicator::Promotion;
-use crate::runtime::client::{Answered, Client};
+use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::runtime::follower::Follower;
 use crate::runtime::promise;
-use crate::wire::BackendMessage;
-use crate::wire::command::{Command, PromiseTimeline, StartReplication};
-use crate::wire::replication::SenderMessage;
-use crate::wire::result::HistoryFile;
+use crate::wire::command::{Command, PromiseTimeline};
 
 /// Longest time for each phase of a promotion.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -168,7 +166,7 @@ impl Attempt<'_> {
                 ));
             }
             Action::FetchFrom { name, end, .. } => {
-                return Ok(Some(fetch(core, self.address_of(&name), end).await));
+                return Ok(Some(fetch::run(core, self.address_of(&name), end).await));
             }
             Action::OpenTimeline(timeline) => {
                 let (fork, end) = open(core, &self.old, timeline).await?;
@@ -298,81 +296,6 @@ async fn ask_promise(
     };
     // The attempt may be over.
     let _ = to.send(event).await;
-}
-
-/// Streams what a member has and this node lacks.
-async fn fetch(core: &Arc<Core>, address: Option<String>, end: LogEnd) -> Event {
-    match timeout(PHASE_TIMEOUT, fetch_log(core, address, end)).await {
-        Ok(Ok(policies)) => Event::Fetched {
-            end: promise::log_end(&core.wal),
-            policies,
-        },
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "cannot fetch the log of a member");
-            Event::FetchFailed
-        }
-        Err(_) => Event::FetchFailed,
-    }
-}
-
-async fn fetch_log(
-    core: &Arc<Core>,
-    address: Option<String>,
-    end: LogEnd,
-) -> Result<Vec<BoundPolicy>> {
-    let mut client = connect(core, address).await?;
-    adopt_theirs(core, &mut client).await?;
-    let mut at = core.wal.appended();
-    let timeline = core.wal.timeline();
-    let start = StartReplication {
-        slot: None,
-        start: at,
-        timeline: Some(timeline.number),
-        timeline_id: Some(timeline.id),
-    };
-    match client.ask(&Command::StartReplication(start)).await? {
-        Answered::Copy => {}
-        Answered::Done(_) => return Err(client.broken("it has nothing to send")),
-    }
-    let mut carry = BytesMut::new();
-    while at < end.flushed {
-        let BackendMessage::CopyData(payload) = client.message().await? else {
-            return Err(client.broken("it ended the stream early"));
-        };
-        let message = SenderMessage::decode(payload, true).map_err(|source| client.wire(source))?;
-        if let SenderMessage::WalData { payload, .. } = message {
-            carry.extend_from_slice(&payload);
-            let bytes: Bytes = carry.split().freeze();
-            let taken = core.wal.append_raw(at, &bytes)?;
-            let used = usize::try_from(taken.bytes_since(at)).unwrap_or(bytes.len());
-            carry.extend_from_slice(&bytes[used.min(bytes.len())..]);
-            at = taken;
-        }
-    }
-    let flushed = core.wal.flushed().wait(at).await;
-    flushed.map_err(|_| Error::Storage(mainstay_storage::Error::Closed))?;
-    policies(core)
-}
-
-/// Takes over a member's history where it continues ours.
-async fn adopt_theirs(core: &Arc<Core>, client: &mut Client) -> Result<()> {
-    let theirs = client.server.timeline;
-    if theirs == core.wal.timeline() {
-        return Ok(());
-    }
-    let command = Command::TimelineHistory {
-        timeline: theirs.number,
-    };
-    let answer = client.rows(&command).await?;
-    let set = answer
-        .sets
-        .first()
-        .ok_or_else(|| client.broken("it has no history"))?;
-    let file = HistoryFile::read(set).map_err(|source| client.wire(source))?;
-    let text = String::from_utf8_lossy(&file.content).into_owned();
-    let history = TimelineHistory::parse(&text, theirs, client.server.history_begin)
-        .map_err(|error| Error::Invalid(error.to_string()))?;
-    Ok(core.wal.adopt_history(&history)?)
 }
 
 /// Opens the timeline in this node's log, together with the configuration that goes with it.
