@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::support::{Ledger, Node, Start, Writers, number, until};
+use crate::support::{Ledger, Node, Start, Writers, lsn, number, until};
 
 /// Threads that write.
 const WRITERS: usize = 4;
@@ -104,11 +104,14 @@ fn after_the_primarys_death_the_promoted_standby_holds_every_acknowledged_row() 
     writers.join();
     others.sort_by_key(|node| std::cmp::Reverse(node.http.position("flushed")));
     let [new, other] = &others;
-    let promoted = new.http.promote(false).ok().json();
+    let promoted = new.http.promote();
     assert_eq!(
         (&promoted["promoted"], &promoted["timeline"]),
         (&true.into(), &2.into())
     );
+    // What the old primary acknowledged last is shown once the new timeline itself is committed.
+    new.http
+        .wait_for(lsn(promoted["lsn"].as_str().expect("a text")));
     assert_eq!(role(new), "primary");
     let kept = ledger.check(&new.http);
     assert!(kept.len() > 400);

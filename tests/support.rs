@@ -10,11 +10,11 @@ mod run;
 mod skip;
 mod writers;
 
-pub(crate) use http::{Answer, Http};
+pub(crate) use http::Http;
 pub(crate) use node::{Node, Start};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
 pub(crate) use skip::{find_tool, skipped};
-pub(crate) use writers::{Ledger, Writers, value_of};
+pub(crate) use writers::{Ledger, Writers};
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

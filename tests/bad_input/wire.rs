@@ -48,7 +48,7 @@ impl Raw {
     }
 
     /// Everything up to the server's close of the connection.
-    fn to_the_end(mut self) -> String {
+    fn read_all(mut self) -> String {
         // It may be closed already.
         let _ = self.stream.shutdown(Shutdown::Write);
         let mut bytes = Vec::new();
@@ -110,7 +110,7 @@ fn garbage_at_the_port_costs_the_connection_only() {
         let shown = format!("{:?}", &packet[..packet.len().min(16)]);
         let mut raw = Raw::connect(&node);
         raw.send(&packet);
-        let said = raw.to_the_end();
+        let said = raw.read_all();
         let known = said.is_empty() || said.starts_with('E');
         assert!(known && !said.contains("panic"), "{shown}: {said:?}");
     }
@@ -140,13 +140,13 @@ fn an_oversized_frame_ends_its_connection_with_a_reason() {
     ] {
         let mut raw = Raw::replication(&node);
         raw.send(&[&[tag][..], &length.to_be_bytes(), b"and some text"].concat());
-        let said = raw.to_the_end();
+        let said = raw.read_all();
         assert!(said.starts_with('E'), "{tag} {length}: {said:?}");
         assert_says(&said, &["08P01", parts]);
     }
     let mut raw = Raw::replication(&node);
     raw.send(b"?\0\0\0\x04");
-    assert_says(&raw.to_the_end(), &["08P01", "message type"]);
+    assert_says(&raw.read_all(), &["08P01", "message type"]);
     assert_filled(&node);
 }
 

@@ -1,12 +1,10 @@
 //! A small client of the node's HTTP side.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::{Request, Response};
 
-use super::{DEADLINE, Rows, lsn};
+use super::{DEADLINE, Rows, lsn, until};
 
 /// Longest answer in bytes.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
@@ -63,18 +61,6 @@ impl Http {
         Self {
             agent: config.build().new_agent(),
             address: address.to_owned(),
-        }
-    }
-
-    /// As this, with another limit for each answer.
-    pub(crate) fn within(&self, time: Duration) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .timeout_global(Some(time));
-        Self {
-            agent: config.build().new_agent(),
-            address: self.address.clone(),
         }
     }
 
@@ -141,13 +127,24 @@ impl Http {
             .expect("the status has this position"))
     }
 
+    /// Promotes the node once it has noticed that its primary is silent; returns the answer.
     #[track_caller]
-    pub(crate) fn promote(&self, force: bool) -> Answer {
-        self.must(
-            "POST",
-            "/v1/promote",
-            json!({ "force": force }).to_string().as_bytes(),
-        )
+    pub(crate) fn promote(&self) -> Value {
+        let mut promoted = None;
+        until("the promotion is accepted", || {
+            let answer = self.must("POST", "/v1/promote", br#"{"force":false}"#);
+            if answer.status == 412 {
+                assert!(
+                    answer.text().contains("heard from a primary"),
+                    "{}",
+                    answer.text()
+                );
+                return false;
+            }
+            promoted = Some(answer.ok().json());
+            true
+        });
+        promoted.expect("it was accepted")
     }
 
     #[track_caller]

@@ -127,10 +127,6 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn name(&self) -> &str {
-        &self.start.name
-    }
-
     pub(crate) fn data(&self) -> PathBuf {
         self.start.data()
     }

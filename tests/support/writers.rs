@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
 }
 
 /// The value that belongs to a key.
-pub(crate) fn value_of(key: &str) -> Vec<u8> {
+fn value_of(key: &str) -> Vec<u8> {
     let length = key.bytes().map(usize::from).sum::<usize>() % 199;
     format!("{key}={}", "v".repeat(length)).into_bytes()
 }
@@ -168,7 +168,7 @@ fn write(writer: usize, http: &Http, ledger: &Ledger, stop: &AtomicBool) {
 fn write_row(writer: usize, number: u64, http: &Http) -> Option<u64> {
     let key = row_key(writer, number);
     let value = String::from_utf8(value_of(&key)).expect("it is text");
-    let answer = if number % 2 == 0 {
+    let answer = if number.is_multiple_of(2) {
         let body = json!({ "ops": [
             { "op": "put", "table": TABLE, "key": key, "value": value },
             { "op": "put", "table": TABLE, "key": counter_key(writer), "value": number.to_string() },
