@@ -186,11 +186,15 @@ impl From<ClientError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        use mainstay_replication::Error as Replication;
         use mainstay_storage::Error as Storage;
         let code = match &error {
             Error::Storage(Storage::Corrupt { .. }) => DAMAGED,
             Error::Storage(Storage::Foreign { .. } | Storage::Format { .. }) => REFUSED,
-            Error::Refused(_) => REFUSED,
+            Error::Replication(Replication::Foreign { .. }) | Error::Refused(_) => REFUSED,
+            Error::Replication(Replication::Connection { .. } | Replication::Silent { .. }) => {
+                NOT_READY
+            }
             Error::Usage(_) | Error::Config(_) => USAGE,
             Error::TimedOut { .. } | Error::Stopped => NOT_READY,
             _ => FAILED,

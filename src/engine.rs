@@ -22,7 +22,7 @@ use bytes::Bytes;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, Change, ConflictWindow, Disk, Draft, EntrySource, FlushGate, LogSource,
-    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Transaction, Wal,
+    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Store, TableId, Transaction, Wal,
     WalEntry, WalEntryType, WriteSet, remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
@@ -335,11 +335,6 @@ impl Engine {
             self.store.checkpoint(self.visible())?;
         }
         self.store.snapshot(into)
-    }
-
-    /// Climbs as transactions are inserted.
-    pub(crate) fn inserted(&self) -> &Signal {
-        self.store.applied_signal()
     }
 
     /// The positions that remote levels wait for.

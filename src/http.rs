@@ -6,18 +6,22 @@
 //! | `GET` the same, `?min_lsn=&timeout_ms=` | raw bytes, header `Mainstay-Lsn` |
 //! | `DELETE` the same | `{"lsn":..,"timeline":..}` |
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
-//! | `POST /v1/transactions` `{"ops":[{"op":"put","table","key","value"}],"level":..}` | `{"lsn","timeline","level"}` |
+//! | `POST /v1/transactions` | `{"lsn","timeline","level"}` |
 //! | `GET /v1/status` | the node's status |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
 //! | `POST /v1/follow` `{"url":"postgres://.."}` | `{"following":url}` |
 //! | `POST /v1/stop` | `{"stopping":true}`, then the node stops |
 //! | `GET /health` | 200 while the node runs |
 //!
+//! A transaction is `{"ops":[{"op":"put","table":..,"key":..,"value":..}],"level":"remote_flush"}`;
+//! `op` may be `delete`, and `level` may be left out.
+//!
 //! Keys in a path are percent-encoded bytes; in JSON, bytes that are not UTF-8 are in a field named
 //! `.._base64`. An error is `{"error":"what","hint":"what to do"}`: 400 bad input, 401 no or wrong
-//! token, 403 a page of another origin, 404 no such key, 409 a conflict, 411 a body without its length, 412 refused to keep a
-//! promise, 413 too large, 421 not the primary (which is named), 503 stopping, 504 not in time
-//! (the outcome of a write is then unknown), 507 disk full.
+//! token, 403 a page of another origin, 404 no such key, 409 a conflict, 411 a body without its
+//! length, 412 refused to keep a promise, 413 too large, 421 not the primary (which is named), 502
+//! a peer did not answer as it should, 503 stopping, 504 not in time (the outcome of a write is
+//! then unknown), 507 disk full.
 //!
 //! This room keeps no data and decides nothing: it translates.
 

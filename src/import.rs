@@ -344,7 +344,7 @@ mod tests {
         std::fs::write(&path, format!("{text}bad\n")).unwrap();
         let failure = import(&serving, &path, &[]).unwrap_err();
         let line = format!(
-            "t.csv line {}: the row has 1 columns, the header 2\n",
+            "t.csv line {}: the header has 2 columns, this row 1\n",
             good + 2
         );
         assert!(failure.text().contains(&line), "{failure:?}");

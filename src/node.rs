@@ -210,6 +210,7 @@ impl NodeBuilder {
         if primary {
             engine.open_for_writes();
         }
+        tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
         let retaining = replicator.clone();
         let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
         let inner = Inner {
@@ -429,6 +430,17 @@ impl Node {
         let primary = primary.filter(|(name, _)| *name != self.inner.name);
         Error::NotPrimary {
             primary: primary.map(|(name, address)| format!("{name} ({address})")),
+        }
+    }
+}
+
+/// Stops write transactions as soon as this node is no primary any more. Ends with the node.
+async fn follow_role(engine: Arc<Engine>, mut roles: tokio::sync::watch::Receiver<Role>) {
+    while roles.changed().await.is_ok() {
+        if *roles.borrow_and_update() != Role::Primary && engine.is_writable() {
+            let closing = engine.clone();
+            // It only waits for the commit at hand; a panic there has said so itself.
+            let _ = tokio::task::spawn_blocking(move || closing.close_for_writes()).await;
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct NodeStatus {
     pub promotion_id: String,
     /// `syncing`, `synchronized`, `lagging` or `broken`.
     pub status: String,
+    /// Why it cannot go on by itself, when it cannot.
+    pub problem: Option<String>,
     /// How far the node is.
     pub lsn: Positions,
     /// On a primary: its registered standbys.
@@ -114,6 +116,7 @@ impl NodeStatus {
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
             status: health(&role, &standbys, replicator).to_owned(),
+            problem: replicator.problem(),
             lsn: Positions {
                 appended: wal.appended().to_string(),
                 written: wal.written().get().to_string(),

@@ -170,7 +170,7 @@ pub struct StandbyState {
     pub connected: bool,
     /// Silence since it was last heard; `None` before the first time.
     pub last_heartbeat: Option<Duration>,
-    /// Bytes between the end of our log and what is flushed there.
+    /// Bytes of log that are flushed here and not there.
     pub lag_bytes: u64,
     /// Where its connection stands.
     pub state: StreamState,

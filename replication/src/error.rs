@@ -96,6 +96,9 @@ pub enum Error {
     /// Rule: no standby of this id is registered.
     #[error("no standby {0} is registered")]
     UnknownStandby(Uuid),
+    /// Rule: the standby of this id is known, and not connected.
+    #[error("standby {0} is not connected")]
+    NotConnected(Uuid),
     /// Rule: it is running already.
     #[error("already running")]
     AlreadyRunning,
@@ -123,8 +126,11 @@ impl Error {
             Self::Answer { .. } => Remedy::Reconnect,
             Self::NeedsBackup { .. } | Self::Diverged { .. } => Remedy::Rebuild,
             Self::Foreign { .. } | Self::Fenced { .. } => Remedy::Stop,
-            Self::UnknownStandby(_) | Self::AlreadyRunning | Self::NotRunning => Remedy::Refuse,
-            Self::NotPrimary | Self::Refused(_) | Self::Invalid(_) => Remedy::Refuse,
+            Self::UnknownStandby(_) | Self::NotConnected(_) | Self::AlreadyRunning => {
+                Remedy::Refuse
+            }
+            Self::NotRunning | Self::NotPrimary | Self::Refused(_) => Remedy::Refuse,
+            Self::Invalid(_) => Remedy::Refuse,
         }
     }
 }

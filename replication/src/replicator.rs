@@ -4,34 +4,28 @@
 //! to, and drives a store on the way. It works without standbys, without subscribers and without
 //! a store. Handles are cheap to clone.
 
+mod running;
+mod segment;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use mainstay_storage::{
-    Lsn, NewLog, OsDisk, Signal, Store, Wal, WalEntry, WalEntryType, WalOptions, WalSegment,
-};
+use mainstay_storage::{Lsn, Signal, Store, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
 use crate::runtime::{
-    self, CopyStore, Core, Follower, Replay, SharedStore, SubscribeSource, promote,
+    self, CopyStore, Core, Follower, SubscribeSource, Subscription, never_seen, promote,
 };
+use running::{Given, Running};
 
 /// Longest time that [`WalReplicator::stop`] takes in all.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Bytes of an engine's segment in one entry.
-const SEGMENT_CHUNK: usize = 1 << 20;
 
 /// Bytes appended and not flushed from which on an append goes to a thread that may block.
 const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
@@ -62,28 +56,6 @@ struct Inner {
     given: Given,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
-}
-
-/// What the caller brought.
-enum Given {
-    /// Nothing: the log is opened in the data directory. With a store, perhaps, which is kept
-    /// applied on every role.
-    Directory(Mutex<Option<SharedStore>>),
-    /// An engine that opened the log itself, and applies its own writes while it is primary.
-    Engine {
-        wal: Wal,
-        store: SharedStore,
-        copy: CopyStore,
-    },
-}
-
-struct Running {
-    core: Arc<Core>,
-    tasks: JoinSet<()>,
-    replay: Option<Replay>,
-    follower: Option<Follower>,
-    /// The log is ours to close.
-    owned: bool,
 }
 
 /// What a promotion led to.
@@ -165,11 +137,13 @@ impl WalReplicator {
         Ok(())
     }
 
-    /// Ends every task: connections are closed as a shutdown does, each task gets the configured
-    /// deadline, everything [`STOP_DEADLINE`]. A second call does nothing.
+    /// Ends every task: connections are closed as a shutdown does, what does not end within the
+    /// configured deadline is aborted, and everything takes [`STOP_DEADLINE`] at most. A second
+    /// call does nothing.
     ///
     /// # Errors
-    /// Disk errors while closing the log.
+    /// Disk errors while closing the log; [`Error::Invalid`] when the store given does not return:
+    /// the directory is then released when it does.
     pub async fn stop(&self) -> Result<()> {
         let mut running = self.inner.running.lock().await;
         match running.take() {
@@ -200,29 +174,10 @@ impl WalReplicator {
         Ok(self.append_all(vec![entry]).await?.start)
     }
 
-    /// Appends a segment of an engine's own log as one unit: one transaction, whose first entry is
-    /// the encoded `segment` and whose others are its bytes in order, at most 1 MiB each. A
-    /// standby applies all of it or nothing. Returns where it starts.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when size or checksum of `bytes` are not what `segment` says; as
-    /// [`append`](Self::append).
-    pub async fn append_segment(&self, segment: &WalSegment, bytes: Bytes) -> Result<Lsn> {
-        check_segment(segment, &bytes)?;
-        let tx = Some(Uuid::new_v4().as_u64_pair().0 | 1);
-        let described = segment.encode();
-        let mut entries = vec![
-            WalEntry::new(WalEntryType::TxBegin, tx, Bytes::new()),
-            WalEntry::new(WalEntryType::Insert, tx, described),
-        ];
-        let chunk = SEGMENT_CHUNK.min(self.core()?.wal.segment_size().payload_max());
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let part = rest.split_to(chunk.min(rest.len()));
-            entries.push(WalEntry::new(WalEntryType::Insert, tx, part));
-        }
-        entries.push(WalEntry::new(WalEntryType::TxCommit, tx, Bytes::new()));
-        Ok(self.append_all(entries).await?.start)
+    /// How many subscriptions are being served.
+    pub fn subscription_count(&self) -> usize {
+        let core = self.inner.core.read().clone();
+        core.map_or(0, |core| core.subscriptions.count())
     }
 
     /// Appends entries, contiguous and in order.
@@ -265,21 +220,26 @@ impl WalReplicator {
 
     /// The committed entries from `from` on, the log's own ones left out, then live. A slow reader
     /// is served from disk and loses nothing. The stream ends with an error when the log it wants
-    /// is gone or damaged, and without one when the replicator stops.
+    /// is gone or damaged, or was poisoned, and without one when the replicator stops.
+    ///
+    /// `from` is where an entry starts, as [`append`](Self::append) returned it, or the position
+    /// after one; the stream ends with `Invalid` when no record starts there.
     ///
     /// # Errors
     /// [`Error::NotRunning`]; the log's `Gap` and `Ahead`.
-    pub fn subscribe(&self, from: Lsn) -> Result<ReceiverStream<Result<WalEntry>>> {
+    pub fn subscribe(&self, from: Lsn) -> Result<Subscription> {
         let core = self.core()?;
         let source = SubscribeSource::new(core, from)?;
-        Ok(ReceiverStream::new(source.spawn()))
+        Ok(source.spawn())
     }
 
-    /// An acknowledgement that reached the primary some other way: the standby `node_id` has
-    /// flushed and applied everything below `lsn`.
+    /// An acknowledgement that reached the primary some other way: the connected standby `node_id`
+    /// has flushed and applied everything below `lsn`. One that is lower than an earlier one
+    /// changes nothing.
     ///
     /// # Errors
-    /// [`Error::UnknownStandby`], [`Error::NotRunning`].
+    /// [`Error::UnknownStandby`], [`Error::NotConnected`], [`Error::NotRunning`], and the log's
+    /// `Ahead` beyond its end.
     pub fn acknowledge(&self, node_id: Uuid, lsn: Lsn) -> Result<()> {
         self.core()?.acknowledge(node_id, lsn)
     }
@@ -292,10 +252,13 @@ impl WalReplicator {
         Ok(self.core()?.wal.appended())
     }
 
-    /// The configured and registered standbys.
+    /// The registered standbys, and the configured ones that never connected; those go by their
+    /// id until they tell their name.
     pub fn standby_states(&self) -> Vec<StandbyState> {
-        let core = self.inner.core.read().clone();
-        core.map_or_else(Vec::new, |core| core.standby_states())
+        match self.inner.core.read().clone() {
+            Some(core) => core.standby_states(),
+            None => self.inner.standbys.iter().map(never_seen).collect(),
+        }
     }
 
     /// How far the standby `node_id` is behind.
@@ -317,6 +280,14 @@ impl WalReplicator {
     pub fn role(&self) -> Role {
         let core = self.inner.core.read().clone();
         core.map_or(Role::Standby, |core| core.role())
+    }
+
+    /// Tells of every change of role.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn role_changes(&self) -> Result<tokio::sync::watch::Receiver<Role>> {
+        Ok(self.core()?.role.subscribe())
     }
 
     /// Where it listens.
@@ -342,6 +313,12 @@ impl WalReplicator {
     pub fn is_connected(&self) -> bool {
         let core = self.inner.core.read().clone();
         core.is_some_and(|core| core.upstream().is_some())
+    }
+
+    /// Why this node cannot follow, when it cannot.
+    pub fn problem(&self) -> Option<String> {
+        let core = self.inner.core.read().clone();
+        core.and_then(|core| core.trouble())
     }
 
     /// The positions that the remote levels wait for: written, and applied.
@@ -373,6 +350,32 @@ impl WalReplicator {
     /// [`Error::NotRunning`].
     pub fn wal(&self) -> Result<Wal> {
         Ok(self.core()?.wal.clone())
+    }
+
+    /// For an engine that gave no store: it keeps everything below `durable` itself and needs no
+    /// older log after a restart. Removes what no slot, backup or reserve needs either, and
+    /// returns the oldest position that is kept. Log is removed in whole segments.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Refused`] where a store was given, which is asked instead;
+    /// the log's `Ahead` beyond what is committed; disk errors.
+    pub async fn checkpoint(&self, durable: Lsn) -> Result<Lsn> {
+        let core = self.core()?;
+        if self.inner.given.has_store() {
+            let text = "the store given says itself what it keeps";
+            return Err(Error::Refused(text.to_owned()));
+        }
+        let removed = tokio::task::spawn_blocking(move || {
+            let end = core.wal.commit().get();
+            if durable > end {
+                let wanted = durable;
+                return Err(mainstay_storage::Error::Ahead { wanted, end });
+            }
+            core.wal.checkpoint(durable)?;
+            core.wal.remove_below(durable.min(core.retain_from()))
+        });
+        let removed = removed.await;
+        Ok(removed.map_err(|error| Error::Invalid(error.to_string()))??)
     }
 
     /// Log from here on is needed by a slot, a backup, or the configured reserve.
@@ -415,9 +418,7 @@ impl WalReplicator {
             let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
             stopped.map_err(|error| Error::Invalid(error.to_string()))?;
         }
-        running
-            .core
-            .become_primary(opened.promotion.end, Some(&opened.old))?;
+        running.core.become_primary(opened.promotion.end)?;
         if opened.overtaken {
             running
                 .core
@@ -465,151 +466,10 @@ impl std::fmt::Debug for WalReplicator {
     }
 }
 
-impl Inner {
-    async fn open(&self, listener: Option<TcpListener>) -> Result<Running> {
-        let (wal, store, copy, owned) = match &self.given {
-            Given::Engine { wal, store, copy } => {
-                (wal.clone(), Some(store.clone()), Some(copy.clone()), false)
-            }
-            Given::Directory(store) => {
-                let store = store.lock().clone();
-                let copy = store.clone().map(copier);
-                (self.open_log()?, store, copy, true)
-            }
-        };
-        let applied = Signal::new(Lsn::ZERO);
-        let config = self.config.clone();
-        let core = Core::new(config, self.standbys.clone(), wal, applied.clone(), copy)?;
-        let core = Arc::new(core);
-        let mut tasks = JoinSet::new();
-        if let Some(listener) = listener {
-            let at = listener.local_addr().map_err(|source| Error::Connection {
-                peer: "this node".to_owned(),
-                op: "listen",
-                source,
-            })?;
-            core.set_listen(at);
-            tasks.spawn(runtime::accept(core.clone(), listener));
-        }
-        core.check_role()?;
-        if core.is_primary() {
-            core.become_primary(Lsn::ZERO, None)?;
-        } else {
-            core.wal.set_commit_follows(false);
-        }
-        tasks.spawn(runtime::watch_commits(core.clone()));
-        let engine = matches!(self.given, Given::Engine { .. });
-        let replay = match store.filter(|_| !(engine && core.is_primary())) {
-            Some(store) => {
-                let (retaining, wal) = (core.clone(), core.wal.clone());
-                let retain = move || retaining.retain_from();
-                Some(Replay::start(wal, store, applied, !engine, retain)?)
-            }
-            None => None,
-        };
-        let follower =
-            (!core.is_primary()).then(|| Follower::start(core.clone(), self.config.follow.clone()));
-        Ok(Running {
-            core,
-            tasks,
-            replay,
-            follower,
-            owned,
-        })
-    }
-
-    fn open_log(&self) -> Result<Wal> {
-        let disk = Arc::new(OsDisk);
-        let options = WalOptions {
-            segment_size: self.config.segment_size,
-            accept_loss_from: self.config.accept_loss_from,
-            ..WalOptions::new(self.wall_clock)
-        };
-        let dir = &self.config.data_dir;
-        if Wal::exists(&*disk, dir)? {
-            return Ok(Wal::open(disk, dir, &options)?.0);
-        }
-        if !self.config.follow.is_empty() {
-            return Err(Error::Invalid(format!(
-                "{} holds no log; take a base backup into it first",
-                dir.display()
-            )));
-        }
-        let mut new = NewLog::new_cluster(options.segment_size);
-        new.node_id = self.config.node_id.unwrap_or(new.node_id);
-        Ok(Wal::create(disk, dir, new, &options)?)
-    }
-}
-
-/// Copies a store through its trait.
-fn copier(store: SharedStore) -> CopyStore {
-    CopyStore(Arc::new(move |into: &Path| store.lock().snapshot(into)))
-}
-
-impl Running {
-    fn follow_again(&mut self) {
-        if self.follower.is_none() {
-            let upstreams = self.core.config.follow.clone();
-            self.follower = Some(Follower::start(self.core.clone(), upstreams));
-        }
-    }
-
-    async fn stop(mut self, config: &WalStreamingConfig) -> Result<()> {
-        self.core.stopping.send_replace(true);
-        let deadline = STOP_DEADLINE.min(config.stop_timeout * 2);
-        let ended = timeout(deadline, async {
-            if let Some(follower) = self.follower.take() {
-                follower.stop(config.stop_timeout).await;
-            }
-            while self.tasks.join_next().await.is_some() {}
-        });
-        if ended.await.is_err() {
-            tracing::warn!("tasks did not end in time and are aborted");
-            self.tasks.abort_all();
-            while self.tasks.join_next().await.is_some() {}
-        }
-        self.core.disconnect_all();
-        let (replay, wal, owned) = (self.replay.take(), self.core.wal.clone(), self.owned);
-        let closed = tokio::task::spawn_blocking(move || {
-            if let Some(replay) = replay {
-                replay.stop();
-            }
-            if owned { wal.close() } else { Ok(()) }
-        });
-        Ok(closed
-            .await
-            .map_err(|error| Error::Invalid(error.to_string()))??)
-    }
-}
-
 fn lag_of(state: &StandbyState) -> ReplicationLag {
     let time_ms = u64::try_from(state.replay_lag.as_millis()).unwrap_or(u64::MAX);
     ReplicationLag {
         bytes: state.lag_bytes,
         time_ms,
     }
-}
-
-fn check_segment(segment: &WalSegment, bytes: &[u8]) -> Result<()> {
-    let bad = |why: String| {
-        Err(Error::Invalid(format!(
-            "segment {}: {why}",
-            segment.segment_id
-        )))
-    };
-    let size = bytes.len() as u64;
-    if segment.size != size || segment.end_lsn.bytes_since(segment.start_lsn) != size {
-        return bad(format!(
-            "it is stated to have {} bytes, there are {size}",
-            segment.size
-        ));
-    }
-    let found = mainstay_storage::checksum(bytes);
-    if found != segment.checksum {
-        return bad(format!(
-            "checksum {found:08x}, stated as {:08x}",
-            segment.checksum
-        ));
-    }
-    Ok(())
 }

@@ -30,6 +30,7 @@ mod walsender;
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -39,11 +40,15 @@ use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::protocol::commit::Event;
 
-pub(crate) use self::core::{CopyStore, Core};
+pub(crate) use self::core::{CopyStore, Core, never_seen};
 pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
 pub(crate) use subscription::SubscribeSource;
+pub use subscription::Subscription;
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Microseconds since 1970-01-01 UTC.
 pub(crate) fn wall_clock() -> i64 {
@@ -98,7 +103,7 @@ pub(crate) async fn accept(core: Arc<Core>, listener: TcpListener) {
                 Err(error) => {
                     // Out of descriptors, most likely; the next one may succeed.
                     tracing::warn!(%error, "cannot accept a connection");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = sessions.join_next() => {}
@@ -134,6 +139,25 @@ pub(crate) async fn watch_commits(core: Arc<Core>) {
             },
             _ = roles.changed() => {}
             _ = timer => core.commit_event(Event::Tick),
+        }
+    }
+}
+
+/// Where there is no store, log counts as applied when it is committed here: that is when
+/// subscribers get it.
+pub(crate) async fn watch_applied(core: Arc<Core>) {
+    let mut stopping = core.stopping.subscribe();
+    let mut at = core.applied.get();
+    loop {
+        tokio::select! {
+            _ = stopped(&mut stopping) => return,
+            to = core.wal.commit().wait(at + 1) => match to {
+                Ok(to) => {
+                    core.applied.raise(to);
+                    at = to;
+                }
+                Err(_) => return,
+            },
         }
     }
 }

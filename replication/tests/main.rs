@@ -1,4 +1,5 @@
 //! Integration tests of replication: real nodes on loopback, in one process.
 
+mod replicator;
 mod streaming;
 mod support;

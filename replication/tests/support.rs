@@ -92,3 +92,9 @@ pub(crate) fn assert_same_log(a: &Wal, b: &Wal) {
 pub(crate) fn flushed(node: &WalReplicator) -> Lsn {
     node.wal().unwrap().flushed().get()
 }
+
+/// What `work` returns, which must come in time.
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(DEADLINE, work).await;
+    done.expect("it took too long")
+}

@@ -28,7 +28,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
     }
     let status = serde_json::from_value(answer)
         .map_err(|error| Failure::failed(format!("the status cannot be read: {error}")))?;
-    print(status::render(&status))
+    print(status::render(&status).trim_end())
 }
 
 #[derive(Debug, Args)]

@@ -67,9 +67,9 @@ fn ls(files: &LogFiles) -> Result<(), Failure> {
     } else {
         "not closed properly, or running"
     };
-    let size = units::bytes(files.segment_size().bytes());
+    let size = files.segment_size().bytes() >> 20;
     print(format!(
-        "cluster {:016x}, segments of {size}, {closed}",
+        "cluster {:016x}, segments of {size} MiB, {closed}",
         control.system_id
     ))?;
     let history = files.history();

@@ -1,3 +1,5 @@
+//! Settings from files, flags and both; what is refused, and with which words.
+
 use super::*;
 
 fn read(text: &str) -> Result<Stated, ConfigError> {

@@ -54,10 +54,8 @@ impl Source {
                 wanted: rows.unwrap_or(ROWS_DEFAULT),
             });
         };
-        let shape = Shape {
-            key: None,
-            delimiter: b',',
-        };
+        let shape = Shape::guess(path)
+            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
         let file = Rows::open(path, &shape).map_err(Failure::failed)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let what = format!("rows of {name}");

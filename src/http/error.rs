@@ -89,10 +89,9 @@ impl From<Error> for ApiError {
                 .fact("lsn", lsn.to_string())
                 .fact("at", at.to_string()),
             Error::Usage(_) | Error::Config(_) => Self::bad(text),
+            Error::Replication(error) => of_replication(&error, text),
             Error::Refused(_) => Self::new(412, text),
             Error::Stopped => stopping(),
-            #[allow(unreachable_patterns, reason = "more may come")]
-            _ => Self::new(500, text),
         }
     }
 }
@@ -110,6 +109,21 @@ fn of_storage(error: &mainstay_storage::Error, text: String) -> ApiError {
         Storage::Full { .. } => ApiError::new(507, text),
         Storage::Poisoned { .. } => ApiError::new(503, text),
         Storage::Closed => stopping(),
+        _ => ApiError::new(500, text),
+    }
+}
+
+fn of_replication(error: &mainstay_replication::Error, text: String) -> ApiError {
+    use mainstay_replication::Error as Replication;
+    match error {
+        Replication::NotPrimary | Replication::Fenced { .. } => ApiError::new(421, text),
+        Replication::Foreign { .. }
+        | Replication::Diverged { .. }
+        | Replication::NeedsBackup { .. } => ApiError::new(412, text),
+        Replication::Wire { .. }
+        | Replication::Connection { .. }
+        | Replication::Answer { .. }
+        | Replication::Silent { .. } => ApiError::new(502, text),
         _ => ApiError::new(500, text),
     }
 }

@@ -1,3 +1,5 @@
+//! A real node behind a real socket, asked over HTTP.
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 

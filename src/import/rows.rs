@@ -14,6 +14,9 @@ use serde_json::{Map, Value};
 /// Longest row of a file, in bytes.
 const ROW_BYTES_MAX: u64 = 64 << 20;
 
+/// How much of a header line is looked at to guess a delimiter, in bytes.
+const HEADER_BYTES_MAX: u64 = 64 << 10;
+
 /// How a file is to be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
@@ -21,6 +24,22 @@ pub(crate) struct Shape {
     pub(crate) key: Option<String>,
     /// Between the columns of a CSV file.
     pub(crate) delimiter: u8,
+}
+
+impl Shape {
+    /// A guess from the file's first line: the key is the first column, and columns are separated
+    /// by the most frequent of `,`, `;`, tab and `|`.
+    pub(crate) fn guess(path: &Path) -> io::Result<Self> {
+        let mut header = Vec::new();
+        BufReader::new(File::open(path)?.take(HEADER_BYTES_MAX)).read_until(b'\n', &mut header)?;
+        let count = |delimiter: &u8| header.iter().filter(|byte| *byte == delimiter).count();
+        // Of equally frequent ones the first.
+        let delimiter = b"|\t;,".iter().max_by_key(|delimiter| count(delimiter));
+        Ok(Self {
+            key: None,
+            delimiter: delimiter.copied().unwrap_or(b','),
+        })
+    }
 }
 
 /// One row.
@@ -301,7 +320,7 @@ fn of_csv_at(error: &csv::Error, line: u64) -> (u64, String) {
             let line = pos.as_ref().map_or(line, Position::line);
             (
                 line,
-                format!("the row has {len} columns, the header {expected_len}"),
+                format!("the header has {expected_len} columns, this row {len}"),
             )
         }
         ErrorKind::Io(error) => (line, error.to_string()),

@@ -6,7 +6,7 @@
 //!        | slot A               | slot B               | watermark A | watermark B |
 //!        +----------------------+----------------------+-------------+-------------+
 //! slot       magic "MAINSCTL" 8 | version u32 | length u32 | generation u64 | CRC-32 u32 | body
-//! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | CRC-32 u32
+//! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | failed u32 | CRC-32 u32
 //! ```
 //!
 //! A change goes to the older slot and is synced before it counts, so a crash leaves at least one
@@ -39,7 +39,7 @@ const SLOT_LEN: u64 = 32 << 10;
 const SLOT_HEAD_LEN: usize = 28;
 const WATERMARKS_AT: u64 = 2 * SLOT_LEN;
 const WATERMARK_STRIDE: u64 = 512;
-const WATERMARK_LEN: usize = 24;
+const WATERMARK_LEN: usize = 28;
 
 /// What a node knows about itself and has durably promised.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -60,6 +60,8 @@ pub struct Control {
     pub log_begin: Lsn,
     /// Where the cluster's first timeline begins.
     pub history_begin: Lsn,
+    /// CRC-32 (IEEE) of the current timeline's history file; that of nothing when it needs none.
+    pub history_crc: u32,
     /// Number of the highest timeline that this node promised to another one, zero for none: it
     /// acknowledges nothing older.
     pub promised_number: u32,
@@ -128,6 +130,8 @@ pub(crate) struct Watermark {
     pub(crate) flushed: Lsn,
     pub(crate) commit: Lsn,
     pub(crate) timeline_number: u32,
+    /// Writing or syncing what follows failed: reading it back proves nothing.
+    pub(crate) failed: bool,
 }
 
 /// The open control file.
@@ -138,6 +142,7 @@ pub(crate) struct ControlFile {
     generation: u64,
     current: Control,
     next_watermark: u64,
+    closed: bool,
 }
 
 impl ControlFile {
@@ -155,6 +160,7 @@ impl ControlFile {
             generation: 0,
             current: control.clone(),
             next_watermark: 0,
+            closed: false,
         };
         this.replace(control.clone())?;
         this.replace(control)?;
@@ -164,19 +170,35 @@ impl ControlFile {
     /// Opens the file and reads the newest valid slot and watermark.
     ///
     /// # Errors
-    /// `Corrupt` when neither slot is valid, `Format` when the newest is of a newer version.
+    /// `Corrupt` when neither slot is valid, `Format` when one is of a newer version, disk errors.
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<(Self, Watermark)> {
         let file = disk
             .open(path)
             .map_err(|source| Error::io("open", path, source))?;
-        let slots = [read_slot(&*file, 0), read_slot(&*file, SLOT_LEN)];
-        let newest = slots
-            .iter()
-            .flatten()
-            .max_by_key(|(generation, _)| *generation);
-        let Some((generation, control)) = newest.cloned() else {
-            return Err(no_valid_slot(path, &slots));
-        };
+        let mut newest: Option<(u64, Control)> = None;
+        for at in [0, SLOT_LEN] {
+            match read_slot(&*file, at) {
+                Ok((generation, _)) if newest.as_ref().is_some_and(|(g, _)| *g > generation) => {}
+                Ok(slot) => newest = Some(slot),
+                Err(BadSlot::Torn) => {}
+                // The other slot holds an older state, which must not pass for the newest.
+                Err(BadSlot::Io(source)) => return Err(Error::io("read", path, source)),
+                Err(BadSlot::Version(found)) => {
+                    return Err(Error::Format {
+                        path: path.to_owned(),
+                        found,
+                        supported: CONTROL_VERSION,
+                    });
+                }
+            }
+        }
+        let (generation, control) = newest.ok_or_else(|| Error::Corrupt {
+            path: path.to_owned(),
+            what: "control file",
+            at: Lsn::ZERO,
+            proven: Lsn::ZERO,
+            why: "neither of its two slots is valid".to_owned(),
+        })?;
         let marks = [0, 1].map(|index| read_watermark(&*file, index));
         let watermark = marks.into_iter().flatten().max_by_key(|mark| mark.flushed);
         let path = path.to_owned();
@@ -186,6 +208,7 @@ impl ControlFile {
             generation,
             current: control,
             next_watermark: 0,
+            closed: false,
         };
         Ok((this, watermark.unwrap_or_default()))
     }
@@ -198,8 +221,12 @@ impl ControlFile {
     /// Writes and syncs `control`; when this returns, it counts.
     ///
     /// # Errors
-    /// `TooLarge` when its lists exceed the slot; disk errors, after which the old state counts.
+    /// `TooLarge` when its lists exceed the slot; `Closed`; disk errors, after which the old state
+    /// counts here, while a restart may find the new one.
     pub(crate) fn replace(&mut self, control: Control) -> Result<()> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
         let body = bincode::encode_to_vec(&control, codec())
             .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
         if body.len() > CONTROL_BODY_MAX {
@@ -222,6 +249,28 @@ impl ControlFile {
         Ok(())
     }
 
+    /// Refuses every further change: the directory is about to be another's.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Overwrites both watermarks with `mark`, durably, so that none speaks of log that is given
+    /// up.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub(crate) fn forget_watermarks(&mut self, mark: Watermark) -> Result<()> {
+        self.note_in_both(mark)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|source| Error::io("write", &self.path, source))
+    }
+
+    /// Notes `mark` in place of both watermarks, without syncing.
+    pub(crate) fn note_in_both(&mut self, mark: Watermark) -> std::io::Result<()> {
+        self.note_watermark(mark)?;
+        self.note_watermark(mark)
+    }
+
     /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell
     /// a torn write from damage.
     pub(crate) fn note_watermark(&mut self, mark: Watermark) -> std::io::Result<()> {
@@ -229,8 +278,9 @@ impl ControlFile {
         bytes[0..8].copy_from_slice(&mark.flushed.get().to_le_bytes());
         bytes[8..16].copy_from_slice(&mark.commit.get().to_le_bytes());
         bytes[16..20].copy_from_slice(&mark.timeline_number.to_le_bytes());
-        let crc = crc32fast::hash(&bytes[..20]);
-        bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+        bytes[20..24].copy_from_slice(&u32::from(mark.failed).to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..24]);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
         let at = WATERMARKS_AT + self.next_watermark * WATERMARK_STRIDE;
         self.next_watermark = 1 - self.next_watermark;
         self.file.write_all_at(&bytes, at)
@@ -259,29 +309,39 @@ fn encode_slot(generation: u64, body: &[u8]) -> Vec<u8> {
 }
 
 /// Why a slot does not count.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum BadSlot {
-    Unreadable,
+    /// Its bytes are no slot, as after a write that was cut short.
+    Torn,
+    /// A newer version wrote it.
     Version(u32),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for BadSlot {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Torn,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
     let mut head = [0; SLOT_HEAD_LEN];
-    file.read_exact_at(&mut head, at)
-        .map_err(|_| BadSlot::Unreadable)?;
+    file.read_exact_at(&mut head, at)?;
     let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
     let length = u32_at(12) as usize;
     if head[0..8] != MAGIC || length > CONTROL_BODY_MAX {
-        return Err(BadSlot::Unreadable);
+        return Err(BadSlot::Torn);
     }
     let mut body = vec![0; length];
-    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64)
-        .map_err(|_| BadSlot::Unreadable)?;
+    file.read_exact_at(&mut body, at + SLOT_HEAD_LEN as u64)?;
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&head[..24]);
     hasher.update(&body);
     if hasher.finalize() != u32_at(24) {
-        return Err(BadSlot::Unreadable);
+        return Err(BadSlot::Torn);
     }
     if u32_at(8) != CONTROL_VERSION {
         return Err(BadSlot::Version(u32_at(8)));
@@ -289,28 +349,7 @@ fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
     let generation = u64::from_le_bytes(head[16..24].try_into().expect("8 bytes"));
     match bincode::decode_from_slice(&body, codec()) {
         Ok((control, read)) if read == body.len() => Ok((generation, control)),
-        _ => Err(BadSlot::Unreadable),
-    }
-}
-
-fn no_valid_slot(path: &Path, slots: &[Result<(u64, Control), BadSlot>; 2]) -> Error {
-    let path = path.to_owned();
-    for slot in slots {
-        if let Err(BadSlot::Version(found)) = slot {
-            return Error::Format {
-                path,
-                found: *found,
-                supported: CONTROL_VERSION,
-            };
-        }
-    }
-    let why = "neither of its two slots is valid".to_owned();
-    Error::Corrupt {
-        path,
-        what: "control file",
-        at: Lsn::ZERO,
-        proven: Lsn::ZERO,
-        why,
+        _ => Err(BadSlot::Torn),
     }
 }
 
@@ -320,12 +359,13 @@ fn read_watermark(file: &dyn DiskFile, index: u64) -> Option<Watermark> {
         .ok()?;
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
-    let valid = crc32fast::hash(&bytes[..20]) == u32_at(20);
+    let valid = crc32fast::hash(&bytes[..24]) == u32_at(24);
     let (flushed, commit) = (Lsn::new(u64_at(0)), Lsn::new(u64_at(8)));
     valid.then_some(Watermark {
         flushed,
         commit,
         timeline_number: u32_at(16),
+        failed: u32_at(20) != 0,
     })
 }
 
@@ -344,6 +384,7 @@ mod tests {
             timeline_id: [3; 16],
             log_begin: Lsn::new(1 << 20),
             history_begin: Lsn::new(1 << 20),
+            history_crc: 0,
             promised_number: 0,
             promised_id: [0; 16],
             attempted_number: 0,
@@ -400,7 +441,8 @@ mod tests {
         let disk = disk_with(sample());
         let body = bincode::encode_to_vec(sample(), codec()).unwrap();
         let mut file = disk.read_file(path());
-        for at in [0, SLOT_LEN as usize] {
+        // One such slot is enough: the other may be what the newer version has not replaced yet.
+        for at in [SLOT_LEN as usize, 0] {
             let mut slot = encode_slot(9, &body);
             slot[8] = 7;
             let mut hasher = crc32fast::Hasher::new();
@@ -408,17 +450,38 @@ mod tests {
             hasher.update(&body);
             slot[24..28].copy_from_slice(&hasher.finalize().to_le_bytes());
             file[at..at + slot.len()].copy_from_slice(&slot);
+            disk.write_file(path(), &file);
+            let opened = ControlFile::open(&disk, path());
+            assert!(matches!(
+                opened,
+                Err(Error::Format {
+                    found: 7,
+                    supported: 1,
+                    ..
+                })
+            ));
         }
-        disk.write_file(path(), &file);
-        let opened = ControlFile::open(&disk, path());
-        assert!(matches!(
-            opened,
-            Err(Error::Format {
-                found: 7,
-                supported: 1,
-                ..
-            })
-        ));
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_is_not_passed_over() {
+        let disk = disk_with(sample());
+        let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+        let newer = Control {
+            promised_number: 9,
+            ..sample()
+        };
+        file.replace(newer.clone()).unwrap();
+        for at in [0, SLOT_LEN] {
+            let disk = disk.copy();
+            disk.fail_reads(path(), at);
+            let opened = ControlFile::open(&disk, path());
+            assert!(
+                matches!(opened, Err(Error::Io { .. })),
+                "a promise may be forgotten"
+            );
+        }
+        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &newer);
     }
 
     #[test]
@@ -432,6 +495,7 @@ mod tests {
                 flushed,
                 commit,
                 timeline_number: 1,
+                failed: false,
             })
             .unwrap();
         }

@@ -134,6 +134,25 @@ impl Signal {
         }
     }
 
+    /// Waits on this thread until one of `waits` is over: its signal reached its target, or was
+    /// closed.
+    pub fn wait_any_blocking(waits: &mut [SignalWait]) {
+        let parker = Arc::new(Parker::default());
+        let waker = Waker::from(parker.clone());
+        let mut context = Context::from_waker(&waker);
+        while !waits
+            .iter_mut()
+            .any(|wait| Pin::new(wait).poll(&mut context).is_ready())
+        {
+            parker.park(None);
+        }
+    }
+
+    /// Whether it was closed: it may stand where it is for ever.
+    pub fn is_closed(&self) -> bool {
+        self.shared.waiters.lock().closed
+    }
+
     /// How many are waiting.
     pub fn waiters(&self) -> usize {
         self.shared.waiters.lock().by_target.len()
@@ -269,6 +288,20 @@ mod tests {
             Pin::new(&mut waits[200]).poll(&mut context),
             Poll::Ready(Err(WaitError::Closed))
         );
+    }
+
+    #[test]
+    fn one_of_several_waits_is_enough() {
+        let (one, two) = (Signal::new(Lsn::ZERO), Signal::new(Lsn::ZERO));
+        let waiting = std::thread::spawn({
+            let mut waits = [one.wait(Lsn::new(8)), two.wait(Lsn::new(8))];
+            move || Signal::wait_any_blocking(&mut waits)
+        });
+        two.raise(Lsn::new(8));
+        waiting.join().unwrap();
+        assert_eq!((one.waiters(), two.waiters()), (0, 0));
+        two.close();
+        Signal::wait_any_blocking(&mut [one.wait(Lsn::new(8)), two.wait(Lsn::new(16))]);
     }
 
     #[test]

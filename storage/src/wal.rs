@@ -237,12 +237,7 @@ impl Wal {
             .iter()
             .map(|entry| self.unplaced(entry))
             .collect::<Result<_>>()?;
-        let mut configs = self.shared().configs.lock();
         let (start, end) = self.shared().append(records)?;
-        let last = entries
-            .last()
-            .filter(|entry| entry.entry_type == WalEntryType::Config);
-        configs.extend(last.map(|entry| (end, entry.data.clone())));
         Ok(start..end)
     }
 
@@ -281,8 +276,9 @@ impl Wal {
     /// appended then.
     pub fn append_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
         let shared = self.shared();
-        let owner = shared.owner.read().clone();
         let mut queue = shared.lock_for_raw(bytes.len())?;
+        // Not before: the timeline may change while this waits for room.
+        let owner = shared.owner.read().clone();
         let expected = queue.cursor.next;
         if at != expected {
             return Err(Error::NotContiguous { expected, got: at });
@@ -290,10 +286,17 @@ impl Wal {
         let prev_crc = queue.last_crc.flatten();
         let mut scan = Scan::new(&owner, bytes, at, prev_crc);
         let mut configs = Vec::new();
+        // Zeros at the end of a segment come with the record after them: no log ends behind them.
+        let mut len = 0;
         loop {
             let record = scan.remaining();
             match scan.step() {
-                Ok(Step::Record { parsed, .. }) => {
+                Ok(Step::Record { at, parsed }) => {
+                    owner.check_first(at, &parsed, record).map_err(|why| {
+                        let why = why.to_owned();
+                        Error::Refused { at, why }
+                    })?;
+                    len = bytes.len() - scan.remaining().len();
                     if parsed.head.entry_type == WalEntryType::Config {
                         let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
                         configs.push((scan.at(), bytes.slice_ref(payload)));
@@ -309,7 +312,6 @@ impl Wal {
                 }
             }
         }
-        let len = bytes.len() - scan.remaining().len();
         if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
             shared.append_raw(&mut queue, bytes.slice(..len), crc);
             shared.configs.lock().append(&mut configs);
@@ -325,7 +327,8 @@ impl Wal {
     /// Changes what is durably promised; when this returns, it counts.
     ///
     /// # Errors
-    /// Disk errors, after which the old state counts; [`Error::TooLarge`].
+    /// Disk errors, after which the old state counts until a restart, which may find either;
+    /// [`Error::TooLarge`], [`Error::Closed`].
     pub fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
         let mut file = self.shared().control.lock();
         let mut control = file.get().clone();
@@ -352,7 +355,8 @@ impl Wal {
         let passed = configs.iter().rposition(|(end, _)| *end <= durable);
         self.update_control(|control| {
             control.checkpoint = control.checkpoint.max(durable);
-            control.watermark = flushed;
+            // Asked again, because the log may be being cut.
+            control.watermark = self.flushed().get();
             if let Some((end, config)) = passed.map(|at| &configs[at]) {
                 control.config_lsn = *end;
                 control.config = config.to_vec();
@@ -403,6 +407,8 @@ impl Wal {
             }
         };
         self.shared().end_waits();
+        // A handle that outlives the close must not reach what the next owner writes.
+        self.shared().control.lock().close();
         drop(lock);
         closed
     }

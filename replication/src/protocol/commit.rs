@@ -37,8 +37,8 @@ use quorum::{Members, Standby};
 /// While so many policies bind, no other is logged; see [`Committer::may_change_policy`]. A node
 /// that takes over may find more that it does not know to be committed.
 pub const POLICIES_MAX: usize = 8;
-/// How far behind, in bytes, the standbys may still be when a degraded primary waits for them again.
-/// Under load they are never at the very end.
+/// How far behind, in bytes, the standbys may still be when a degraded primary waits for them
+/// again. Under load they are never at the very end.
 pub const RECOVERY_LAG_MAX: u64 = 1 << 20;
 
 /// The machine. Invariants: commit and applied never pass own flushed, nothing regresses.
@@ -273,7 +273,7 @@ impl Committer {
         for (policy, _) in &self.policies {
             lowest = lowest.min(members.confirmed(policy, stage)?);
         }
-        Some(lowest).filter(|_| true)
+        Some(lowest).filter(|lowest| *lowest >= self.hold_until)
     }
 
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {

@@ -1,7 +1,7 @@
 //! Whether a peer lives, how far behind it is, and the words that operators see for both.
 //!
-//! [`Liveness`] counts silence, for either side of a connection. [`Health`] is the one word a status
-//! page shows, and [`HealthWatch`] the machine that says when it changed:
+//! [`Liveness`] counts silence, for either side of a connection. [`Health`] is the one word a
+//! status page shows, and [`HealthWatch`] the machine that says when it changed:
 //!
 //! ```text
 //!            caught up, little lag              lag over the warning

@@ -256,7 +256,10 @@ fn parse(text: &str) -> Result<SyncPolicy, String> {
         return Err(format!("longer than {POLICY_BYTES_MAX} bytes"));
     }
     let tokens = tokens(text)?;
-    let word = |at: usize, word: &str| matches!(tokens.get(at), Some(Token::Word(found)) if found.eq_ignore_ascii_case(word));
+    let word = |at: usize, word: &str| match tokens.get(at) {
+        Some(Token::Word(found)) => found.eq_ignore_ascii_case(word),
+        _ => false,
+    };
     if tokens.is_empty() || (tokens.len() == 1 && word(0, "off")) {
         return Ok(SyncPolicy::Off);
     }

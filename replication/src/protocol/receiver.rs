@@ -163,25 +163,14 @@ impl Receiver {
                     oldest,
                 },
             ) => {
-                if system_id != self.system_id {
-                    let (ours, theirs) = (self.system_id, system_id);
-                    let why = GiveUp::Foreign { ours, theirs };
-                    return self.give_up(why, CloseReason::Ended, out);
-                }
                 let history = (timeline == self.history.current()).then(|| self.history.clone());
-                let known = history.is_some();
-                self.upstream = Some(Upstream {
+                let upstream = Upstream {
                     timeline,
                     flushed,
                     oldest,
                     history,
-                });
-                if self.refuse_stale(out) {
-                } else if known {
-                    self.choose_way(out);
-                } else {
-                    out.push(Action::FetchHistory(timeline));
-                }
+                };
+                self.on_identified(system_id, upstream, out);
             }
             (State::Identifying, Event::HistoryFetched(history)) => match &mut self.upstream {
                 Some(upstream) if upstream.timeline == history.current() => {
@@ -219,6 +208,22 @@ impl Receiver {
             }
             (State::Streaming, event) => self.on_stream(event, now, out),
             _ => self.close(CloseReason::Protocol("a message out of turn"), out),
+        }
+    }
+
+    fn on_identified(&mut self, system_id: u64, upstream: Upstream, out: &mut Vec<Action>) {
+        if system_id != self.system_id {
+            let (ours, theirs) = (self.system_id, system_id);
+            return self.give_up(GiveUp::Foreign { ours, theirs }, CloseReason::Ended, out);
+        }
+        let (timeline, known) = (upstream.timeline, upstream.history.is_some());
+        self.upstream = Some(upstream);
+        if self.refuse_stale(out) {
+            return;
+        }
+        match known {
+            true => self.choose_way(out),
+            false => out.push(Action::FetchHistory(timeline)),
         }
     }
 

@@ -7,18 +7,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use mainstay_storage::{Applicator, Lsn, Signal, Store, WaitError, Wal};
+use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
 /// Bytes of log between two checkpoints of a store that is applied to here.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-
-/// How long it waits before it looks whether to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A store, shared between who applies to it and who copies it.
 pub(crate) type SharedStore = Arc<Mutex<Box<dyn Store>>>;
@@ -30,11 +26,20 @@ pub(crate) struct Replay {
     orders: Arc<Orders>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Orders {
     stop: AtomicBool,
     /// Apply everything that is flushed, committed or not.
     everything: AtomicBool,
+    /// Climbs with each order, to wake the thread.
+    given: Signal,
+}
+
+impl Orders {
+    fn give(&self, order: &AtomicBool) {
+        order.store(true, Ordering::Release);
+        self.given.raise(self.given.get() + 1);
+    }
 }
 
 impl Replay {
@@ -50,7 +55,11 @@ impl Replay {
         checkpoints: bool,
         retain: impl Fn() -> Lsn + Send + 'static,
     ) -> Result<Self> {
-        let orders = Arc::new(Orders::default());
+        let orders = Arc::new(Orders {
+            stop: AtomicBool::new(false),
+            everything: AtomicBool::new(false),
+            given: Signal::new(Lsn::ZERO),
+        });
         let applicator = Applicator::new(&wal, &**store.lock())?;
         let mut work = Work {
             wal,
@@ -81,7 +90,7 @@ impl Replay {
 
     /// Lets it apply everything that is flushed, from now on.
     pub(crate) fn apply_everything(&self) {
-        self.orders.everything.store(true, Ordering::Release);
+        self.orders.give(&self.orders.everything);
     }
 
     /// Ends it, after the transaction at hand.
@@ -90,7 +99,7 @@ impl Replay {
     }
 
     fn end(&mut self) {
-        self.orders.stop.store(true, Ordering::Release);
+        self.orders.give(&self.orders.stop);
         if let Some(thread) = self.thread.take() {
             // A panic in it was reported by the panic itself.
             let _ = thread.join();
@@ -117,7 +126,11 @@ struct Work {
 
 impl Work {
     fn run(&mut self) -> Result<()> {
-        while !self.orders.stop.load(Ordering::Acquire) {
+        loop {
+            let given = self.orders.given.get();
+            if self.orders.stop.load(Ordering::Acquire) {
+                break;
+            }
             let everything = self.orders.everything.load(Ordering::Acquire);
             let signal = if everything {
                 self.wal.flushed()
@@ -135,9 +148,10 @@ impl Work {
                 self.checkpoint(at)?;
             }
             // Waiting for the next byte: `at` may stop short of `upto` at a record's start.
-            match signal.wait_blocking(upto + 1, Some(LOOK_EVERY)) {
-                Err(WaitError::Closed) => return Ok(()),
-                Ok(_) | Err(WaitError::TimedOut) => {}
+            let next = signal.wait(upto + 1);
+            Signal::wait_any_blocking(&mut [next, self.orders.given.wait(given + 1)]);
+            if signal.is_closed() {
+                return Ok(());
             }
         }
         if self.checkpoints {

@@ -5,13 +5,16 @@
 //!
 //! ```text
 //! backup_label    key: value lines: where the copy stands, cluster, timelines     (Label)
-//! log             the log from the start of the copy's segment up to the copy
+//! log             from the segment in which replay begins up to where the copy stands
 //! store/..        the store's files
 //! ```
 //!
+//! Replay begins below the copy where an engine's transactions were open at the copy: what they had
+//! written by then is in the log only.
+//!
 //! The framing is PostgreSQL 15's: two result sets, one archive in CopyOut, the end position.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +26,7 @@ use crate::runtime::core::CopyStore;
 use crate::runtime::session::Session;
 use crate::wire::command::BackupOptions;
 use crate::wire::result::{BackupBound, BackupTablespace, encode_complete};
-use crate::wire::{BackendMessage, BackupMessage, CopyFormat, ErrorFields, sqlstate};
+use crate::wire::{BackendMessage, BackupMessage, CopyFormat, ErrorFields};
 
 /// Bytes of archive in one message.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -41,6 +44,8 @@ pub(crate) struct Label {
     pub(crate) segment_size: SegmentSize,
     /// Where the copy of the store stands, and the log in the backup ends.
     pub(crate) start: Lsn,
+    /// From where the log is replayed into the copy, at or below `start`.
+    pub(crate) replay: Lsn,
     pub(crate) timeline: Timeline,
     pub(crate) history_begin: Lsn,
     /// The history file's text; empty on timeline 1.
@@ -50,7 +55,7 @@ pub(crate) struct Label {
 impl Label {
     /// First position of the log in the backup.
     pub(crate) fn log_begin(&self) -> Lsn {
-        let number = self.segment_size.segment_of(self.start);
+        let number = self.segment_size.segment_of(self.replay);
         self.segment_size.start_of(number)
     }
 
@@ -63,6 +68,7 @@ impl Label {
         let Self {
             system_id,
             start,
+            replay,
             timeline,
             history_begin,
             ..
@@ -70,7 +76,7 @@ impl Label {
         let bytes = self.segment_size.bytes();
         format!(
             "MAINSTAY BACKUP: 1\nSYSTEM ID: {system_id}\nSEGMENT SIZE: {bytes}\n\
-             START WAL LOCATION: {start}\nSTART TIMELINE: {}\nPROMOTION ID: {}\n\
+             START WAL LOCATION: {start}\nREPLAY FROM: {replay}\nSTART TIMELINE: {}\nPROMOTION ID: {}\n\
              LOG BEGIN: {history_begin}\nHISTORY:\n{}",
             timeline.number, timeline.id, self.history
         )
@@ -114,6 +120,9 @@ impl Label {
             start: field("START WAL LOCATION")?
                 .parse()
                 .map_err(|_| bad("its position"))?,
+            replay: field("REPLAY FROM")?
+                .parse()
+                .map_err(|_| bad("its replay"))?,
             timeline: Timeline { number, id },
             history_begin: field("LOG BEGIN")?.parse().map_err(|_| bad("its begin"))?,
             history: history.to_owned(),
@@ -137,8 +146,8 @@ impl Session {
         let (wal, into) = (self.core.wal.clone(), dir.to_owned());
         let prepared = tokio::task::spawn_blocking(move || prepare(&wal, &into, copy)).await;
         let prepared = prepared.map_err(|error| Error::Invalid(error.to_string()))?;
-        let (label, log) = match prepared {
-            Ok(prepared) => prepared,
+        let label = match prepared {
+            Ok(label) => label,
             Err(error) => {
                 self.error(ErrorFields::error("58030", error.to_string()));
                 return Ok(());
@@ -146,9 +155,10 @@ impl Session {
         };
         self.announce(&label);
         let (to_link, mut chunks) = mpsc::channel(CHUNKS_MAX);
-        let (files, text) = (dir.to_owned(), label.to_text());
+        let (files, packing) = (dir.to_owned(), label.clone());
+        let log = LogBytes::new(self.core.wal.clone());
         let packed = tokio::task::spawn_blocking(move || {
-            pack(&files, &text, &log, ChannelWriter::new(to_link))
+            pack(&files, &packing, log, ChannelWriter::new(to_link))
         });
         let mut done = 0;
         while let Some(chunk) = chunks.recv().await {
@@ -213,8 +223,10 @@ impl Session {
     }
 }
 
-/// Copies the store into `dir` and reads the log that belongs to it.
-fn prepare(wal: &Wal, dir: &Path, copy: Option<CopyStore>) -> Result<(Label, Bytes)> {
+/// Copies the store into `dir` and says which log belongs to it.
+fn prepare(wal: &Wal, dir: &Path, copy: Option<CopyStore>) -> Result<Label> {
+    // Taken first: replay from here completes every later copy too.
+    let checkpoint = wal.control().checkpoint;
     wal.disk().create_dir(dir).map_err(|source| {
         Error::Storage(mainstay_storage::Error::Io {
             op: "create",
@@ -234,40 +246,66 @@ fn prepare(wal: &Wal, dir: &Path, copy: Option<CopyStore>) -> Result<(Label, Byt
     let history = history
         .until(timeline.number)
         .unwrap_or_else(|| (*history).clone());
-    let label = Label {
+    Ok(Label {
         system_id: wal.identity().system_id,
         segment_size: wal.segment_size(),
         start,
+        replay: start.min(checkpoint.max(wal.control().log_begin)),
         timeline,
         history_begin: wal.control().history_begin,
         history: history.to_text(),
-    };
-    let mut bytes = LogBytes::new(wal.clone());
-    let mut log = BytesMut::new();
-    let mut at = label.log_begin();
-    while at < start {
-        let more = bytes.read(at, start, CHUNK_BYTES)?;
-        at = at + more.len() as u64;
-        log.extend_from_slice(&more);
-    }
-    Ok((label, log.freeze()))
+    })
 }
 
 /// Writes the archive.
-fn pack(dir: &Path, label: &str, log: &[u8], writer: ChannelWriter) -> io::Result<()> {
+fn pack(dir: &Path, label: &Label, log: LogBytes, writer: ChannelWriter) -> io::Result<()> {
     let mut archive = tar::Builder::new(io::BufWriter::with_capacity(CHUNK_BYTES, writer));
-    append(&mut archive, "backup_label", label.as_bytes())?;
-    append(&mut archive, "log", log)?;
+    let text = label.to_text();
+    append(
+        &mut archive,
+        "backup_label",
+        text.len() as u64,
+        text.as_bytes(),
+    )?;
+    let (at, to) = (label.log_begin(), label.start);
+    append(
+        &mut archive,
+        "log",
+        to.bytes_since(at),
+        LogRange { log, at, to },
+    )?;
     archive.append_dir_all("store", dir)?;
     archive.into_inner()?.flush()
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+/// A stretch of log, read as a file.
+struct LogRange {
+    log: LogBytes,
+    at: Lsn,
+    to: Lsn,
+}
+
+impl Read for LogRange {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.log.read(self.at, self.to, buffer.len());
+        let bytes = bytes.map_err(io::Error::other)?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        self.at = self.at + bytes.len() as u64;
+        Ok(bytes.len())
+    }
+}
+
+fn append(
+    archive: &mut tar::Builder<impl Write>,
+    name: &str,
+    size: u64,
+    content: impl Read,
+) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
-    header.set_size(bytes.len() as u64);
+    header.set_size(size);
     header.set_mode(0o600);
     header.set_cksum();
-    archive.append_data(&mut header, name, bytes)
+    archive.append_data(&mut header, name, content)
 }
 
 async fn remove_dir(dir: &Path) {
@@ -336,7 +374,8 @@ mod tests {
         let label = Label {
             system_id: 7,
             segment_size: SegmentSize::DEFAULT,
-            start: Lsn::new(40 << 20),
+            start: Lsn::new(70 << 20),
+            replay: Lsn::new(40 << 20),
             timeline: two,
             history_begin: Lsn::new(16 << 20),
             history: history.to_text(),

@@ -20,8 +20,14 @@ use crate::runtime::client::{Answered, Client};
 use crate::wire::command::{BackupOptions, Command};
 use crate::wire::{BackendMessage, BackupMessage};
 
+/// Where a base backup is received.
+const STAGING: &str = "bootstrap";
+
 /// Chunks that may wait for the disk.
 const CHUNKS_MAX: usize = 8;
+
+/// Bytes of received log appended at once.
+const LOG_CHUNK_BYTES: u64 = 4 << 20;
 
 /// Longest label that is read, in bytes.
 const LABEL_BYTES_MAX: u64 = 1 << 20;
@@ -42,6 +48,7 @@ pub struct Bootstrapped {
 /// The last upstream's error when none could be copied; disk errors. The directory then still
 /// holds no log.
 pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
+    check_empty(&config.data_dir)?;
     let mut failed = Error::Invalid("there is no node to take a base backup from".to_owned());
     for address in &config.follow {
         match from(config, address).await {
@@ -55,18 +62,35 @@ pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
     Err(failed)
 }
 
+/// Refuses a directory whose control file went missing: what lies there may be all that is left of
+/// somebody's data. Leftovers of an interrupted bootstrap come with its own directory.
+fn check_empty(dir: &Path) -> Result<()> {
+    let interrupted = dir.join(STAGING).exists();
+    let holds = ["wal", "store"]
+        .into_iter()
+        .find(|name| dir.join(name).exists());
+    match holds {
+        Some(name) if !interrupted => Err(Error::Invalid(format!(
+            "{} holds a {name} directory, but no control file; restore the control file, or choose \
+             an empty directory",
+            dir.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 async fn from(config: &WalStreamingConfig, address: &str) -> Result<Bootstrapped> {
     let mut client = Client::connect(config, address).await?;
     let options = BackupOptions::default();
     match client.ask(&Command::BaseBackup(options)).await? {
-        Answered::Copy(_) => {}
+        Answered::Copy => {}
         Answered::Done(_) => return Err(client.broken("it sent no backup")),
     }
     let dir = config.data_dir.clone();
     let (to_disk, chunks) = mpsc::channel(CHUNKS_MAX);
     let settings = (config.node_id, dir.clone());
     let unpacked = tokio::task::spawn_blocking(move || {
-        let staging = dir.join("bootstrap");
+        let staging = dir.join(STAGING);
         unpack(&staging, ChannelReader::new(chunks))?;
         install(&settings.1, &staging, settings.0)
     });
@@ -113,6 +137,8 @@ fn unpack(staging: &Path, archive: ChannelReader) -> Result<()> {
     clear(staging)?;
     let failed = |source| io_error("unpack into", staging, source);
     std::fs::create_dir_all(staging).map_err(failed)?;
+    // It marks an interrupted bootstrap, so it must be there before anything is moved.
+    sync_dir(staging.parent().unwrap_or(staging))?;
     let mut archive = tar::Archive::new(archive);
     archive.set_preserve_permissions(false);
     for entry in archive.entries().map_err(failed)? {
@@ -130,13 +156,6 @@ fn unpack(staging: &Path, archive: ChannelReader) -> Result<()> {
 /// Makes what was received a data directory: store, log, and last the control file.
 fn install(dir: &Path, staging: &Path, node_id: Option<Uuid>) -> Result<Lsn> {
     let label = read_label(&staging.join("backup_label"))?;
-    let log = std::fs::read(staging.join("log"))
-        .map_err(|source| io_error("read", &staging.join("log"), source))?;
-    if log.len() as u64 != label.start.bytes_since(label.log_begin()) {
-        return Err(Error::Invalid(
-            "the log in the backup is incomplete".to_owned(),
-        ));
-    }
     let history = label.timelines()?;
     let disk = Arc::new(OsDisk);
     let options = WalOptions {
@@ -148,13 +167,13 @@ fn install(dir: &Path, staging: &Path, node_id: Option<Uuid>) -> Result<Lsn> {
         node_id: node_id.unwrap_or_else(Uuid::new_v4),
         history,
         begin: label.log_begin(),
-        checkpoint: label.start,
+        checkpoint: label.replay,
         own: false,
         store_created: true,
     };
     let prepared = staging.join("prepared");
     let wal = Wal::create(disk, &prepared, new, &options)?;
-    wal.append_raw(label.log_begin(), &Bytes::from(log))?;
+    copy_log(&wal, &label, &staging.join("log"))?;
     let flushed = wal.flushed().wait_blocking(label.start, None);
     flushed.map_err(|_| Error::Storage(mainstay_storage::Error::Closed))?;
     wal.close()?;
@@ -170,6 +189,34 @@ fn install(dir: &Path, staging: &Path, node_id: Option<Uuid>) -> Result<Lsn> {
     sync_dir(dir)?;
     clear(staging)?;
     Ok(label.start)
+}
+
+/// Appends the received log to `wal`, a chunk at a time.
+fn copy_log(wal: &Wal, label: &Label, path: &Path) -> Result<()> {
+    let failed = |source| io_error("read", path, source);
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut at = label.log_begin();
+    let mut held = Vec::new();
+    loop {
+        let read = file.by_ref().take(LOG_CHUNK_BYTES).read_to_end(&mut held);
+        let ended = read.map_err(failed)? == 0;
+        let bytes = Bytes::from(std::mem::take(&mut held));
+        let end = match bytes.is_empty() {
+            true => at,
+            false => wal.append_raw(at, &bytes)?,
+        };
+        let taken = usize::try_from(end.bytes_since(at)).unwrap_or(bytes.len());
+        held.extend_from_slice(&bytes[taken..]);
+        at = end;
+        if ended {
+            break;
+        }
+    }
+    if at != label.start || !held.is_empty() {
+        let text = "the log in the backup is incomplete";
+        return Err(Error::Invalid(text.to_owned()));
+    }
+    Ok(())
 }
 
 fn read_label(path: &Path) -> Result<Label> {

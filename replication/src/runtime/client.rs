@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::session::random_nonce;
 use crate::wire::command::Command;
-use crate::wire::result::{Answer, Collector, CopyKind, Progress};
+use crate::wire::result::{Answer, Collector, Progress};
 use crate::wire::scram::ScramClient;
 use crate::wire::{
     Authentication, BackendDecoder, BackendMessage, FrontendMessage, ReplicationMode,
@@ -46,7 +46,8 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) enum Answered {
     Done(Answer),
-    Copy(CopyKind),
+    /// Copying begins.
+    Copy,
 }
 
 impl Client {
@@ -75,7 +76,7 @@ impl Client {
     pub(crate) async fn rows(&mut self, command: &Command) -> Result<Answer> {
         match self.ask(command).await? {
             Answered::Done(answer) => Ok(answer),
-            Answered::Copy(_) => Err(self.broken("copying began where rows were expected")),
+            Answered::Copy => Err(self.broken("copying began where rows were expected")),
         }
     }
 
@@ -89,7 +90,7 @@ impl Client {
                 .map_err(|source| self.wire(source))?;
             match progress {
                 Progress::More => {}
-                Progress::Copy(kind, _, _) => return Ok(Answered::Copy(kind)),
+                Progress::Copy(..) => return Ok(Answered::Copy),
                 Progress::Done(answer, _) => {
                     return match answer.error {
                         Some(error) => Err(Error::Answer {

@@ -10,6 +10,8 @@
 //! when a configuration is appended. Decisions are the machines'; this room brings them events and
 //! carries out their actions.
 
+mod standbys;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::cluster::{ClusterConfig, Member};
-use crate::config::{Role, StandbyConfig, StandbyState, StreamState, SyncMode, WalStreamingConfig};
+use crate::config::{Role, StandbyConfig, StreamState, SyncMode, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
 use crate::protocol::name::NodeName;
@@ -32,9 +34,13 @@ use crate::protocol::policy::change_rule;
 use crate::protocol::progress::{LagSamples, Positions};
 use crate::protocol::promotion::{Fencing, fencing};
 use crate::runtime::clock::Clock;
+use crate::runtime::promote::Overtaken;
 use crate::runtime::slots::Slots;
+use crate::runtime::subscription::Subscriptions;
 use crate::runtime::walreceiver::Order;
 use crate::time::Moment;
+
+pub(crate) use standbys::never_seen;
 
 /// What one node's tasks share.
 #[derive(Debug)]
@@ -53,15 +59,16 @@ pub(crate) struct Core {
     pub(crate) remote_applied: Signal,
     /// Applied to the store here.
     pub(crate) applied: Signal,
-    /// The commit position that the primary told, which may be ahead of what is flushed here.
-    received_commit: AtomicU64,
     next_session: AtomicU64,
     pub(crate) slots: Slots,
+    pub(crate) subscriptions: Subscriptions,
     /// Writes a copy of the store's durable state into a directory.
     pub(crate) copy_store: Option<CopyStore>,
     pins: Arc<Pins>,
     /// Held while a promise is made.
     pub(crate) promising: tokio::sync::Mutex<()>,
+    /// Tells a candidacy of this node's own that it was overtaken, and waits until it knows.
+    pub(crate) candidacy: Mutex<Option<mpsc::Sender<Overtaken>>>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
     state: Mutex<State>,
@@ -69,9 +76,10 @@ pub(crate) struct Core {
 
 /// Writes a copy of a store's durable state into an empty directory, and says where it stands.
 #[derive(Clone)]
-pub(crate) struct CopyStore(
-    pub(crate) Arc<dyn Fn(&Path) -> mainstay_storage::Result<Lsn> + Send + Sync>,
-);
+pub(crate) struct CopyStore(pub(crate) Arc<CopyInto>);
+
+/// Copies into a directory.
+pub(crate) type CopyInto = dyn Fn(&Path) -> mainstay_storage::Result<Lsn> + Send + Sync;
 
 impl fmt::Debug for CopyStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,12 +180,13 @@ impl Core {
             remote_written: Signal::new(Lsn::ZERO),
             remote_applied: Signal::new(Lsn::ZERO),
             applied,
-            received_commit: AtomicU64::new(0),
             next_session: AtomicU64::new(1),
             slots,
+            subscriptions: Subscriptions::new(),
             copy_store,
             pins: Arc::default(),
             promising: tokio::sync::Mutex::new(()),
+            candidacy: Mutex::new(None),
             primary_heard: AtomicU64::new(0),
             state: Mutex::new(state),
             config,
@@ -236,63 +245,47 @@ impl Core {
     }
 
     /// Begins to serve as the primary of the current timeline. `hold_until` is the end of its
-    /// NewTimeline entry after a promotion, else zero; `old` is then the configuration found in
-    /// the log before, whose policy counts this node as one of its standbys.
+    /// NewTimeline entry after a promotion, else zero.
     ///
     /// # Errors
-    /// When the configuration cannot be logged.
-    pub(crate) fn become_primary(
-        &self,
-        hold_until: Lsn,
-        old: Option<&ClusterConfig>,
-    ) -> Result<()> {
-        let mut policies = Vec::new();
-        if let Some(old) = old {
-            policies.push(old.bound(Lsn::ZERO));
-        }
-        let (logged, config_end) = self.wal.config();
+    /// When the configuration cannot be read or logged.
+    pub(crate) fn become_primary(&self, hold_until: Lsn) -> Result<()> {
+        let commit = self.wal.commit().get();
         let mut cluster = self.cluster();
-        let known = !logged.is_empty();
-        if known {
-            policies.push(cluster.bound(config_end));
+        let mut policies = Vec::new();
+        for (bytes, end) in self.wal.binding_configs(commit) {
+            policies.extend(ClusterConfig::decode(&bytes)?.map(|config| config.bound(end)));
         }
-        let me = self.me();
-        let policy = self
-            .config
-            .sync
-            .clone()
-            .unwrap_or_else(|| cluster.policy.clone());
-        let changed = cluster.primary != me || cluster.policy != policy;
-        cluster.primary = me;
-        cluster.policy = policy;
-        let mut new_end = config_end;
-        if changed || !known {
-            new_end = self.log_config(&cluster)?;
-            if policies
-                .last()
-                .is_none_or(|last| *last.policy() != cluster.policy)
-            {
-                policies.push(cluster.bound(new_end));
-            }
+        let (me, configured) = (self.me(), self.config.sync.clone());
+        let policy = configured.unwrap_or_else(|| cluster.policy.clone());
+        if policies.is_empty() || cluster.primary != me || cluster.policy != policy {
+            (cluster.primary, cluster.policy) = (me, policy);
+            let end = self.log_config(&cluster)?;
+            policies.push(cluster.bound(end));
         }
-        let follows = policies.iter().all(|bound| bound.needed() == 0);
-        self.wal.set_commit_follows(follows);
-        let commit = CommitConfig {
+        self.wal
+            .set_commit_follows(policies.iter().all(|bound| bound.needed() == 0));
+        let config = CommitConfig {
             name: self.name.clone(),
             timeline: self.wal.timeline(),
             flushed: self.wal.flushed().get(),
-            commit: self.wal.commit().get(),
+            commit,
             hold_until,
             policies,
             on_miss: self.config.on_miss,
         };
         let mut state = self.state.lock();
         state.cluster = cluster;
-        state.committer = Some(Committer::new(commit, self.clock.now()));
+        state.committer = Some(Committer::new(config, self.clock.now()));
         state.samples.clear();
         drop(state);
-        tracing::info!(config_end = %new_end, "serving as primary");
         self.role.send_replace(Role::Primary);
+        tracing::info!(timeline = %self.wal.timeline(), "serving as primary");
+        let promised = self.wal.control().promised();
+        if promised.is_some_and(|promised| promised.number > self.wal.timeline().number) {
+            tracing::warn!("a newer timeline was promised from here; commits wait");
+            self.commit_event(Event::Suspended(true));
+        }
         self.commit_event(Event::Flushed(self.wal.flushed().get()));
         Ok(())
     }
@@ -475,99 +468,6 @@ impl Core {
         if let Some(standby) = standby.filter(|standby| standby.session == session) {
             change(standby);
         }
-    }
-
-    /// Notes the commit position that the primary told.
-    pub(crate) fn note_commit(&self, to: Lsn) {
-        self.received_commit.fetch_max(to.get(), Ordering::AcqRel);
-        self.follow_commit();
-    }
-
-    /// Raises the commit position as far as what the primary told is flushed here.
-    pub(crate) fn follow_commit(&self) {
-        self.wal
-            .advance_commit(Lsn::new(self.received_commit.load(Ordering::Acquire)));
-    }
-
-    /// Forgets what an earlier primary told.
-    pub(crate) fn reset_commit(&self, to: Lsn) {
-        self.received_commit.store(to.get(), Ordering::Release);
-    }
-
-    /// All registered and connected standbys.
-    pub(crate) fn standby_states(&self) -> Vec<StandbyState> {
-        let now = self.clock.now();
-        let end = self.wal.flushed().get();
-        let state = self.state.lock();
-        let parts = state.committer.as_ref().map(Committer::status);
-        let members = state.cluster.standbys.iter();
-        let members = members.filter(|member| member.name != self.name);
-        let one = |member: &Member| {
-            let connected = state.standbys.get(&member.name);
-            let reported = connected
-                .map(|standby| standby.reported)
-                .unwrap_or_default();
-            let silence = connected.map(|standby| now - standby.last_heard);
-            let heard = silence.is_some_and(|silence| silence <= self.config.heartbeat_timeout);
-            let open = connected.is_some_and(|standby| standby.open) && heard;
-            let part = parts.iter().flat_map(|status| &status.standbys);
-            let part = part.into_iter().find(|part| part.name == member.name);
-            let age = |at: Lsn| state.samples.age_of(at, now);
-            StandbyState {
-                node_id: member.node_id,
-                name: member.name.clone(),
-                ack_lsn: reported.flush,
-                connected: open,
-                last_heartbeat: silence,
-                lag_bytes: end.bytes_since(reported.flush),
-                state: connected
-                    .filter(|_| open)
-                    .map_or(StreamState::Disconnected, |s| s.state),
-                sync_state: part.map_or("async", |part| part.state.as_str()),
-                sent_lsn: connected.map(|standby| standby.sent).unwrap_or_default(),
-                write_lsn: reported.write,
-                flush_lsn: reported.flush,
-                replay_lsn: reported.apply,
-                write_lag: age(reported.write),
-                flush_lag: age(reported.flush),
-                replay_lag: age(reported.apply),
-            }
-        };
-        members.map(one).collect()
-    }
-
-    /// An acknowledgement that did not come over a stream of ours.
-    ///
-    /// # Errors
-    /// [`Error::UnknownStandby`].
-    pub(crate) fn acknowledge(&self, node: Uuid, lsn: Lsn) -> Result<()> {
-        let name = {
-            let state = self.state.lock();
-            let known = state
-                .cluster
-                .standbys
-                .iter()
-                .find(|member| member.node_id == node);
-            known
-                .map(|member| member.name.clone())
-                .ok_or(Error::UnknownStandby(node))?
-        };
-        let session = self
-            .state
-            .lock()
-            .standbys
-            .get(&name)
-            .map(|standby| standby.session);
-        let Some(session) = session else {
-            return Err(Error::UnknownStandby(node));
-        };
-        let positions = Positions {
-            write: lsn,
-            flush: lsn,
-            apply: lsn,
-        };
-        self.stream_reported(&name, session, self.wal.timeline(), positions);
-        Ok(())
     }
 
     /// Keeps log from `from` on until the pin is dropped.

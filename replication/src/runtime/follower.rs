@@ -55,8 +55,15 @@ impl Follower {
         let _ = self.orders.send(Order::Stop).await;
         if timeout(deadline, &mut self.task).await.is_err() {
             self.task.abort();
-            let _ = self.task.await;
+            let _ = (&mut self.task).await;
         }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // Nothing is left to abort after `stop`.
+        self.task.abort();
     }
 }
 

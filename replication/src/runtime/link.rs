@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::Interest;
@@ -78,11 +77,6 @@ impl Link {
     /// Who is at the other end, for people.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
-    }
-
-    /// Our own address on this connection.
-    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        self.stream.local_addr().ok()
     }
 
     /// Puts bytes behind what waits to go out.
@@ -217,7 +211,8 @@ mod tests {
         }
         assert_eq!(a.queued(), 3 << 20);
         let (one, two) = tokio::join!(a.flush(), b.flush());
-        (one.unwrap(), two.unwrap());
+        one.unwrap();
+        two.unwrap();
         while b.input.len() < 3 << 20 {
             assert_eq!(b.turn().await.unwrap(), Turn::Moved);
         }

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use mainstay_storage::{Lsn, Timeline, Wal};
 
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::commit::Event as CommitEvent;
@@ -17,9 +20,13 @@ use crate::protocol::promotion::{
 };
 use crate::runtime::core::Core;
 use crate::runtime::follower;
+use crate::runtime::slots::Answer;
 use crate::wire::command::PromiseTimeline;
 use crate::wire::result::{ResultSet, RowSet};
 use crate::wire::{Column, ErrorFields, Row, sqlstate};
+
+/// Longest time for this node's own candidacy to take note.
+const OVERTAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where a log ends: the timeline of its last flushed record, and that record's end.
 pub(crate) fn log_end(wal: &Wal) -> LogEnd {
@@ -81,11 +88,8 @@ pub(crate) fn read_probe(set: &RowSet) -> Result<ProbeAnswer> {
 }
 
 /// The answer to PROMISE_TIMELINE.
-pub(crate) async fn serve(
-    core: &Arc<Core>,
-    asked: &PromiseTimeline,
-) -> Result<ResultSet, ErrorFields> {
-    let failed = |error: String| ErrorFields::error(sqlstate::INTERNAL_ERROR, error);
+pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
+    let failed = |error: String| Box::new(ErrorFields::error(sqlstate::INTERNAL_ERROR, error));
     let candidate = asked.candidate.parse();
     let candidate = candidate.map_err(|error| failed(format!("{error}")))?;
     let request = PromiseRequest {
@@ -108,7 +112,7 @@ pub(crate) async fn serve(
         Promise::Refused(why) => {
             let (PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest)) = why
             else {
-                return Err(ErrorFields::error(sqlstate::OBJECT_IN_USE, why.to_string()));
+                return Err(ErrorFields::error(sqlstate::OBJECT_IN_USE, why.to_string()).into());
             };
             let number = Some(newest.number.to_string());
             [
@@ -181,6 +185,18 @@ pub(crate) async fn make(
 
 /// Stops receiving and acknowledging on anything older than `timeline`.
 async fn leave_older(core: &Arc<Core>, timeline: Timeline, address: Option<&str>) -> Result<()> {
+    let candidacy = core.candidacy.lock().clone().filter(|_| address.is_some());
+    if let Some(candidacy) = candidacy {
+        let (known, knows) = oneshot::channel();
+        let told = timeout(OVERTAKE_TIMEOUT, async {
+            if candidacy.send((timeline, known)).await.is_ok() {
+                // It ended instead, which is as good.
+                let _ = knows.await;
+            }
+        });
+        let busy = |_| Error::Refused("this node is about to open a timeline itself".to_owned());
+        told.await.map_err(busy)?;
+    }
     if core.role() == Role::Primary {
         core.commit_event(CommitEvent::Suspended(true));
     }

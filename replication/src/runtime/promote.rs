@@ -1,12 +1,13 @@
 //! Driving a [`Candidate`]: asks the members, fetches log, opens the timeline.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -38,12 +39,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers that may wait.
 const EVENTS_MAX: usize = 128;
 
+/// A newer timeline was promised to another candidate; answered when this one knows.
+pub(crate) type Overtaken = (Timeline, oneshot::Sender<()>);
+
 /// An opened timeline.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) promotion: Promotion,
-    /// The configuration that the log held before: its policy binds until the new one is in force.
-    pub(crate) old: ClusterConfig,
     /// A newer timeline was promised to another candidate: nothing may be confirmed.
     pub(crate) overtaken: bool,
 }
@@ -57,79 +59,39 @@ pub(crate) async fn run(
     force: bool,
     follower: &mut Option<Follower>,
 ) -> Result<Opened> {
+    let (tell, overtaken) = mpsc::channel(1);
+    *core.candidacy.lock() = Some(tell);
+    let opened = attempt(core, force, follower, overtaken).await;
+    *core.candidacy.lock() = None;
+    opened
+}
+
+async fn attempt(
+    core: &Arc<Core>,
+    force: bool,
+    follower: &mut Option<Follower>,
+    mut overtaken: mpsc::Receiver<Overtaken>,
+) -> Result<Opened> {
     let old = core.cluster();
     let (to, mut events) = mpsc::channel(EVENTS_MAX);
-    let mut candidate = Candidate::new(config(core, &old, force)?);
-    let mut actions = Vec::new();
-    candidate.on(Event::Begin, core.clock.now(), &mut actions);
+    let candidate = Candidate::new(config(core, &old, force)?);
+    let mut attempt = Attempt {
+        core,
+        old,
+        to,
+        candidate,
+        follower,
+        opened: None,
+    };
+    attempt.bring(Event::Begin).await?;
     loop {
-        for action in std::mem::take(&mut actions) {
-            match action {
-                Action::AskProbe(name) => {
-                    let address = old.address_of(&name).map(str::to_owned);
-                    tokio::spawn(probe(core.clone(), name, address, to.clone()));
-                }
-                Action::AskOwn(request) => {
-                    if let Some(follower) = follower.take() {
-                        follower.stop(core.config.stop_timeout).await;
-                        core.set_orders(None);
-                        core.set_upstream(None);
-                    }
-                    let promise = promise::make(core, request, None).await?;
-                    let policies = policies(core)?;
-                    let own = Event::OwnAnswered { promise, policies };
-                    candidate.on(own, core.clock.now(), &mut actions);
-                }
-                Action::AskPromise(name, request) => {
-                    let address = old.address_of(&name).map(str::to_owned);
-                    tokio::spawn(ask_promise(
-                        core.clone(),
-                        name,
-                        address,
-                        request,
-                        to.clone(),
-                    ));
-                }
-                Action::FetchFrom { name, end, .. } => {
-                    let address = old.address_of(&name).map(str::to_owned);
-                    let event = fetch(core, address, end).await;
-                    candidate.on(event, core.clock.now(), &mut actions);
-                }
-                Action::OpenTimeline(timeline) => {
-                    let (fork, end) = open(core, &old, timeline).await?;
-                    let opened = Event::Opened { fork, end };
-                    candidate.on(opened, core.clock.now(), &mut actions);
-                }
-                Action::Done {
-                    timeline,
-                    fork,
-                    end,
-                    overtaken,
-                    notices,
-                } => {
-                    if let Some(by) = overtaken {
-                        tracing::warn!(%by, "a newer timeline was promised meanwhile");
-                    }
-                    let notices = notices.iter().map(ToString::to_string).collect();
-                    let promotion = Promotion {
-                        timeline,
-                        fork,
-                        end,
-                        notices,
-                    };
-                    return Ok(Opened {
-                        promotion,
-                        old,
-                        overtaken: overtaken.is_some(),
-                    });
-                }
-                Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),
-            }
+        if let Some(opened) = attempt.opened.take() {
+            return Ok(opened);
         }
-        if !actions.is_empty() {
-            continue;
-        }
-        let deadline = candidate.deadline().map(|at| core.clock.instant(at));
+        let deadline = attempt
+            .candidate
+            .deadline()
+            .map(|at| core.clock.instant(at));
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -137,10 +99,110 @@ pub(crate) async fn run(
             }
         };
         let event = tokio::select! {
+            biased;
+            Some((by, known)) = overtaken.recv() => {
+                attempt.bring(Event::Overtaken(by)).await?;
+                // Whoever asked may have given up waiting.
+                let _ = known.send(());
+                continue;
+            }
             event = events.recv() => event.unwrap_or(Event::Tick),
             _ = timer => Event::Tick,
         };
-        candidate.on(event, core.clock.now(), &mut actions);
+        attempt.bring(event).await?;
+    }
+}
+
+/// One attempt to become primary.
+struct Attempt<'a> {
+    core: &'a Arc<Core>,
+    old: ClusterConfig,
+    /// For answers of other nodes.
+    to: mpsc::Sender<Event>,
+    candidate: Candidate,
+    follower: &'a mut Option<Follower>,
+    opened: Option<Opened>,
+}
+
+impl Attempt<'_> {
+    /// Brings an event to the machine, and everything that it leads to.
+    async fn bring(&mut self, event: Event) -> Result<()> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            self.candidate
+                .on(event, self.core.clock.now(), &mut actions);
+            for action in actions {
+                events.extend(self.perform(action).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out an action, and returns the event that it ends with, if it ends at once.
+    async fn perform(&mut self, action: Action) -> Result<Option<Event>> {
+        let core = self.core;
+        match action {
+            Action::AskProbe(name) => {
+                let address = self.address_of(&name);
+                tokio::spawn(probe(core.clone(), name, address, self.to.clone()));
+            }
+            Action::AskOwn(request) => {
+                if let Some(follower) = self.follower.take() {
+                    follower.stop(core.config.stop_timeout).await;
+                    core.set_orders(None);
+                    core.set_upstream(None);
+                }
+                let promise = promise::make(core, request, None).await?;
+                let policies = policies(core)?;
+                return Ok(Some(Event::OwnAnswered { promise, policies }));
+            }
+            Action::AskPromise(name, request) => {
+                let address = self.address_of(&name);
+                tokio::spawn(ask_promise(
+                    core.clone(),
+                    name,
+                    address,
+                    request,
+                    self.to.clone(),
+                ));
+            }
+            Action::FetchFrom { name, end, .. } => {
+                return Ok(Some(fetch(core, self.address_of(&name), end).await));
+            }
+            Action::OpenTimeline(timeline) => {
+                let (fork, end) = open(core, &self.old, timeline).await?;
+                return Ok(Some(Event::Opened { fork, end }));
+            }
+            Action::Done {
+                timeline,
+                fork,
+                end,
+                overtaken,
+                notices,
+            } => {
+                if let Some(by) = overtaken {
+                    tracing::warn!(%by, "a newer timeline was promised meanwhile");
+                }
+                let notices = notices.iter().map(ToString::to_string).collect();
+                let promotion = Promotion {
+                    timeline,
+                    fork,
+                    end,
+                    notices,
+                };
+                self.opened = Some(Opened {
+                    promotion,
+                    overtaken: overtaken.is_some(),
+                });
+            }
+            Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),
+        }
+        Ok(None)
+    }
+
+    fn address_of(&self, name: &NodeName) -> Option<String> {
+        self.old.address_of(name).map(str::to_owned)
     }
 }
 
@@ -269,7 +331,7 @@ async fn fetch_log(
         timeline_id: Some(timeline.id),
     };
     match client.ask(&Command::StartReplication(start)).await? {
-        Answered::Copy(_) => {}
+        Answered::Copy => {}
         Answered::Done(_) => return Err(client.broken("it has nothing to send")),
     }
     let mut carry = BytesMut::new();

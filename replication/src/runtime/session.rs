@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::runtime::core::Core;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
+use crate::runtime::slots::Answer;
 use crate::runtime::stopped;
 use crate::wire::command::{Command, Dialect, RegisterStandby, SlotKind};
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
@@ -47,7 +48,6 @@ pub(crate) struct Session {
     pub(crate) native: bool,
     mode: ReplicationMode,
     user: String,
-    pub(crate) application_name: String,
     /// The standby that registered on this connection.
     pub(crate) standby: Option<Registered>,
 }
@@ -64,7 +64,12 @@ pub(crate) struct Registered {
 pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     let mut link = Link::new(stream);
     let peer = link.peer().to_owned();
-    let started = timeout(STARTUP_DEADLINE, start(&core, &mut link)).await;
+    let mut stopping = core.stopping.subscribe();
+    let started = tokio::select! {
+        started = timeout(STARTUP_DEADLINE, start(&core, &mut link)) => started,
+        // Whoever has not said who it is learns of it by the end of the connection.
+        _ = stopped(&mut stopping) => return,
+    };
     let session = match started {
         Ok(Ok(Some(opened))) => opened,
         Ok(Ok(None)) => return,
@@ -80,7 +85,6 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
         number: core.new_session(),
         native,
         mode: startup.replication,
-        application_name: startup.application_name(),
         user: startup.user,
         standby: None,
         decoder: FrontendDecoder::new(FrontendPhase::Command),
@@ -393,20 +397,18 @@ impl Session {
                 self.link.queue(out.freeze());
                 return self.ready();
             }
-            Command::Sql(_) if self.mode == ReplicationMode::Physical => Err(ErrorFields::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
+            Command::Sql(_) if self.mode == ReplicationMode::Physical => Err(unsupported(
                 "cannot execute SQL commands in WAL sender for physical replication",
             )),
-            _ => Err(ErrorFields::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                "this node speaks PostgreSQL's replication protocol, it is not a PostgreSQL server",
-            )
-            .with_hint("Data are read and written over HTTP, or in process.")),
+            _ => Err(unsupported(
+                "this node speaks PostgreSQL's replication protocol, it is not a PostgreSQL server; \
+                 data are read and written over HTTP, or in process",
+            )),
         };
         self.answer(answer);
     }
 
-    fn answer(&mut self, answer: std::result::Result<ResultSet, ErrorFields>) {
+    fn answer(&mut self, answer: Answer) {
         match answer {
             Ok(set) => {
                 let mut out = BytesMut::new();
@@ -414,7 +416,7 @@ impl Session {
                 self.link.queue(out.freeze());
                 self.ready();
             }
-            Err(fields) => self.error(fields),
+            Err(fields) => self.error(*fields),
         }
     }
 
@@ -494,7 +496,7 @@ impl Session {
         ]))
     }
 
-    fn show(&self, name: &str) -> std::result::Result<ResultSet, ErrorFields> {
+    fn show(&self, name: &str) -> Answer {
         let size = self.core.wal.segment_size().bytes() >> 20;
         let read_only = if self.core.is_primary() { "off" } else { "on" };
         let value = match name {
@@ -510,7 +512,7 @@ impl Session {
             "synchronous_standby_names" => self.core.cluster().policy.to_string(),
             _ => {
                 let text = format!("unrecognized configuration parameter \"{name}\"");
-                return Err(ErrorFields::error(sqlstate::UNDEFINED_OBJECT, text));
+                return Err(ErrorFields::error(sqlstate::UNDEFINED_OBJECT, text).into());
             }
         };
         Ok(result::show(name, &value))
@@ -534,11 +536,8 @@ impl Session {
         }
     }
 
-    fn register(
-        &mut self,
-        standby: RegisterStandby,
-    ) -> std::result::Result<ResultSet, ErrorFields> {
-        let refused = |sqlstate, text: String| ErrorFields::error(sqlstate, text);
+    fn register(&mut self, standby: RegisterStandby) -> Answer {
+        let refused = |sqlstate, text: String| Box::new(ErrorFields::error(sqlstate, text));
         let name = standby.name.parse();
         let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
         let cluster = self.core.cluster();
@@ -585,6 +584,10 @@ fn fatal(link: &Link, sqlstate: &'static str, message: &str) -> Error {
             hint: None,
         },
     )
+}
+
+fn unsupported(text: &str) -> Box<ErrorFields> {
+    ErrorFields::error(sqlstate::FEATURE_NOT_SUPPORTED, text).into()
 }
 
 /// Whether connections from `address` are trusted without credentials.

@@ -62,7 +62,8 @@ impl Slots {
     }
 }
 
-type Answer = Result<ResultSet, ErrorFields>;
+/// The answer to a command: rows, or why not.
+pub(crate) type Answer = Result<ResultSet, Box<ErrorFields>>;
 
 impl Session {
     pub(crate) fn read_slot(&self, slot: &str) -> Answer {
@@ -100,12 +101,20 @@ impl Session {
     pub(crate) fn drop_slot(&mut self, slot: &str) {
         match settled(self.core.slots.change(|slots| slots.drop_slot(slot))) {
             Ok(_) => self.complete("DROP_REPLICATION_SLOT"),
-            Err(fields) => self.error(fields),
+            Err(fields) => self.error(*fields),
         }
     }
 
+    /// The answer to a command without rows.
+    fn complete(&mut self, tag: &str) {
+        let mut out = BytesMut::new();
+        BackendMessage::CommandComplete(tag.to_owned()).encode(&mut out);
+        self.link.queue(out.freeze());
+        self.ready();
+    }
+
     /// Takes a slot for this session's stream.
-    pub(crate) fn acquire_slot(&mut self, slot: &str) -> Result<(), ErrorFields> {
+    pub(crate) fn acquire_slot(&mut self, slot: &str) -> Result<(), Box<ErrorFields>> {
         let session = self.number;
         settled(
             self.core
@@ -113,20 +122,15 @@ impl Session {
                 .change(|slots| slots.acquire(slot, SlotKind::Physical, session).map(|_| ())),
         )
     }
-
-    /// The answer to a command without rows.
-    pub(crate) fn complete(&mut self, tag: &str) {
-        let mut out = BytesMut::new();
-        BackendMessage::CommandComplete(tag.to_owned()).encode(&mut out);
-        self.link.queue(out.freeze());
-        self.ready();
-    }
 }
 
-fn settled<T>(changed: Result<Result<T, SlotError>>) -> Result<T, ErrorFields> {
+fn settled<T>(changed: Result<Result<T, SlotError>>) -> Result<T, Box<ErrorFields>> {
     match changed {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(ErrorFields::error(error.sqlstate(), error.to_string())),
-        Err(error) => Err(ErrorFields::error("58030", error.to_string())),
+        Ok(Err(error)) => Err(Box::new(ErrorFields::error(
+            error.sqlstate(),
+            error.to_string(),
+        ))),
+        Err(error) => Err(Box::new(ErrorFields::error("58030", error.to_string()))),
     }
 }

@@ -1,19 +1,94 @@
 //! A subscription: committed entries from a position on, then live.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use mainstay_storage::{Lsn, WalEntry, WalReader};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::Stream;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::runtime::core::Core;
 use crate::runtime::stopped;
 
-/// Entries that may wait for the subscriber.
-const ENTRIES_MAX: usize = 256;
+/// Most entries in a batch.
+const BATCH_ENTRIES_MAX: usize = 256;
 
-/// Bytes of entries read in one go.
-const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Bytes of entries from which on a batch is full; its last entry may exceed it.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Batches that may wait for the subscriber, beside the one it reads and the one being read.
+const BATCHES_MAX: usize = 1;
+
+/// The committed entries of a log, then live, as a [`Stream`]. Made by
+/// [`WalReplicator::subscribe`](crate::WalReplicator::subscribe). However slow it is read, a few
+/// MiB are held for it; the rest waits in the log. Dropping it ends the reading.
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Subscription {
+    batches: mpsc::Receiver<Batch>,
+    entries: std::vec::IntoIter<WalEntry>,
+    failed: Option<mainstay_storage::Error>,
+}
+
+impl Stream for Subscription {
+    type Item = Result<WalEntry>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                return Poll::Ready(Some(Ok(entry)));
+            }
+            if let Some(error) = self.failed.take() {
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            let Some((entries, failed)) = ready!(self.batches.poll_recv(context)) else {
+                return Poll::Ready(None);
+            };
+            (self.entries, self.failed) = (entries.into_iter(), failed);
+        }
+    }
+}
+
+/// The subscriptions that a node serves.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    runtime: Handle,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Subscriptions {
+    /// None yet; their tasks will run where this is called.
+    pub(crate) fn new() -> Self {
+        Self {
+            runtime: Handle::current(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// How many run.
+    pub(crate) fn count(&self) -> usize {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.len()
+    }
+
+    /// Waits until all have ended, which they do when the node stops.
+    pub(crate) async fn ended(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+}
 
 /// Where a subscription reads.
 pub(crate) struct SubscribeSource {
@@ -29,43 +104,51 @@ impl SubscribeSource {
     }
 
     /// Starts to read, and returns where the entries come out. Dropping that ends the reading.
-    pub(crate) fn spawn(self) -> mpsc::Receiver<Result<WalEntry>> {
-        let (to, entries) = mpsc::channel(ENTRIES_MAX);
-        tokio::spawn(self.run(to));
-        entries
+    pub(crate) fn spawn(self) -> Subscription {
+        let (to, batches) = mpsc::channel(BATCHES_MAX);
+        let core = self.core.clone();
+        core.subscriptions.spawn(self.run(to));
+        Subscription {
+            batches,
+            entries: Vec::new().into_iter(),
+            failed: None,
+        }
     }
 
-    async fn run(self, to: mpsc::Sender<Result<WalEntry>>) {
+    async fn run(self, to: mpsc::Sender<Batch>) {
+        let mut stopping = self.core.stopping.subscribe();
+        // Nobody waits for a reader that does not read when this node stops.
+        tokio::select! {
+            biased;
+            _ = stopped(&mut stopping) => {}
+            _ = to.closed() => {}
+            error = self.feed(&to) => if let Some(error) = error {
+                // Whoever dropped the stream does not want to know.
+                let _ = to.send((Vec::new(), Some(error))).await;
+            },
+        }
+    }
+
+    /// Reads and sends until something ends it: an error, or the log with `None`.
+    async fn feed(self, to: &mpsc::Sender<Batch>) -> Option<mainstay_storage::Error> {
         let Self { core, mut reader } = self;
-        let mut stopping = core.stopping.subscribe();
         loop {
             let upto = core.wal.commit().get().min(core.wal.flushed().get());
             let read = tokio::task::spawn_blocking(move || {
                 let batch = read_batch(&mut reader, upto);
                 (reader, batch)
             });
-            let Ok((moved, (batch, failed))) = read.await else {
-                return;
-            };
+            let (moved, (batch, failed)) = read.await.ok()?;
             reader = moved;
             let more = !batch.is_empty();
-            for entry in batch {
-                if to.send(Ok(entry)).await.is_err() {
-                    return;
-                }
-            }
-            if let Some(error) = failed {
-                // Whoever dropped the stream does not want to know.
-                let _ = to.send(Err(Error::Storage(error))).await;
-                return;
-            }
             if more {
-                continue;
+                to.send((batch, None)).await.ok()?;
             }
-            tokio::select! {
-                _ = stopped(&mut stopping) => return,
-                _ = to.closed() => return,
-                next = core.wal.commit().wait(upto + 1) => if next.is_err() { return },
+            if failed.is_some() {
+                return failed;
+            }
+            if !more && core.wal.commit().wait(upto + 1).await.is_err() {
+                return core.wal.poisoned();
             }
         }
     }
@@ -76,7 +159,7 @@ type Batch = (Vec<WalEntry>, Option<mainstay_storage::Error>);
 fn read_batch(reader: &mut WalReader, upto: Lsn) -> Batch {
     let mut batch = Vec::new();
     let mut bytes = 0;
-    while batch.len() < ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
+    while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
         match reader.next_entry(upto) {
             Ok(Some((entry, _))) if entry.entry_type.is_internal() => {}
             Ok(Some((entry, _))) => {

@@ -173,7 +173,6 @@ impl Driver {
             flushed = core.wal.flushed().wait(self.flushed + 1) => {
                 let to = flushed.map_err(|_| mainstay_storage::Error::Closed)?;
                 self.flushed = to;
-                core.follow_commit();
                 if self.written < to {
                     self.written = to;
                     self.events.push_back(Event::Flushed(to));
@@ -304,7 +303,7 @@ impl Driver {
             Action::AdoptHistory(history) => self.adopt(&history)?,
             Action::Start { from, timeline } => self.start(from, timeline).await?,
             Action::WriteWal(_) => self.write()?,
-            Action::ApplyUpTo(to) => self.core.note_commit(to),
+            Action::ApplyUpTo(to) => self.core.wal.advance_commit(to),
             Action::SendStatus {
                 positions,
                 timeline,
@@ -466,7 +465,7 @@ impl Driver {
         };
         let client = self.client()?;
         let event = match client.ask(&Command::StartReplication(start)).await {
-            Ok(Answered::Copy(_)) => Event::Started,
+            Ok(Answered::Copy) => Event::Started,
             // The stream begins exactly where the timeline ended.
             Ok(Answered::Done(_)) => Event::NextTimeline,
             Err(Error::Answer {

@@ -30,6 +30,9 @@ struct Stream {
     /// Sent when the link has taken everything that is queued.
     in_flight: Option<Lsn>,
     slot: Option<String>,
+    /// Up to where the slot's consumer has flushed, and what of that is noted durably.
+    slot_at: Lsn,
+    slot_noted: Lsn,
     flushed: Lsn,
     commit: Lsn,
     stopped: bool,
@@ -43,7 +46,7 @@ impl Session {
         if let Some(slot) = &start.slot
             && let Err(fields) = self.acquire_slot(slot)
         {
-            self.error(fields);
+            self.error(*fields);
             return Ok(());
         }
         let wal = &self.core.wal;
@@ -67,6 +70,8 @@ impl Session {
             bytes: LogBytes::new(wal.clone()),
             in_flight: None,
             slot: start.slot,
+            slot_at: Lsn::ZERO,
+            slot_noted: Lsn::ZERO,
             flushed,
             commit,
             stopped: false,
@@ -78,6 +83,7 @@ impl Session {
             id: start.timeline_id,
         };
         let served = self.serve_stream(&mut stream, request).await;
+        self.note_slot(&mut stream)?;
         self.decoder.set_phase(FrontendPhase::Command);
         self.core.slots.release(self.number);
         if let Some(standby) = &self.standby {
@@ -303,7 +309,7 @@ impl Session {
 
     fn reported(
         &mut self,
-        stream: &Stream,
+        stream: &mut Stream,
         timeline: mainstay_storage::Timeline,
         positions: Positions,
     ) -> Result<()> {
@@ -311,13 +317,25 @@ impl Session {
             self.core
                 .stream_reported(&standby.member.name, self.number, timeline, positions);
         }
-        if let Some(slot) = &stream.slot {
-            let flushed = positions.flush;
+        stream.slot_at = stream.slot_at.max(positions.flush);
+        // The slot decides which segments are kept, so a durable note per segment is enough.
+        let size = self.core.wal.segment_size();
+        if size.segment_of(stream.slot_at) > size.segment_of(stream.slot_noted) {
+            self.note_slot(stream)?;
+        }
+        Ok(())
+    }
+
+    /// Notes durably how far the slot's consumer is.
+    fn note_slot(&self, stream: &mut Stream) -> Result<()> {
+        let at = stream.slot_at;
+        if let Some(slot) = stream.slot.as_ref().filter(|_| at > stream.slot_noted) {
             // A slot that is gone meanwhile keeps nothing; the stream itself goes on.
             let _ = self
                 .core
                 .slots
-                .change(|slots| slots.advance(slot, flushed, flushed))?;
+                .change(|slots| slots.advance(slot, at, at))?;
+            stream.slot_noted = at;
         }
         Ok(())
     }

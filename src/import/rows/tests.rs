@@ -1,3 +1,5 @@
+//! Rows of CSV and NDJSON files, and every way such a file can be wrong.
+
 use super::*;
 
 struct Given {
@@ -85,6 +87,22 @@ fn without_a_key_the_first_column_or_field_is_it() {
 }
 
 #[test]
+fn the_delimiter_of_a_file_is_guessed_from_its_header() {
+    let headers = [
+        ("a,b,c", b','),
+        ("a;b, c;d", b';'),
+        ("a\tb", b'\t'),
+        ("a", b','),
+        ("a|b", b'|'),
+    ];
+    for (header, delimiter) in headers {
+        let given = given("t.csv", format!("{header}\n1|2|3|4|5,,,,,,\n"));
+        let shape = Shape::guess(&given.dir.path().join("t.csv")).unwrap();
+        assert_eq!(shape.delimiter, delimiter, "{header}");
+    }
+}
+
+#[test]
 fn reading_goes_on_where_a_place_was_noted() {
     let csv = "id,n\n1,a\n\"2\",\"b\nb\"\n3,c\n";
     let ndjson = "{\"id\":1}\n{\"id\":2}\n{\"id\":3}\n";
@@ -120,11 +138,11 @@ fn a_csv_that_cannot_be_taken_says_where_and_why() {
     );
     assert_eq!(
         error(b"id,b\n1,2\n3\n"),
-        "t.csv line 3: the row has 1 columns, the header 2"
+        "t.csv line 3: the header has 2 columns, this row 1"
     );
     assert_eq!(
         error(b"id,b\n1,2\n3,4,5\n"),
-        "t.csv line 3: the row has 3 columns, the header 2"
+        "t.csv line 3: the header has 2 columns, this row 3"
     );
     assert_eq!(
         error(b"id,b\n1,2\n,4\n"),

@@ -21,6 +21,9 @@ use crate::wal::tail::Tail;
 use crate::wal::writer::{Queue, Shared};
 use crate::wal::{Identity, Inner, Wal, WalOptions};
 
+/// The history file that another one of the same number replaces.
+const OLD_HISTORY: &str = "history.old";
+
 /// Largest history file that is read.
 const HISTORY_BYTES_MAX: u64 = 1 << 20;
 
@@ -104,8 +107,7 @@ impl Wal {
             )));
         }
         let wal = wal_dir(dir);
-        disk.create_dir(&wal)
-            .map_err(|source| Error::io("create", &wal, source))?;
+        create_dirs(&*disk, dir, &wal).map_err(|source| Error::io("create", &wal, source))?;
         let lock = lock(&*disk, dir)?;
         if Self::exists(&*disk, dir)? {
             return Err(Error::Invalid(format!(
@@ -125,6 +127,7 @@ impl Wal {
             timeline_id: *timeline.id.as_bytes(),
             log_begin: new.begin,
             history_begin: new.history.spans()[0].begin,
+            history_crc: history_crc(&new.history),
             promised_number: 0,
             promised_id: [0; 16],
             attempted_number: 0,
@@ -191,15 +194,18 @@ impl Wal {
             watermark: end,
             ..control.clone()
         };
-        let accepted_loss = options.accept_loss_from.is_some_and(|from| from == end);
-        if accepted_loss {
+        if options.accept_loss_from.is_some_and(|from| from == end) {
             opened.incarnation = *Uuid::new_v4().as_bytes();
             opened.checkpoint = opened.checkpoint.min(end);
+            // What was noted about the lost log would call the rest of it damaged next time.
+            control_file.forget_watermarks(Watermark {
+                flushed: end,
+                commit: watermark.commit.min(end),
+                timeline_number: control.timeline_number,
+                failed: false,
+            })?;
         }
         control_file.replace(opened)?;
-        if accepted_loss {
-            forget_watermarks(dir, &mut control_file, end, watermark.commit)?;
-        }
         let recovered = Recovered {
             end,
             clean: control.clean,
@@ -271,6 +277,28 @@ fn start_threads(shared: &Arc<Shared>, dir: &Path) -> Result<Vec<thread::JoinHan
     ])
 }
 
+/// Creates `wal` inside `dir` with all that is missing above, and makes the names on the way
+/// durable, lest a log that acknowledges vanishes with its directory.
+fn create_dirs(disk: &dyn Disk, dir: &Path, wal: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for path in wal.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        if disk.exists(path)? {
+            break;
+        }
+        missing.push(path);
+    }
+    disk.create_dir(wal)?;
+    for path in &missing {
+        disk.sync_dir(path.parent().unwrap_or(path))?;
+    }
+    // It may have been created by an attempt that was interrupted. Where its parent is none of
+    // ours to read, somebody else made it for us.
+    match disk.sync_dir(dir.parent().unwrap_or(dir)) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
     let path = dir.join("lock");
     disk.lock(&path).map_err(|source| match source.kind() {
@@ -313,19 +341,6 @@ fn refuse_orphans(disk: &dyn Disk, wal: &Path, size: SegmentSize) -> Result<()> 
 }
 
 /// Writes the control file under another name and renames it, so that it is there whole or not.
-/// Overwrites both unsynced watermarks: what they prove was given up.
-fn forget_watermarks(dir: &Path, file: &mut ControlFile, end: Lsn, commit: Lsn) -> Result<()> {
-    let mark = Watermark {
-        flushed: end,
-        commit: commit.min(end),
-        timeline_number: file.get().timeline_number,
-    };
-    let noted = file
-        .note_watermark(mark)
-        .and_then(|()| file.note_watermark(mark));
-    noted.map_err(|source| Error::io("write", &control_path(dir), source))
-}
-
 fn create_control(disk: &dyn Disk, dir: &Path, control: Control) -> Result<()> {
     let unfinished = dir.join("control.tmp");
     if disk
@@ -342,7 +357,8 @@ fn create_control(disk: &dyn Disk, dir: &Path, control: Control) -> Result<()> {
         .map_err(|source| Error::io("create", &path, source))
 }
 
-/// Writes the current timeline's history file durably; timeline 1 has none.
+/// Writes the current timeline's history file durably; timeline 1 has none. One that is there
+/// already, of another timeline of this number, is kept until the control file names the new one.
 pub(crate) fn write_history(disk: &dyn Disk, wal: &Path, history: &TimelineHistory) -> Result<()> {
     let text = history.to_text();
     if text.is_empty() {
@@ -357,44 +373,68 @@ pub(crate) fn write_history(disk: &dyn Disk, wal: &Path, history: &TimelineHisto
         let file = disk.create(&unfinished)?;
         file.write_all_at(text.as_bytes(), 0)?;
         file.sync_data()?;
+        if disk.exists(&path)? {
+            disk.rename(&path, &wal.join(OLD_HISTORY))?;
+            disk.sync_dir(wal)?;
+        }
         disk.rename(&unfinished, &path)?;
         disk.sync_dir(wal)
     };
     write().map_err(|source| Error::io("write", &path, source))
 }
 
+/// Reads the history of the current timeline. A change that was interrupted may have left it under
+/// its old name.
 pub(crate) fn read_history(
     disk: &dyn Disk,
     wal: &Path,
     control: &Control,
 ) -> Result<TimelineHistory> {
+    if control.history_crc == crc32fast::hash(b"") {
+        let timeline = control.timeline();
+        return Ok(TimelineHistory::new(timeline, control.history_begin));
+    }
+    let named = wal.join(history_file_name(control.timeline_number));
+    read_history_file(disk, &named, control).or_else(|error| {
+        let old = read_history_file(disk, &wal.join(OLD_HISTORY), control);
+        old.map_err(|_| error)
+    })
+}
+
+/// What the control file holds to tell a history file that was damaged or is another's.
+pub(crate) fn history_crc(history: &TimelineHistory) -> u32 {
+    crc32fast::hash(history.to_text().as_bytes())
+}
+
+fn read_history_file(disk: &dyn Disk, path: &Path, control: &Control) -> Result<TimelineHistory> {
     let timeline = control.timeline();
-    let path = wal.join(history_file_name(timeline.number));
     let corrupt = |why: String| Error::Corrupt {
-        path: path.clone(),
+        path: path.to_owned(),
         what: "timeline history",
         at: Lsn::ZERO,
         proven: control.watermark,
         why,
     };
-    let file = match disk.open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && timeline.number == 1 => {
-            return Ok(TimelineHistory::new(timeline, control.history_begin));
-        }
+    let file = match disk.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(corrupt("the file is missing".to_owned()));
         }
-        opened => opened.map_err(|source| Error::io("open", &path, source))?,
+        opened => opened.map_err(|source| Error::io("open", path, source))?,
     };
     let len = file
         .len()
-        .map_err(|source| Error::io("inspect", &path, source))?;
+        .map_err(|source| Error::io("inspect", path, source))?;
     if len > HISTORY_BYTES_MAX {
         return Err(corrupt(format!("{len} bytes is too long")));
     }
     let mut bytes = vec![0; usize::try_from(len).expect("bounded")];
     file.read_exact_at(&mut bytes, 0)
-        .map_err(|source| Error::io("read", &path, source))?;
+        .map_err(|source| Error::io("read", path, source))?;
+    let found = crc32fast::hash(&bytes);
+    if found != control.history_crc {
+        let expected = control.history_crc;
+        return Err(corrupt(format!("CRC {found:08x}, expected {expected:08x}")));
+    }
     let text = String::from_utf8(bytes).map_err(|_| corrupt("it is not text".to_owned()))?;
     TimelineHistory::parse(&text, timeline, control.history_begin)
         .map_err(|error| corrupt(error.to_string()))

@@ -11,10 +11,15 @@
 //! | `flushed_upto` in a valid record, anywhere | the node that wrote the record itself |
 //! | a clean shutdown: the log ends exactly at the watermark | every node |
 //!
+//! The zeros at the end of a segment that are too few for a record belong to the log once the next
+//! segment has begun, or once they are known to be flushed; until then the log ends before them.
+//!
 //! A hole at or above P is a torn write that nobody was told about: what lies behind it is copied
 //! to `set-aside/`, then zeroed, and reported. A hole below P is [`Corrupt`](Error::Corrupt) and
 //! nothing is touched. What is kept is synced before it is reported, because reading it back only
 //! proves that the page cache has it.
+
+mod look;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -82,14 +87,6 @@ pub(crate) struct Recovery<'a> {
     pub(crate) end_at: Option<Lsn>,
 }
 
-/// What recovery would find, without doing anything about it.
-pub(crate) struct Look {
-    pub(crate) at: Lsn,
-    pub(crate) proven: Lsn,
-    /// Bytes behind `at` that are not zero, up to the last such one.
-    pub(crate) torn: u64,
-}
-
 /// Where the walk over the segments stopped.
 struct Stop {
     at: Lsn,
@@ -98,6 +95,7 @@ struct Stop {
     /// Bytes of the segment that `at` is in, empty when there is no such file.
     segment: Vec<u8>,
     file: Option<std::sync::Arc<dyn DiskFile>>,
+    /// Over the segment that `at` is in, up to `at`; over the one before when `at` is its start.
     segment_crc: Hasher,
     /// Highest position proven flushed by the records walked over.
     proven: Lsn,
@@ -119,46 +117,19 @@ impl Recovery<'_> {
         self.cut(stop, segments)
     }
 
-    /// Finds the end of the log and leaves everything as it is.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub(crate) fn look(&self) -> Result<Look> {
-        let segments = self.files()?;
-        let stop = self.walk(&segments)?;
-        let proven = self.proven(&stop, &segments)?;
-        self.judge(&stop, proven)?;
-        let offset = self.owner.size.offset_of(stop.at);
-        let tail = stop
-            .segment
-            .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
-        let torn = tail.map_or(0, len_without_trailing_zeros) as u64;
-        Ok(Look {
-            at: stop.at,
-            proven,
-            torn,
-        })
-    }
-
-    /// The file of each segment.
-    ///
-    /// # Errors
-    /// Disk errors.
-    pub(crate) fn files(&self) -> Result<BTreeMap<u64, u32>> {
-        Ok(self.segments(&self.list()?))
-    }
-
-    /// Ends the log at `end_at`, whatever follows.
+    /// Ends the log at `end_at`, whatever follows, after `before` allowed it. Nothing is changed
+    /// earlier.
     ///
     /// # Errors
     /// `Invalid` when no record ends there; disk errors.
-    pub(crate) fn cut_at_end(&self) -> Result<Found> {
+    pub(crate) fn cut_at_end(&self, before: impl FnOnce() -> Result<()>) -> Result<Found> {
         let segments = self.segments(&self.list()?);
         let stop = self.walk(&segments)?;
         if Some(stop.at) != self.end_at {
             let wanted = self.end_at.unwrap_or(Lsn::ZERO);
             return Err(Error::Invalid(format!("no record ends at {wanted}")));
         }
+        before()?;
         self.cut(stop, segments)
     }
 
@@ -169,14 +140,17 @@ impl Recovery<'_> {
     }
 
     /// The file to use for each segment: of the newest timeline in our history. Files of timelines
-    /// that were begun and never became ours are not part of the log.
+    /// that were begun and never became ours are not part of the log, nor are those that another
+    /// timeline took over before they were full.
     fn segments(&self, names: &[String]) -> BTreeMap<u64, u32> {
         let mut segments = BTreeMap::new();
         for name in names {
             let Some((timeline, number)) = parse_segment_file_name(name, self.owner.size) else {
                 continue;
             };
-            if self.owner.history.find(timeline).is_some() {
+            let last = Lsn::new(self.owner.size.start_of(number + 1).get() - 1);
+            let full = timeline >= self.owner.history.owner(last).number;
+            if full && self.owner.history.find(timeline).is_some() {
                 let newest = segments.entry(number).or_insert(timeline);
                 *newest = timeline.max(*newest);
             }
@@ -191,9 +165,12 @@ impl Recovery<'_> {
 
     fn walk(&self, segments: &BTreeMap<u64, u32>) -> Result<Stop> {
         let size = self.owner.size;
-        let start = self.control.checkpoint;
+        // A store may be ahead of the log that comes with it.
+        let start = self.control.checkpoint.min(self.control.watermark);
+        let start = start.max(self.control.log_begin);
         let mut number = size.segment_of(start);
-        if size.offset_of(start) == 0 && segments.contains_key(&number.wrapping_sub(1)) {
+        if size.offset_of(start) == 0 && start > self.control.log_begin {
+            // The record before the start ends there, and the next one continues it.
             number -= 1;
         }
         let mut stop = Stop {
@@ -214,11 +191,17 @@ impl Recovery<'_> {
             let path = self.path(number, timeline);
             let (file, bytes) = self.read_segment(&path)?;
             let previous = (number > first).then(|| stop.segment_crc.clone().finalize());
-            stop.segment_crc = Hasher::new();
-            let ended = self.walk_segment(&path, &bytes, previous, &mut stop)?;
+            let next = size.start_of(number + 1);
+            let finished = segments.contains_key(&(number + 1)) || self.noted() >= next;
+            let ended = self.walk_segment(&path, &bytes, previous, finished, &mut stop)?;
             let used = usize::try_from(stop.at.bytes_since(size.start_of(number)))
                 .expect("within a segment");
-            stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
+            // A segment with nothing in it is begun anew, by a header that vouches for the one
+            // before it.
+            if used > 0 {
+                stop.segment_crc = Hasher::new();
+                stop.segment_crc.update(bytes.get(..used).unwrap_or(&bytes));
+            }
             (stop.segment, stop.file) = (bytes, Some(file));
             if let Err(why) = ended {
                 stop.why = why;
@@ -232,12 +215,14 @@ impl Recovery<'_> {
         Ok(stop)
     }
 
-    /// Walks one segment; `Err` inside says at what the walk stopped.
+    /// Walks one segment; `Err` inside says at what the walk stopped. Zeros at its end that are
+    /// too few for a record are passed only when it is `finished`.
     fn walk_segment(
         &self,
         path: &Path,
         bytes: &[u8],
         previous_crc: Option<u32>,
+        finished: bool,
         stop: &mut Stop,
     ) -> Result<std::result::Result<(), Invalid>> {
         let mut scan = Scan::new(self.owner, bytes, stop.at, stop.prev_crc);
@@ -250,7 +235,11 @@ impl Recovery<'_> {
             }
             let remaining = scan.remaining();
             match scan.step() {
-                Ok(Step::Rest { .. }) => {}
+                Ok(Step::Rest { .. }) if finished => {}
+                Ok(Step::Rest { at, .. }) => {
+                    (stop.at, stop.prev_crc) = (at, scan.prev_crc());
+                    return Ok(Err(Invalid::Empty));
+                }
                 Ok(Step::Record { at, parsed }) => {
                     if at >= self.control.own_from {
                         stop.proven = stop.proven.max(parsed.head.flushed_upto);
@@ -308,13 +297,19 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// What the watermarks say was flushed; the unsynced one counts for its own timeline only.
+    fn noted(&self) -> Lsn {
+        let durable = self.control.watermark;
+        if self.watermark.timeline_number == self.control.timeline_number {
+            durable.max(self.watermark.flushed)
+        } else {
+            durable
+        }
+    }
+
     /// The highest position this node is proven to have flushed.
     fn proven(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<Lsn> {
-        let mut proven = self.control.watermark.max(stop.proven);
-        if self.watermark.timeline_number == self.control.timeline_number {
-            proven = proven.max(self.watermark.flushed);
-        }
-        proven = proven.max(self.marks_behind(stop));
+        let mut proven = self.noted().max(stop.proven).max(self.marks_behind(stop));
         let here = self.owner.size.segment_of(stop.at);
         for (&number, &timeline) in segments.range(here..) {
             let at = self.owner.size.start_of(number);
@@ -398,6 +393,9 @@ impl Recovery<'_> {
     /// Syncs every file that holds log above the durable watermark.
     fn sync_kept(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<()> {
         let size = self.owner.size;
+        if self.watermark.failed {
+            self.rewrite(self.noted(), stop.at, segments)?;
+        }
         let from = size.segment_of(self.control.watermark);
         for (&number, &timeline) in segments.range(from..) {
             if size.start_of(number) <= stop.at {
@@ -410,16 +408,63 @@ impl Recovery<'_> {
                     .map_err(|source| Error::io("sync", &path, source))?;
             }
         }
-        self.disk
-            .sync_dir(self.wal_dir)
-            .map_err(|e| Error::io("sync", self.wal_dir, e))
+        self.sync_names()
+    }
+
+    /// Writes what was read between `from` and `to` once more. After a sync that failed the system
+    /// may show bytes that it gave up to write, and would sync nothing. Nobody was told of them, so
+    /// that this may tear does no harm.
+    fn rewrite(&self, from: Lsn, to: Lsn, segments: &BTreeMap<u64, u32>) -> Result<()> {
+        let size = self.owner.size;
+        for (&number, &timeline) in segments.range(size.segment_of(from)..) {
+            let start = from.max(size.start_of(number));
+            let end = to.min(size.start_of(number + 1));
+            if start < end {
+                let path = self.path(number, timeline);
+                let (file, bytes) = self.read_segment(&path)?;
+                let index = |lsn: Lsn| {
+                    usize::try_from(lsn - size.start_of(number)).expect("within a segment")
+                };
+                file.write_all_at(&bytes[index(start)..index(end)], size.offset_of(start))
+                    .map_err(|source| Error::io("write", &path, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let synced = self.disk.sync_dir(self.wal_dir);
+        synced.map_err(|source| Error::io("sync", self.wal_dir, source))
     }
 
     /// Moves what lies behind the end aside and leaves zeros there.
     fn cut(&self, stop: Stop, mut segments: BTreeMap<u64, u32>) -> Result<Found> {
         let size = self.owner.size;
         let offset = size.offset_of(stop.at);
-        let mut torn = None;
+        let mut torn: Option<TornTail> = None;
+        // Whole segments behind the end, and one that is at its very start; the last one first and
+        // each durably, because a segment that begins validly proves all log before it.
+        let behind = size.segment_of(stop.at) + u64::from(offset != 0);
+        for (number, timeline) in segments.split_off(&behind).into_iter().rev() {
+            let path = self.path(number, timeline);
+            if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
+                // A spare that was renamed and not yet written.
+                self.disk
+                    .remove(&path)
+                    .map_err(|source| Error::io("remove", &path, source))?;
+            } else {
+                let at = size.start_of(number).max(stop.at);
+                let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, at)?;
+                let (saved_to, bytes) = aside.take_file(&path)?;
+                let bytes = bytes + torn.map_or(0, |later| later.bytes);
+                torn = Some(TornTail {
+                    at: stop.at,
+                    bytes,
+                    saved_to,
+                });
+            }
+            self.sync_names()?;
+        }
         if offset != 0
             && let Some(file) = &stop.file
         {
@@ -427,46 +472,23 @@ impl Recovery<'_> {
                 .segment
                 .get(usize::try_from(offset).unwrap_or(usize::MAX)..);
             let tail = tail.unwrap_or_default();
-            let len = len_without_trailing_zeros(tail);
+            // Behind a log that was closed lies at most what a recycled file held before.
+            let len = match self.control.clean {
+                true => 0,
+                false => len_without_trailing_zeros(tail),
+            };
             if len > 0 {
                 let timeline = self.control.timeline_number;
                 let aside = set_aside::Aside::new(self.disk, self.aside_dir, timeline, stop.at)?;
                 torn = Some(TornTail {
                     at: stop.at,
-                    bytes: len as u64,
+                    bytes: len as u64 + torn.map_or(0, |later| later.bytes),
                     saved_to: aside.save(&tail[..len])?,
                 });
             }
             self.zero(&**file, stop.at, len, stop.segment.len())?;
         }
-        // Whole segments behind the end, and one that is at its very start.
-        let behind = size.segment_of(stop.at) + u64::from(offset != 0);
-        for (number, timeline) in segments.split_off(&behind) {
-            let path = self.path(number, timeline);
-            if len_without_trailing_zeros(&self.read_segment(&path)?.1) == 0 {
-                // A spare that was renamed and not yet written.
-                self.disk
-                    .remove(&path)
-                    .map_err(|source| Error::io("remove", &path, source))?;
-                continue;
-            }
-            let aside = set_aside::Aside::new(
-                self.disk,
-                self.aside_dir,
-                timeline,
-                size.start_of(number).max(stop.at),
-            )?;
-            let (saved_to, bytes) = aside.take_file(&path)?;
-            let whole = TornTail {
-                at: stop.at,
-                bytes: 0,
-                saved_to,
-            };
-            torn.get_or_insert(whole).bytes += bytes;
-        }
-        self.disk
-            .sync_dir(self.wal_dir)
-            .map_err(|e| Error::io("sync", self.wal_dir, e))?;
+        self.sync_names()?;
         let file = if offset == 0 { None } else { stop.file };
         let (lsn, prev_crc, segment_crc) = (stop.at, stop.prev_crc, stop.segment_crc);
         let end = End {

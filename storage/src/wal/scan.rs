@@ -6,10 +6,11 @@
 
 use bytes::Bytes;
 
+use crate::entry::WalEntryType;
 use crate::lsn::{Lsn, SegmentSize};
 use crate::timeline::TimelineHistory;
 use crate::wal::record::{Invalid, Parsed, Place, RECORD_HEADER_LEN, Record, parse};
-use crate::wal::segment::REST_MAX;
+use crate::wal::segment::{REST_MAX, SegmentHeader};
 
 /// Whose log it is: what every record's CRC is checked against.
 #[derive(Debug, Clone)]
@@ -26,6 +27,29 @@ impl Owner {
             timeline: self.history.owner(lsn),
             lsn,
         }
+    }
+
+    /// Checks that the record at `at`, which `bytes` begin with, is a header of this segment exactly
+    /// where a segment begins.
+    pub(crate) fn check_first(
+        &self,
+        at: Lsn,
+        parsed: &Parsed,
+        bytes: &[u8],
+    ) -> Result<(), &'static str> {
+        let begins = self.size.offset_of(at) == 0;
+        if begins != (parsed.head.entry_type == WalEntryType::SegmentHeader) {
+            return Err("a segment's header is missing or out of place");
+        }
+        if !begins {
+            return Ok(());
+        }
+        let payload = &bytes[RECORD_HEADER_LEN..][..parsed.payload_len];
+        let header = SegmentHeader::decode(payload).map_err(|_| "its format is unknown")?;
+        if header.start_lsn != at || u64::from(header.segment_size) != self.size.bytes() {
+            return Err("it belongs to another position or segment size");
+        }
+        Ok(())
     }
 
     /// Bytes from `lsn` to the end of its segment; a whole segment at its start.

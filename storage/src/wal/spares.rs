@@ -51,7 +51,11 @@ impl Spares {
         size: SegmentSize,
         names: &[String],
     ) -> Result<Self> {
-        let number = |name: &String| name.strip_prefix(READY_PREFIX)?.parse::<u64>().ok();
+        let number = |name: &String| {
+            let number = name.strip_prefix(READY_PREFIX)?.parse::<u64>().ok()?;
+            // Any other name is not of our making.
+            (number < u64::MAX / 2 && *name == format!("{READY_PREFIX}{number}")).then_some(number)
+        };
         let made = names
             .iter()
             .filter_map(number)
@@ -200,6 +204,6 @@ mod tests {
         let names = disk.list(dir).unwrap();
         let again = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &names).unwrap();
         assert_eq!(again.count(), 1);
-        assert_eq!(disk.read_file(&again.take().unwrap()).len(), 1 << 20);
+        assert_eq!(disk.read_file(again.take().unwrap()).len(), 1 << 20);
     }
 }

@@ -5,11 +5,13 @@
 //! is right.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::control::CONFIG_BYTES_MAX;
+use crate::disk::DiskFile;
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -18,7 +20,8 @@ use crate::wal::log_file::LogFile;
 use crate::wal::record::RECORD_HEADER_LEN;
 use crate::wal::recovery::{Recovery, TornTail};
 use crate::wal::scan::Owner;
-use crate::wal::segment::segment_file_name;
+use crate::wal::segment::{parse_segment_file_name, segment_file_name};
+use crate::wal::set_aside::Aside;
 use crate::wal::{Wal, directory};
 
 impl Wal {
@@ -27,7 +30,8 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the number does not climb; disk errors, after which the old timeline
-    /// is still current.
+    /// is still current. If that is not certain the log is poisoned too: a restart finds one or
+    /// the other, with the same log in it.
     pub fn open_timeline(&self, next: Timeline, reason: &str) -> Result<Lsn> {
         self.change_history(|history, end| {
             // A timeline that was adopted and never reached is nobody's ancestor.
@@ -43,7 +47,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::Refused`] when it does not: then the log must be cut to the common point first.
-    /// Disk errors, after which the old history is still current.
+    /// Disk errors, as for [`open_timeline`](Self::open_timeline).
     pub fn adopt_history(&self, theirs: &TimelineHistory) -> Result<()> {
         self.change_history(|history, end| {
             let common = history.common_point(end, theirs, Lsn::MAX);
@@ -63,21 +67,33 @@ impl Wal {
         choose: impl FnOnce(&TimelineHistory, Lsn) -> Result<(TimelineHistory, Lsn)>,
     ) -> Result<Lsn> {
         let shared = self.shared();
-        shared.exclusively(|file| {
+        shared.exclusively(|file, halfway| {
             let end = file.end.lsn;
             let (history, own_from) = choose(&file.owner.history, end)?;
             let timeline = history.current();
+            let mut copied = None;
             if timeline != file.owner.history.current() {
-                self.copy_segment(file, timeline.number)?;
+                // A rival of the same number takes over the very file that is being written.
+                *halfway = file.owner.history.find(timeline.number).is_some();
+                clear_unfinished(file, &self.aside_dir())?;
+                copied = copy_segment(file, timeline.number)?;
                 directory::write_history(&*file.disk, &file.dir, &history)?;
             }
+            *halfway = true;
+            let history_crc = directory::history_crc(&history);
             self.update_control(|control| {
                 control.timeline_number = timeline.number;
                 control.timeline_id = *timeline.id.as_bytes();
+                control.history_crc = history_crc;
                 control.own_from = own_from;
                 control.watermark = end;
             })?;
             self.forget_watermarks(end)?;
+            if let Some(copied) = copied {
+                file.end.file = Some(copied);
+                let number = file.owner.size.segment_of(end);
+                shared.segments.write().insert(number, timeline.number);
+            }
             let owner = Owner {
                 history: Arc::new(history),
                 ..(*file.owner).clone()
@@ -88,50 +104,17 @@ impl Wal {
         })
     }
 
-    /// Copies the segment being written to a file of timeline `timeline`, which takes over.
-    fn copy_segment(&self, file: &mut LogFile, timeline: u32) -> Result<()> {
-        let size = file.owner.size;
-        let used = usize::try_from(size.offset_of(file.end.lsn)).expect("within a segment");
-        let Some(old) = file.end.file.clone().filter(|_| used > 0) else {
-            return Ok(());
-        };
-        if file.spares.count() == 0 {
-            file.spares.make()?;
-        }
-        let number = size.segment_of(file.end.lsn);
-        let path = file.dir.join(segment_file_name(timeline, number, size));
-        let spare = file.spares.take().expect("one was just made");
-        let copy = || -> io::Result<_> {
-            let mut bytes = vec![0; used];
-            old.read_exact_at(&mut bytes, 0)?;
-            let zeros = RECORD_HEADER_LEN as u64;
-            bytes.resize(
-                used + usize::try_from(zeros.min(size.bytes() - used as u64)).unwrap(),
-                0,
-            );
-            let new = file.disk.open(&spare)?;
-            new.write_all_at(&bytes, 0)?;
-            new.sync_data()?;
-            file.disk.rename(&spare, &path)?;
-            file.disk.sync_dir(&file.dir)?;
-            Ok(new)
-        };
-        file.end.file = Some(copy().map_err(|source| Error::io("copy to", &path, source))?);
-        self.shared().segments.write().insert(number, timeline);
-        Ok(())
-    }
-
     /// Takes back the log from `to` on, which nobody applied and whose loss is known to be right:
     /// another primary's timeline left ours there. What is cut is set aside.
     ///
     /// # Errors
     /// [`Error::Invalid`] when no record ends at `to`, or below what is committed or checkpointed
-    /// here; disk errors, after which the node must be restarted and the cut repeated.
+    /// here; disk errors, after which the log is poisoned: the node must be restarted and the cut
+    /// repeated.
     pub fn cut(&self, to: Lsn) -> Result<Option<TornTail>> {
         let shared = self.shared();
-        let torn = shared.exclusively(|file| {
-            let control = self.control();
-            let floor = shared.commit.get().max(control.checkpoint);
+        shared.exclusively(|file, halfway| {
+            let floor = shared.commit.get().max(self.control().checkpoint);
             if to < floor || to > file.end.lsn {
                 let end = file.end.lsn;
                 let range = format!("between {floor} (committed and applied) and {end} (the end)");
@@ -139,29 +122,38 @@ impl Wal {
                     "the log can be cut {range}, not at {to}"
                 )));
             }
-            // First lower what counts as proven: a crash during the cut must not look like damage.
-            self.update_control(|control| control.watermark = to)?;
-            self.forget_watermarks(to)?;
+            if to == file.end.lsn {
+                return Ok(None);
+            }
             let control = self.control();
             let recovery = Recovery {
                 disk: &*file.disk,
                 wal_dir: &file.dir,
-                aside_dir: &self.dir().join("set-aside"),
+                aside_dir: &self.aside_dir(),
                 owner: &file.owner,
                 control: &control,
                 watermark: Default::default(),
                 accept_loss_from: None,
                 end_at: Some(to),
             };
-            let found = recovery.cut_at_end()?;
+            let found = recovery.cut_at_end(|| {
+                // First lower what counts as proven, the marks of our own records included: a
+                // crash during the cut must not look like damage. The positions come before, lest
+                // a checkpoint notes what they say meanwhile.
+                *halfway = true;
+                shared.written.reset(to);
+                shared.flushed.reset(to);
+                self.update_control(|control| {
+                    control.watermark = to;
+                    control.own_from = Lsn::MAX;
+                })?;
+                self.forget_watermarks(to)
+            })?;
             file.end = found.end;
             *shared.segments.write() = found.segments;
             shared.configs.lock().retain(|(end, _)| *end <= to);
             Ok(found.torn)
-        })?;
-        shared.written.reset(to);
-        shared.flushed.reset(to);
-        Ok(torn)
+        })
     }
 
     /// Overwrites both unsynced watermarks, so that none speaks of log that is cut or of another
@@ -174,11 +166,13 @@ impl Wal {
             flushed: end,
             commit,
             timeline_number,
+            failed: false,
         };
-        let noted = control
-            .note_watermark(mark)
-            .and_then(|()| control.note_watermark(mark));
-        noted.map_err(|source| Error::io("write", &self.dir().join("control"), source))
+        control.forget_watermarks(mark)
+    }
+
+    fn aside_dir(&self) -> PathBuf {
+        self.dir().join("set-aside")
     }
 
     /// Writes the entry that every timeline begins with; it rolls back open transactions.
@@ -274,22 +268,27 @@ impl Wal {
     /// position left.
     ///
     /// # Errors
-    /// Disk errors; what was removed stays removed.
+    /// Disk errors; what was removed stays removed. [`Error::Closed`].
     pub fn remove_below(&self, lsn: Lsn) -> Result<Lsn> {
+        // Held to the end: closing waits for it.
+        let lock = self.inner.lock.lock();
+        if lock.is_none() {
+            return Err(Error::Closed);
+        }
         let size = self.segment_size();
         let limit = lsn.min(self.control().checkpoint);
         let shared = self.shared();
-        let mut removed = Vec::new();
-        shared.segments.write().retain(|&number, &mut timeline| {
-            // The segment that ends exactly at the limit stays: its last record is the next one's
-            // predecessor.
-            let keep = size.start_of(number + 1) >= limit;
-            if !keep {
-                removed.push(segment_file_name(timeline, number, size));
-            }
-            keep
-        });
+        // The segment that ends exactly at the limit stays: its last record is the next one's
+        // predecessor.
+        let keep = |number: u64| size.start_of(number + 1) >= limit;
+        shared.segments.write().retain(|&number, _| keep(number));
         let dir = self.wal_dir();
+        let names = self.disk().list(&dir);
+        // What earlier timelines left of the same segments goes with them.
+        let mut removed = names.map_err(|source| Error::io("list", &dir, source))?;
+        removed.retain(|name| {
+            parse_segment_file_name(name, size).is_some_and(|(_, number)| !keep(number))
+        });
         for name in &removed {
             if shared.spares.recycle(&dir.join(name))? {
                 shared.spare_returned();
@@ -311,4 +310,50 @@ impl Wal {
             .map(|(&n, &timeline)| (n, timeline))
             .collect()
     }
+}
+
+/// Sets aside the segment files of timelines that were begun and never became ours: the history
+/// that is adopted next may have timelines of the same numbers.
+fn clear_unfinished(file: &LogFile, aside_dir: &Path) -> Result<()> {
+    let names = file.disk.list(&file.dir);
+    for name in names.map_err(|source| Error::io("list", &file.dir, source))? {
+        let Some((timeline, number)) = parse_segment_file_name(&name, file.owner.size) else {
+            continue;
+        };
+        if file.owner.history.find(timeline).is_none() {
+            let at = file.owner.size.start_of(number);
+            Aside::new(&*file.disk, aside_dir, timeline, at)?.take_file(&file.dir.join(&name))?;
+        }
+    }
+    let synced = file.disk.sync_dir(&file.dir);
+    synced.map_err(|source| Error::io("sync", &file.dir, source))
+}
+
+/// Copies the segment being written to a file of timeline `timeline`, which is to take over.
+/// `None` when the log ends where a segment begins.
+fn copy_segment(file: &LogFile, timeline: u32) -> Result<Option<Arc<dyn DiskFile>>> {
+    let size = file.owner.size;
+    let used = usize::try_from(size.offset_of(file.end.lsn)).expect("within a segment");
+    let Some(old) = file.end.file.as_ref().filter(|_| used > 0) else {
+        return Ok(None);
+    };
+    if file.spares.count() == 0 {
+        file.spares.make()?;
+    }
+    let number = size.segment_of(file.end.lsn);
+    let path = file.dir.join(segment_file_name(timeline, number, size));
+    let spare = file.spares.take().expect("one was just made");
+    let copy = || -> io::Result<_> {
+        let space = usize::try_from(size.bytes()).expect("at most 1 GiB");
+        let mut bytes = vec![0; space.min(used + RECORD_HEADER_LEN)];
+        old.read_exact_at(&mut bytes[..used], 0)?;
+        let new = file.disk.open(&spare)?;
+        new.write_all_at(&bytes, 0)?;
+        new.sync_data()?;
+        file.disk.rename(&spare, &path)?;
+        file.disk.sync_dir(&file.dir)?;
+        Ok(new)
+    };
+    let copied = copy().map_err(|source| Error::io("copy to", &path, source))?;
+    Ok(Some(copied))
 }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::control::{ControlFile, Watermark};
+use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
@@ -51,7 +52,8 @@ pub(crate) struct Shared {
     pub(crate) written: Signal,
     pub(crate) flushed: Signal,
     pub(crate) commit: Signal,
-    /// `Config` entries above the checkpoint: end of the record, and its payload.
+    /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
+    /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
@@ -71,8 +73,10 @@ pub(crate) struct Queue {
     busy: bool,
     closed: bool,
     poisoned: Option<(Lsn, String)>,
-    /// Why the last attempt to make a spare failed.
-    no_spare: Option<Error>,
+    /// Attempts to make a spare so far.
+    attempts: u64,
+    /// Which of them failed last, and why.
+    no_spare: Option<(u64, Error)>,
 }
 
 impl Queue {
@@ -86,6 +90,7 @@ impl Queue {
             busy: false,
             closed: false,
             poisoned: None,
+            attempts: 0,
             no_spare: None,
         }
     }
@@ -104,7 +109,7 @@ impl Queue {
 
 /// A record to append, checked and with its payload's checksum.
 pub(crate) struct Unplaced {
-    pub(crate) entry_type: crate::entry::WalEntryType,
+    pub(crate) entry_type: WalEntryType,
     pub(crate) tx_id: u64,
     pub(crate) payload: Bytes,
     pub(crate) crc: crate::wal::record::PayloadCrc,
@@ -153,13 +158,14 @@ impl Shared {
             .map(|record| record_len(record.payload.len()))
             .sum::<usize>();
         let mut queue = self.queue.lock();
+        let asked = queue.attempts;
         loop {
             queue.check_open()?;
             let mut cursor = queue.cursor;
             for record in &records {
                 cursor.place(record.payload.len());
             }
-            if self.has_room(&mut queue, bytes, cursor.next)? {
+            if self.has_room(&mut queue, bytes, cursor.next, asked)? {
                 break;
             }
             self.room.wait(&mut queue);
@@ -168,6 +174,7 @@ impl Shared {
         // Positions are checked before anything is queued: all records or none.
         let mut cursor = queue.cursor;
         let mut items = Vec::with_capacity(records.len());
+        let mut configs = Vec::new();
         for record in records {
             let Placed { at, .. } = cursor.place(record.payload.len());
             if let Some(got) = record.at.filter(|&got| got != at) {
@@ -181,6 +188,9 @@ impl Shared {
                 crc,
                 ..
             } = record;
+            if entry_type == WalEntryType::Config {
+                configs.push((cursor.next, payload.clone()));
+            }
             items.push(Item::Draft(Draft {
                 at,
                 entry_type,
@@ -193,6 +203,9 @@ impl Shared {
         queue.last_crc = None;
         queue.items.append(&mut items);
         queue.bytes += bytes;
+        if !configs.is_empty() {
+            self.configs.lock().append(&mut configs);
+        }
         self.work.notify_one();
         Ok((first.unwrap_or(cursor.next), cursor.next))
     }
@@ -215,11 +228,12 @@ impl Shared {
     /// Locks the queue once there is room for `bytes` more, at its end.
     pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
+        let asked = queue.attempts;
         loop {
             queue.check_open()?;
             let end = queue.cursor.next + bytes as u64;
             let known = queue.last_crc.is_some();
-            if known && self.has_room(&mut queue, bytes, end)? {
+            if known && self.has_room(&mut queue, bytes, end, asked)? {
                 return Ok(queue);
             }
             if !known && queue.items.is_empty() && !queue.busy {
@@ -230,8 +244,9 @@ impl Shared {
         }
     }
 
-    /// Whether `bytes` more may be queued up to `end` now.
-    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn) -> Result<bool> {
+    /// Whether `bytes` more may be queued up to `end` now. Fails if an attempt to make a spare did
+    /// that began after the first `asked` ones: an earlier one says nothing about the space now.
+    fn has_room(&self, queue: &mut Queue, bytes: usize, end: Lsn, asked: u64) -> Result<bool> {
         let segment = queue.cursor.size.bytes();
         queue.wanted_until = queue.wanted_until.max(end + segment);
         let covered = self.spares.covered_until();
@@ -240,16 +255,18 @@ impl Shared {
         }
         if end > covered {
             // This caller is refused; the next one finds the other thread trying again.
-            return queue.no_spare.take().map_or(Ok(false), Err);
+            let failed = queue.no_spare.take_if(|(attempt, _)| *attempt > asked);
+            return failed.map_or(Ok(false), |(_, error)| Err(error));
         }
         Ok(queue.bytes == 0 || queue.bytes + bytes <= QUEUE_BYTES_MAX)
     }
 
     /// Runs `change` on the log file while nothing is queued, being written or appended, and moves
-    /// the queue to wherever the log ends afterwards.
+    /// the queue to wherever the log ends afterwards. `change` sets its second argument once it
+    /// cannot be undone: if it fails then, the log is half changed, so it stops.
     pub(crate) fn exclusively<T>(
         &self,
-        change: impl FnOnce(&mut LogFile) -> Result<T>,
+        change: impl FnOnce(&mut LogFile, &mut bool) -> Result<T>,
     ) -> Result<T> {
         let mut queue = self.queue.lock();
         loop {
@@ -260,7 +277,11 @@ impl Shared {
             self.room.wait(&mut queue);
         }
         let mut file = self.file.lock();
-        let changed = change(&mut file);
+        let mut halfway = false;
+        let changed = change(&mut file, &mut halfway);
+        if let Some(error) = changed.as_ref().err().filter(|_| halfway) {
+            self.poison(&mut queue, error);
+        }
         let end = file.end.lsn;
         if end != queue.cursor.next {
             queue.cursor.next = end;
@@ -287,26 +308,48 @@ impl Shared {
                 queue.busy = true;
                 take_group(&mut queue)
             };
+            let panics = PoisonOnPanic(self);
             let written = self
                 .file
                 .lock()
                 .write_group(group, &mut Publish { shared: self });
+            drop(panics);
             let mut queue = self.queue.lock();
             queue.busy = false;
             if let Err(error) = written {
-                queue.poisoned = Some((self.flushed.get(), error.to_string()));
-                queue.items.clear();
-                tracing::error!(%error, flushed = %self.flushed.get(), "the log stopped");
-                self.end_waits();
+                self.poison(&mut queue, &error);
+                let mut control = self.control.lock();
+                let mark = self.watermark(&control, true);
+                if let Err(error) = control.note_in_both(mark) {
+                    tracing::warn!(%error, "could not note the failure; restart the machine");
+                }
             }
             self.room.notify_all();
         }
     }
 
+    fn watermark(&self, control: &ControlFile, failed: bool) -> Watermark {
+        Watermark {
+            flushed: self.flushed.get(),
+            commit: self.commit.get(),
+            timeline_number: control.get().timeline_number,
+            failed,
+        }
+    }
+
+    /// Stops the log for good.
+    fn poison(&self, queue: &mut Queue, error: &Error) {
+        let flushed = self.flushed.get();
+        queue.poisoned = Some((flushed, error.to_string()));
+        queue.items.clear();
+        tracing::error!(%error, %flushed, "the log stopped");
+        self.end_waits();
+    }
+
     /// The thread that makes spares, until the log is closed.
     pub(crate) fn make_spares(&self) {
         loop {
-            {
+            let attempt = {
                 let mut queue = self.queue.lock();
                 while self.nothing_to_make(&queue) {
                     self.want_spare.wait(&mut queue);
@@ -314,14 +357,16 @@ impl Shared {
                 if queue.closed || queue.poisoned.is_some() {
                     return;
                 }
-            }
+                queue.attempts += 1;
+                queue.attempts
+            };
             let made = self.spares.make();
             let mut queue = self.queue.lock();
             match made {
                 Ok(()) => queue.no_spare = None,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare the next log segment");
-                    queue.no_spare = Some(error);
+                    queue.no_spare = Some((attempt, error));
                     self.room.notify_all();
                     // The next appender asks again, or whoever frees space.
                     if !queue.closed {
@@ -392,6 +437,23 @@ fn take_group(queue: &mut Queue) -> Vec<Item> {
     mem::replace(&mut queue.items, later)
 }
 
+/// Ends every wait if the writer dies of a broken invariant.
+struct PoisonOnPanic<'a>(&'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queue.lock();
+            queue.busy = false;
+            self.0.poison(
+                &mut queue,
+                &Error::Invalid("its writer panicked".to_owned()),
+            );
+            self.0.room.notify_all();
+        }
+    }
+}
+
 /// Makes the writer's progress visible.
 struct Publish<'a> {
     shared: &'a Shared,
@@ -413,13 +475,7 @@ impl Progress for Publish<'_> {
             self.shared.commit.raise(lsn);
         }
         let mut control = self.shared.control.lock();
-        let timeline_number = control.get().timeline_number;
-        let commit = self.shared.commit.get();
-        let mark = Watermark {
-            flushed: lsn,
-            commit,
-            timeline_number,
-        };
+        let mark = self.shared.watermark(&control, false);
         if let Err(error) = control.note_watermark(mark) {
             tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }

@@ -318,7 +318,7 @@ proptest! {
         if !first && counted.clone().count() >= k {
             let mut all = counted.by_ref().map(|(at, _)| *at).collect::<Vec<_>>();
             all.sort_unstable_by(|a, b| b.cmp(a));
-            prop_assert_eq!(commit, Lsn::new(all[k - 1].min(own)), "ANY commits as early as it may");
+            prop_assert_eq!(commit, Lsn::new(all[k - 1].min(own)), "as early as it may");
         }
     }
 }

@@ -12,158 +12,18 @@
 //! giving the policy up does that, and the outcome then says what may be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, TimelineHistory};
-use uuid::Uuid;
+use mainstay_storage::{Lsn, Timeline};
 
-use super::{
-    LogEnd, Notice, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest, Purpose, Refusal, Role,
-};
+use super::{LogEnd, Notice, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest};
+use super::{Purpose, Refusal, Role};
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
 use crate::time::Moment;
 
-/// What a [`Candidate`] starts from.
-#[derive(Debug, Clone)]
-pub struct CandidateConfig {
-    /// This node's name.
-    pub name: NodeName,
-    /// Why it wants a timeline.
-    pub purpose: Purpose,
-    /// Where its log ends.
-    pub end: LogEnd,
-    /// All timelines opened in its log.
-    pub opened: TimelineHistory,
-    /// The policies that bind in its log, oldest first.
-    pub policies: Vec<BoundPolicy>,
-    /// Nodes to probe besides those the policies count: the last primary, for one.
-    pub also_probe: Vec<NodeName>,
-    /// The highest timeline number it ever saw or accepted.
-    pub highest_seen: u32,
-    /// The number to open, drawn by a leadership engine; else the lowest that is free.
-    pub number: Option<u32>,
-    /// Random, drawn for this attempt.
-    pub id: Uuid,
-    /// How long ago this node itself heard from a primary, if it has a connection.
-    pub primary_heard: Option<Duration>,
-    /// A primary heard within this time is alive.
-    pub heartbeat_timeout: Duration,
-    /// The most it may lack, in bytes; `None` for any amount.
-    pub lag_max: Option<u64>,
-    /// Skip the checks for a living primary and for lag.
-    pub force: bool,
-    /// Give the policy up: own acceptance is enough.
-    pub without_policy: bool,
-    /// Whether a primary under this policy may have degraded.
-    pub may_degrade: bool,
-    /// How long each phase may take.
-    pub phase_timeout: Duration,
-}
+mod event;
 
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// Begin.
-    Begin,
-    /// A node answered the probe.
-    ProbeAnswered(NodeName, ProbeAnswer),
-    /// A node could not be probed.
-    ProbeFailed(NodeName),
-    /// This node's own acceptor answered.
-    OwnAnswered {
-        /// What it says; accepting, it also says where own log ends now.
-        promise: Promise,
-        /// The policies that bind in own log now.
-        policies: Vec<BoundPolicy>,
-    },
-    /// A member answered the request for this timeline.
-    PromiseAnswered(NodeName, Timeline, Promise),
-    /// A member could not be asked.
-    PromiseFailed(NodeName),
-    /// This node's own acceptor promised a newer timeline to another candidate meanwhile. To be
-    /// brought before that promise is answered.
-    Overtaken(Timeline),
-    /// The log was fetched and is flushed here.
-    Fetched {
-        /// Where own log ends now.
-        end: LogEnd,
-        /// The policies that bind in it.
-        policies: Vec<BoundPolicy>,
-    },
-    /// The log could not be fetched.
-    FetchFailed,
-    /// The NewTimeline record is flushed here.
-    Opened {
-        /// Where it begins.
-        fork: Lsn,
-        /// Its end.
-        end: Lsn,
-    },
-    /// The deadline passed.
-    Tick,
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Probe this node.
-    AskProbe(NodeName),
-    /// Ask own acceptor for a promise. A standby stops receiving with it.
-    AskOwn(PromiseRequest),
-    /// Ask this node for a promise.
-    AskPromise(NodeName, PromiseRequest),
-    /// Make own log the same as that of `name` up to its `end`, at least; `range` is what is
-    /// missing if both have the same history.
-    FetchFrom {
-        /// Whose.
-        name: NodeName,
-        /// Where that log ends.
-        end: LogEnd,
-        /// From own end to there.
-        range: Range<Lsn>,
-    },
-    /// Write NewTimeline at the end of own log and flush it. The log of a running primary may have
-    /// grown meanwhile, by anything but a policy. Timelines that own history adopted and own log
-    /// never reached leave the history first.
-    OpenTimeline(Timeline),
-    /// It is open; nothing is committed before its `end` satisfies the policy.
-    Done {
-        /// The new timeline.
-        timeline: Timeline,
-        /// Where it begins.
-        fork: Lsn,
-        /// The end of NewTimeline.
-        end: Lsn,
-        /// A newer timeline was promised to another candidate while this one was being written:
-        /// confirm nothing, and ask for a higher number at once.
-        overtaken: Option<Timeline>,
-        /// What to tell the operator.
-        notices: Vec<Notice>,
-    },
-    /// Nothing was opened.
-    Refuse(Refusal),
-}
-
-/// How far it is.
-#[derive(Debug, Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Not begun.
-    New,
-    /// Waits for answers that promise nothing.
-    Probing,
-    /// Waits for promises.
-    Promising,
-    /// Waits for log.
-    Fetching,
-    /// Waits for NewTimeline to be flushed.
-    Opening,
-    /// The timeline is open.
-    Open,
-    /// It is over, and nothing was opened.
-    Refused,
-}
+pub use event::{Action, CandidateConfig, CandidateStatus, Event, Phase};
 
 /// The machine. Invariant: nothing is opened unless own acceptor and, policy by policy, enough
 /// members promised, and own log is as new as the newest of theirs.
@@ -185,19 +45,6 @@ pub struct Candidate {
     /// From whom nothing could be fetched.
     unfetched: BTreeSet<NodeName>,
     refusal: Option<Refusal>,
-}
-
-/// A look at a [`Candidate`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CandidateStatus {
-    /// How far it is.
-    pub phase: Phase,
-    /// The timeline it asks for; meaningless while probing.
-    pub timeline: Timeline,
-    /// Who promised.
-    pub promised: Vec<NodeName>,
-    /// Why nothing was opened.
-    pub refusal: Option<Refusal>,
 }
 
 impl Candidate {
@@ -234,10 +81,10 @@ impl Candidate {
             (Phase::Promising, Event::OwnAnswered { promise, policies }) => {
                 self.note_own(promise, policies, now, out);
             }
-            (Phase::Promising, Event::PromiseAnswered(name, timeline, promise)) => {
-                if timeline == self.timeline && self.asked.contains(&name) {
-                    self.note_promise(name, promise, now, out);
-                }
+            (Phase::Promising, Event::PromiseAnswered(name, timeline, promise))
+                if timeline == self.timeline && self.asked.contains(&name) =>
+            {
+                self.note_promise(name, promise, now, out);
             }
             (Phase::Promising, Event::PromiseFailed(name)) => {
                 self.declined.entry(name).or_insert(None);
@@ -377,8 +224,7 @@ impl Candidate {
         };
         let number = self.config.number.unwrap_or(free);
         if number < free {
-            let name = self.config.name.clone();
-            return self.refuse(Refusal::Outbid { name, highest }, out);
+            return self.refuse(Refusal::NumberTaken { number, highest }, out);
         }
         let id = self.config.id;
         self.timeline = Timeline { number, id };
@@ -448,6 +294,14 @@ impl Candidate {
         out: &mut Vec<Action>,
     ) {
         match promise {
+            // A primary that was fenced meanwhile and follows is none that may raise or restart.
+            Promise::Accepted(end)
+                if self.config.purpose != Purpose::Promote
+                    && end.timeline != self.config.end.timeline =>
+            {
+                let (name, timeline) = (self.config.name.clone(), end.timeline);
+                self.refuse(Refusal::Fenced { name, timeline }, out);
+            }
             Promise::Accepted(end) => {
                 self.own_promised = true;
                 self.config.end = end;
@@ -611,10 +465,8 @@ impl Candidate {
         };
         self.unfetched.insert(failed.clone());
         let usable = |name: &NodeName| !self.unfetched.contains(name);
-        let others = self.promised.iter().filter(|(name, _)| usable(name));
-        let other = others
-            .filter(|(_, end)| !wanted.is_newer_than(end))
-            .next_back();
+        let mut others = self.promised.iter().filter(|(name, _)| usable(name));
+        let other = others.rfind(|(_, end)| !wanted.is_newer_than(end));
         match other.map(|(name, end)| (name.clone(), *end)) {
             None => {
                 let (name, upto) = (failed, wanted.flushed);

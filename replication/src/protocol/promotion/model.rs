@@ -103,6 +103,8 @@ struct Cluster {
     committed: Vec<Entry>,
     seed: u64,
     next: u64,
+    /// One promotion in so many chances; one policy change in so many appends.
+    calm: (usize, usize),
     promotions: usize,
     story: Vec<String>,
 }
@@ -115,10 +117,12 @@ impl Cluster {
             committed: Vec::new(),
             seed: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             next: 0,
+            calm: (1, 1),
             promotions: 0,
             story: Vec::new(),
         };
         let size = 2 + cluster.random(4);
+        cluster.calm = (1 + cluster.random(8), [4, 8, 1000][cluster.random(3)]);
         let first = Timeline {
             number: 1,
             id: Uuid::from_u128(1),
@@ -237,7 +241,7 @@ impl Cluster {
             4..=6 => self.flush(at),
             7..=11 => self.stream(at),
             12..=16 => self.deliver(),
-            17 if self.random(8) == 0 => self.begin(at, Purpose::Promote),
+            17 if self.random(self.calm.0) == 0 => self.begin(at, Purpose::Promote),
             18 if self.random(12) == 0 => self.crash(at),
             _ => self.tick(at),
         }
@@ -249,7 +253,7 @@ impl Cluster {
             .primary
             .as_ref()
             .is_some_and(Committer::may_change_policy);
-        let entry = match self.random(8) {
+        let entry = match self.random(self.calm.1) {
             0 if free => Entry::Config(self.policy(at, len)),
             _ => Entry::Write(self.fresh()),
         };
@@ -280,7 +284,8 @@ impl Cluster {
     /// `at` takes a little from some primary, if it may, and confirms it.
     fn stream(&mut self, at: usize) {
         let from = self.random(self.nodes.len());
-        let busy = self.nodes[at].primary.is_some() || self.nodes[at].candidate.is_some();
+        // A candidate goes on receiving until its own promise stops that.
+        let busy = self.nodes[at].primary.is_some();
         if from == at || busy || self.nodes[from].primary.is_none() {
             return;
         }
@@ -315,6 +320,9 @@ impl Cluster {
         let more = 1 + self.random(4);
         let upto = (entries_to(to) + more).min(self.nodes[from].log.len());
         let fetched = self.nodes[from].log[entries_to(to)..upto].to_vec();
+        if timeline != newest {
+            self.on_candidate(at, CandidateEvent::Overtaken(timeline), Moment::ZERO);
+        }
         let node = &mut self.nodes[at];
         node.cut(entries_to(to));
         node.log.extend(fetched);

@@ -73,6 +73,14 @@ pub enum Refusal {
         /// The highest number it promised.
         highest: u32,
     },
+    /// The number drawn by the leadership engine is not free.
+    #[error("timeline number {number} is not free, {highest} was seen; draw one above that")]
+    NumberTaken {
+        /// The number drawn.
+        number: u32,
+        /// The highest seen.
+        highest: u32,
+    },
     /// The newest log could not be had.
     #[error(
         "{name} has log up to {upto} that this node lacks and that could not be fetched; \

@@ -222,7 +222,8 @@ proptest! {
                     Action::ApplyUpTo(to) => prop_assert!(to <= machine.commit && to <= end),
                     Action::CutLog(to) => prop_assert!(to < end && to >= machine.own.apply),
                     Action::SendStatus { timeline, .. } => {
-                        prop_assert!(!is_stale(timeline, newest_known(&machine.history, machine.accepted)));
+                        let newest = newest_known(&machine.history, machine.accepted);
+                        prop_assert!(!is_stale(timeline, newest));
                     }
                     _ => {}
                 }

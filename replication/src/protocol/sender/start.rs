@@ -3,7 +3,7 @@
 //! ```text
 //!   unknown timeline, past its end ─▶ Refuse       error instead of the stream (XX000)
 //!   exactly at its end             ─▶ NextTimeline no stream, the row that names the next one
-//!   beyond our log, log removed    ─▶ Fail         error after the stream was opened (XX000, 58P01)
+//!   beyond our log, log removed    ─▶ Fail         error after the opening (XX000, 58P01)
 //!   else                           ─▶ Stream
 //! ```
 //!

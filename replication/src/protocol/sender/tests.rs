@@ -160,7 +160,7 @@ fn in_state(native: bool, state: State) -> Sender {
 fn every_state_answers_every_event_as_the_table_says() {
     use State::*;
     let mut table = String::from(
-        "# What a sender does in each state with each event. Recorded by the test; read the diff.\n",
+        "# What a sender does in each state with each event, as the test recorded it.\n",
     );
     for native in [false, true] {
         for state in [Startup, Catchup, Streaming, Draining, Stopping, Closed] {

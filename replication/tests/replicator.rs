@@ -1,0 +1,9 @@
+//! What `WalReplicator` promises to the author of an engine, verb by verb.
+
+mod append;
+mod lifecycle;
+mod proxy;
+mod standbys;
+mod stores;
+mod streams;
+mod subscribe;

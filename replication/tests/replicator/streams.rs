@@ -1,0 +1,188 @@
+//! Streams between a primary and its standbys: who gets in, and what happens when they break.
+
+use std::time::Duration;
+
+use mainstay_replication::protocol::level::Level;
+use mainstay_replication::wire::scram::Verifier;
+use mainstay_replication::{Error, Password, WalReplicator, WalStreamingConfig, bootstrap};
+use tempfile::TempDir;
+
+use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
+
+fn address(node: &WalReplicator) -> String {
+    node.listen_addr().unwrap().to_string()
+}
+
+fn with_password(dir: &TempDir, to: &WalReplicator, password: Option<&str>) -> WalStreamingConfig {
+    WalStreamingConfig {
+        follow: vec![address(to)],
+        follow_user: "replica".to_owned(),
+        follow_password: password.map(Password::new),
+        ..config(dir.path(), "b")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_must_prove_its_password() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let verifier = Verifier::from_password("open sesame", b"0123456789abcdef", 4096);
+    let guarded = WalStreamingConfig {
+        users: vec![("replica".to_owned(), verifier)],
+        ..config(da.path(), "a")
+    };
+    let a = WalReplicator::new(guarded, vec![]);
+    a.start().await.unwrap();
+    let stranger = WalStreamingConfig {
+        follow_user: "somebody".to_owned(),
+        ..with_password(&db, &a, Some("open sesame"))
+    };
+    let wrong = with_password(&db, &a, Some("open says me"));
+    let none = with_password(&db, &a, None);
+    for refused in [stranger, wrong, none] {
+        let error = within(bootstrap(&refused)).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("password"), "{text}");
+        assert!(
+            !text.contains("open s"),
+            "a password is never shown: {text}"
+        );
+        assert!(!format!("{refused:?}").contains("open s"));
+    }
+    let right = with_password(&db, &a, Some("open sesame"));
+    within(bootstrap(&right)).await.unwrap();
+    let late = with_password(&db, &a, Some("changed meanwhile"));
+    let b = WalReplicator::new(late, vec![]);
+    b.start().await.unwrap();
+    let lsn = a.append(put("secret")).await.unwrap();
+    within(a.wait_for(lsn, Level::Local)).await.unwrap();
+    assert!(!b.is_connected() && a.standby_states().is_empty());
+    assert!(flushed(&b) <= lsn);
+    b.stop().await.unwrap();
+    let b = WalReplicator::new(right, vec![]);
+    b.start().await.unwrap();
+    until("it has the log", || flushed(&b) > lsn).await;
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_comes_back_by_itself_when_its_primary_does() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let first = primary(da.path(), None).await;
+    let listen = address(&first);
+    let b = standby(db.path(), "b", &first).await;
+    let lsn = first.append(put("before")).await.unwrap();
+    until("it has the log", || flushed(&b) > lsn).await;
+    first.stop().await.unwrap();
+    let again = WalStreamingConfig {
+        listen: Some(listen),
+        ..config(da.path(), "a")
+    };
+    for round in 0..3 {
+        let a = WalReplicator::new(again.clone(), vec![]);
+        a.start().await.unwrap();
+        let lsn = a.append(put(&format!("round {round}"))).await.unwrap();
+        until("it has the new log", || flushed(&b) > lsn).await;
+        assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
+        until("it is shown once", || {
+            let states = a.standby_states();
+            states.len() == 1 && states[0].connected
+        })
+        .await;
+        a.stop().await.unwrap();
+    }
+    b.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_goes_on_where_it_was_after_a_stop_under_load() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    let writer = a.clone();
+    let writing = tokio::spawn(async move {
+        for n in 0..4000 {
+            let text = format!("{n} {}", "y".repeat(n % 700));
+            writer.append(put(&text)).await.unwrap();
+            if n % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for _ in 0..4 {
+        b.stop().await.unwrap();
+        b.start().await.unwrap();
+        until("it moves", || b.is_connected()).await;
+    }
+    within(writing).await.unwrap();
+    let end = a.current_lsn().unwrap();
+    until("it has everything", || flushed(&b) == end).await;
+    assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_of_another_cluster_gets_nothing() {
+    let (da, db, dc) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    let a = primary(da.path(), None).await;
+    let other = primary(dc.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    let end = flushed(&b);
+    b.follow(vec![address(&other)]).await.unwrap();
+    let lsn = other.append(put("foreign")).await.unwrap();
+    within(other.wait_for(lsn, Level::Local)).await.unwrap();
+    until("it left", || !b.is_connected()).await;
+    assert!(flushed(&b) >= end);
+    assert!(
+        other
+            .standby_states()
+            .iter()
+            .all(|state| state.flush_lsn.is_zero()),
+        "nothing was streamed"
+    );
+    b.stop().await.unwrap();
+    other.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_directory_is_not_opened_as_a_standby() {
+    let dir = TempDir::new().unwrap();
+    let lost = WalStreamingConfig {
+        follow: vec!["127.0.0.1:1".to_owned()],
+        heartbeat_timeout: Duration::from_millis(200),
+        ..config(dir.path(), "b")
+    };
+    let refused = WalReplicator::new(lost.clone(), vec![]).start().await;
+    let Err(Error::Invalid(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("base backup"), "{text}");
+    let failed = within(bootstrap(&lost)).await;
+    assert!(matches!(
+        failed,
+        Err(Error::Connection { op: "connect", .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_standbys_directory_is_not_opened_as_a_primary() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    b.stop().await.unwrap();
+    let alone = WalReplicator::new(config(db.path(), "b"), vec![]);
+    let refused = alone.start().await;
+    let Err(Error::Invalid(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("promote"), "{text}");
+    b.start().await.unwrap();
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
