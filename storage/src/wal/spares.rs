@@ -21,7 +21,7 @@ pub(crate) const SPARES_MAX: usize = 4;
 
 const READY_PREFIX: &str = "spare-";
 const UNFINISHED: &str = "spare.tmp";
-const ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The spare files of one log.
 #[derive(Debug)]
@@ -204,6 +204,6 @@ mod tests {
         let names = disk.list(dir).unwrap();
         let again = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &names).unwrap();
         assert_eq!(again.count(), 1);
-        assert_eq!(disk.read_file(&again.take().unwrap()).len(), 1 << 20);
+        assert_eq!(disk.read_file(again.take().unwrap()).len(), 1 << 20);
     }
 }

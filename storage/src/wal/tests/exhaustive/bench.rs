@@ -199,7 +199,7 @@ impl Bench {
             let wanted = SIZE.bytes() - SIZE.offset_of(self.file.end.lsn) - left;
             match wanted {
                 0 => return,
-                ..=200_000 => return self.group(&[payload(wanted)]),
+                1..=200_000 => return self.group(&[payload(wanted)]),
                 _ => self.group(&[payload(100_000)]),
             }
         }

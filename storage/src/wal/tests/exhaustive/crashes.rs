@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::bench::{DIR, SIZE};
 use super::stage::{
-    Recorder, State, create, entries, flushed, leave, open, options, standby, stream, timeline,
+    Recorder, State, create, entries, fill, flushed, leave, open, options, standby, stream,
+    timeline,
 };
 use super::whole;
 use crate::disk::{CrashMode, SimDisk};
@@ -70,7 +71,7 @@ fn holds(case: &str, state: &State, disk: SimDisk, all: &[(Lsn, Bytes)]) -> (Wal
 /// What is written from here on, into the next segment, is there after a power cut as well.
 fn goes_on(case: &str, disk: SimDisk) {
     let (wal, _) = reopen(case, &disk);
-    (0..6).for_each(|n| drop(flushed(&wal, vec![n; 200_000])));
+    fill(&wal, 6, 200_000);
     let all = entries(&wal);
     drop(wal);
     disk.crash(CrashMode::LoseUnsynced);
@@ -147,7 +148,7 @@ fn an_interrupted_promotion_leaves_the_old_timeline_or_the_new_one() {
             assert!(number == 1 || wal.timeline() == timeline(2, 5), "{case}");
             // Whichever it is goes on, into the next segment, and is promoted after all: this
             // time with the fork elsewhere.
-            (0..6).for_each(|n| drop(flushed(&wal, vec![n; 200_000])));
+            fill(&wal, 6, 200_000);
             let rival = timeline(number + 1, 9);
             wal.open_timeline(rival, "again").unwrap();
             flushed(&wal, "on the rival");
@@ -173,7 +174,7 @@ fn rivals(recorder: &Recorder) -> (Wal, Wal, Lsn) {
     loser.advance_commit(fork);
     loser.open_timeline(timeline(2, 2), "lost").unwrap();
     // Small ones first: flushed one by one, each is a mark that the earlier ones were.
-    (0..9).for_each(|n| drop(flushed(&loser, vec![30 + n; 700])));
+    fill(&loser, 9, 700);
     for n in 0..7 {
         flushed(&winner, vec![10 + n; 200_000]);
         loser

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 
 use super::bench::{DIR, SIZE, WAL};
-use super::stage::{DEADLINE, create, entries, flushed, open, options, put, timeline};
+use super::stage::{DEADLINE, create, entries, fill, flushed, open, options, put, timeline};
 use super::whole;
 use crate::disk::{CrashMode, Disk, DiskCall, DiskFault, DiskOp, SimDisk};
 use crate::error::{Error, Result};
@@ -249,7 +249,7 @@ fn a_failure_to_prepare_a_segment_is_forgotten_once_there_is_space() {
 fn log_that_retention_gives_back_is_space_too() {
     let disk = SimDisk::new(1);
     let wal = create(disk.clone());
-    (0..20).for_each(|n| drop(flushed(&wal, vec![n; 240_000])));
+    fill(&wal, 20, 240_000);
     disk.set_capacity(0);
     while let Ok(range) = wal.append(&[put(vec![1; 240_000])]) {
         wal.flushed()
@@ -259,7 +259,7 @@ fn log_that_retention_gives_back_is_space_too() {
     let end = wal.appended();
     wal.checkpoint(end).unwrap();
     wal.remove_below(end).unwrap();
-    (0..12).for_each(|n| drop(flushed(&wal, vec![n; 240_000])));
+    fill(&wal, 12, 240_000);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::bench::{DIR, SIZE, WAL, segment_path};
 use super::stage::{
-    DEADLINE, create, entries, flushed, leave, open, options, put, standby, stream, timeline,
+    DEADLINE, create, entries, fill, flushed, leave, open, options, put, standby, stream, timeline,
 };
 use crate::disk::{CrashMode, SimDisk};
 use crate::entry::{WalEntry, WalEntryType};
@@ -194,7 +194,7 @@ fn a_log_that_was_closed_in_a_recycled_segment_is_not_torn() {
 fn a_backup_whose_store_is_ahead_of_its_log_has_no_hole() {
     let disk = SimDisk::new(1);
     let primary = create(SimDisk::new(2));
-    (0..14).for_each(|n| drop(flushed(&primary, vec![n; 240_000])));
+    fill(&primary, 14, 240_000);
     let new = NewLog {
         history: (*primary.history()).clone(),
         system_id: primary.identity().system_id,
@@ -277,7 +277,7 @@ fn files_that_look_like_spares_do_no_harm() {
     }
     disk.write_file(format!("{WAL}/spare-9000000000"), b"too short");
     let (wal, _) = open(disk.clone()).unwrap();
-    (0..12).for_each(|n| drop(flushed(&wal, vec![n; 240_000])));
+    fill(&wal, 12, 240_000);
     let all = entries(&wal);
     drop(wal);
     disk.crash(CrashMode::LoseUnsynced);
@@ -307,7 +307,7 @@ fn a_segment_that_a_new_timeline_took_over_never_stands_for_it() {
     let wal = create(disk.clone());
     flushed(&wal, "on the first timeline");
     wal.open_timeline(timeline(2, 2), "x").unwrap();
-    (0..12).for_each(|n| drop(flushed(&wal, vec![n; 240_000])));
+    fill(&wal, 12, 240_000);
     wal.checkpoint(wal.appended()).unwrap();
     drop(wal);
     // As after a removal that was interrupted.

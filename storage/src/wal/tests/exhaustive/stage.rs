@@ -77,6 +77,13 @@ pub(super) fn flushed(wal: &Wal, payload: impl Into<Bytes>) -> Lsn {
     end
 }
 
+/// Appends `times` entries of `len` bytes, each flushed before the next.
+pub(super) fn fill(wal: &Wal, times: u8, len: usize) {
+    for n in 0..times {
+        flushed(wal, vec![n; len]);
+    }
+}
+
 /// Appends until exactly `left` bytes are left of the segment.
 pub(super) fn leave(wal: &Wal, left: u64) {
     if SIZE.offset_of(wal.appended()) == 0 {
