@@ -14,6 +14,7 @@ use crate::disk::DiskFile;
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::timeline::Timeline;
 use crate::wal::record::{Invalid, Record};
 use crate::wal::scan::{Scan, Step, record_of};
 use crate::wal::segment::segment_file_name;
@@ -26,7 +27,9 @@ const READ_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct LogBytes {
     wal: Wal,
-    open: Option<(u64, u32, Arc<dyn DiskFile>)>,
+    /// The segment that was read last, by the timeline its file is named after: a rival of the same
+    /// number has another file.
+    open: Option<(u64, Timeline, Arc<dyn DiskFile>)>,
 }
 
 impl LogBytes {
@@ -78,6 +81,11 @@ impl LogBytes {
         // A segment that was removed meanwhile may hold other log by now.
         self.check_retained(from)?;
         read.map_err(|source| Error::io("read", &self.wal.wal_dir(), source))?;
+        // And one that was cut meanwhile holds zeros.
+        let end = self.wal.written().get();
+        if from + len as u64 > end {
+            return Err(Error::Ahead { wanted: from, end });
+        }
         Ok(bytes.freeze())
     }
 
@@ -94,8 +102,8 @@ impl LogBytes {
     }
 
     fn file(&mut self, number: u64, from: Lsn) -> Result<Arc<dyn DiskFile>> {
-        let timeline = self.wal.shared().segments.read().get(&number).copied();
-        let Some(timeline) = timeline else {
+        let named = self.wal.shared().segments.read().get(&number).copied();
+        let Some(timeline) = named.and_then(|named| self.wal.history().find(named)) else {
             let oldest = self.wal.oldest();
             return Err(Error::Gap {
                 wanted: from,
@@ -107,7 +115,7 @@ impl LogBytes {
         {
             return Ok(file.clone());
         }
-        let name = segment_file_name(timeline, number, self.wal.segment_size());
+        let name = segment_file_name(timeline.number, number, self.wal.segment_size());
         let path = self.wal.wal_dir().join(name);
         match self.wal.disk().open(&path) {
             Ok(file) => {

@@ -89,17 +89,18 @@ impl Wal {
                 control.watermark = end;
             })?;
             self.forget_watermarks(end)?;
-            if let Some(copied) = copied {
-                file.end.file = Some(copied);
-                let number = file.owner.size.segment_of(end);
-                shared.segments.write().insert(number, timeline.number);
-            }
             let owner = Owner {
                 history: Arc::new(history),
                 ..(*file.owner).clone()
             };
             file.owner = Arc::new(owner);
             *shared.owner.write() = file.owner.clone();
+            // After the history, in which readers look its timeline up.
+            if let Some(copied) = copied {
+                file.end.file = Some(copied);
+                let number = file.owner.size.segment_of(end);
+                shared.segments.write().insert(number, timeline.number);
+            }
             Ok(end)
         })
     }

@@ -321,6 +321,41 @@ fn a_segment_that_a_new_timeline_took_over_never_stands_for_it() {
 }
 
 #[test]
+fn a_reader_follows_to_a_rival_timeline_of_the_same_number() {
+    let disk = SimDisk::new(1);
+    let winner = create(SimDisk::new(2));
+    let fork = flushed(&winner, "shared");
+    let loser = standby(&winner, disk.clone());
+    stream(&winner, &loser);
+    winner.open_timeline(timeline(2, 1), "won").unwrap();
+    loser.open_timeline(timeline(2, 2), "lost").unwrap();
+    flushed(&winner, "what the winner wrote");
+    flushed(&loser, "what the loser wrote first");
+    drop(loser);
+    let forgetful = WalOptions {
+        tail_bytes: 0,
+        ..options()
+    };
+    let (wal, _) = Wal::open(Arc::new(disk), Path::new(DIR), &forgetful).unwrap();
+    let mut bytes = LogBytes::new(wal.clone());
+    let before = bytes.read(fork, Lsn::MAX, 32).unwrap();
+    wal.set_commit_follows(false);
+    wal.cut(fork).unwrap();
+    assert!(bytes.read(fork, Lsn::MAX, 32).unwrap().is_empty());
+    wal.adopt_history(&winner.history()).unwrap();
+    stream(&winner, &wal);
+    flushed(&winner, "push the first out of memory");
+    stream(&winner, &wal);
+    assert!(bytes.read_memory(fork, Lsn::MAX, 32).is_none());
+    let after = bytes.read(fork, Lsn::MAX, 32).unwrap();
+    assert_ne!(before, after);
+    assert_eq!(
+        after,
+        LogBytes::new(winner).read(fork, Lsn::MAX, 32).unwrap()
+    );
+}
+
+#[test]
 fn a_new_log_outlives_a_power_cut_with_all_its_directories() {
     let disk = SimDisk::new(1);
     let dir = Path::new("/var/lib/deep/db");
