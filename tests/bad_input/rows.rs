@@ -131,11 +131,11 @@ fn a_file_with_a_bad_row_stops_there_and_nothing_of_its_batch_is_stored() {
         ),
         (
             b"id,name\n1,ada\n2\n3,c\n",
-            &["line 3", "this row 1", "the header has 2"],
+            &["line 3", "the header has 2 columns", "this row 1"],
         ),
         (
             b"id,name\n1,ada\n2,b,c\n",
-            &["line 3", "3 columns", "the header has 2"],
+            &["line 3", "the header has 2 columns", "this row 3"],
         ),
         (
             b"id,name\n1,ada\n2,b\xFF\n",

@@ -58,6 +58,8 @@ pub(crate) struct Registered {
     pub(crate) member: Member,
     /// It is not the life of its data that has a vote.
     pub(crate) amnesiac: bool,
+    /// This node was the primary, so the registration is in the log.
+    pub(crate) logged: bool,
 }
 
 /// Serves one accepted connection to its end.
@@ -553,14 +555,19 @@ impl Session {
             priority: known.as_ref().map_or(100, |known| known.priority),
             votes: known.as_ref().is_none_or(|known| known.votes),
         };
-        if self.core.is_primary() {
+        let logged = self.core.is_primary();
+        if logged {
             let registered = self.core.register(member.clone());
             registered.map_err(|error| match error {
                 Error::Invalid(_) => refused(sqlstate::INVALID_PARAMETER_VALUE, error.to_string()),
                 error => refused(sqlstate::INVALID_AUTHORIZATION, error.to_string()),
             })?;
         }
-        self.standby = Some(Registered { member, amnesiac });
+        self.standby = Some(Registered {
+            member,
+            amnesiac,
+            logged,
+        });
         Ok(
             ResultSet::new(vec![Column::text("role")], "REGISTER_STANDBY")
                 .with_row(Row::new([Some(self.core.role().as_str().to_owned())])),

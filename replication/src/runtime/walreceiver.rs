@@ -206,8 +206,13 @@ impl Driver {
         match order {
             None | Some(Order::Stop) => Some(Event::Stop),
             Some(Order::Follow(upstreams)) => {
+                let connected = self.client.is_some();
+                let followed = self.core.upstream().filter(|_| connected);
                 self.upstreams = upstreams;
                 self.next_upstream = 0;
+                if followed.is_some_and(|(_, address)| self.upstreams.contains(&address)) {
+                    return None;
+                }
                 self.client = None;
                 self.drop_carry();
                 Some(Event::Disconnected { random: 0 })

@@ -8,12 +8,13 @@ use std::future::pending;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{LogBytes, Lsn};
+use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::protocol::progress::Positions;
 use crate::protocol::sender::{Action, CloseReason, Event, Refusal, Sender, SenderConfig, State};
 use crate::runtime::link::Turn;
-use crate::runtime::session::{STARTUP_DEADLINE, Session, wire};
+use crate::runtime::session::{Registered, STARTUP_DEADLINE, Session, wire};
 use crate::runtime::stopped;
 use crate::wire::command::StartReplication;
 use crate::wire::replication::{Advance, ReceiverMessage, SenderMessage, wal_data_head};
@@ -36,6 +37,8 @@ struct Stream {
     flushed: Lsn,
     commit: Lsn,
     stopped: bool,
+    /// Tells of changes of timeline and role, none of which may be missed between two waits.
+    switched: watch::Receiver<u64>,
     /// The connection ends after what is queued.
     close: bool,
 }
@@ -49,6 +52,7 @@ impl Session {
             self.error(*fields);
             return Ok(());
         }
+        let switched = self.core.switched.subscribe();
         let wal = &self.core.wal;
         let (flushed, commit) = (wal.flushed().get(), wal.commit().get());
         let config = SenderConfig {
@@ -75,6 +79,7 @@ impl Session {
             flushed,
             commit,
             stopped: false,
+            switched,
             close: false,
         };
         let request = Event::StartRequested {
@@ -95,6 +100,10 @@ impl Session {
     async fn serve_stream(&mut self, stream: &mut Stream, first: Event) -> Result<()> {
         self.bring(stream, first).await?;
         while !stream.close && stream.sender.status().state != State::Startup {
+            if self.must_register_again() {
+                stream.close = true;
+                break;
+            }
             let event = self.next_event(stream).await?;
             if let Some(event) = event {
                 self.bring(stream, event).await?;
@@ -119,11 +128,17 @@ impl Session {
         }
     }
 
+    /// Whether the standby came before this node was the primary, which then does not count it:
+    /// it has to come again.
+    fn must_register_again(&self) -> bool {
+        let unknown = |standby: &Registered| !standby.logged;
+        self.core.is_primary() && self.standby.as_ref().is_some_and(unknown)
+    }
+
     /// Waits for the next thing that concerns the machine; `None` when only bytes moved.
     async fn next_event(&mut self, stream: &mut Stream) -> Result<Option<Event>> {
         let core = self.core.clone();
         let mut stopping = core.stopping.subscribe();
-        let mut switched = core.switched.subscribe();
         let deadline = stream.sender.deadline().map(|at| core.clock.instant(at));
         let timer = async {
             match deadline {
@@ -150,7 +165,7 @@ impl Session {
                 stream.stopped = true;
                 Ok(Some(Event::Stop))
             }
-            _ = switched.changed() => {
+            _ = stream.switched.changed() => {
                 let (flushed, commit) = (core.wal.flushed().get(), core.wal.commit().get());
                 (stream.flushed, stream.commit) = (flushed, commit);
                 let history = (*core.wal.history()).clone();

@@ -178,7 +178,7 @@ async fn a_standbys_directory_is_not_opened_as_a_primary() {
     b.stop().await.unwrap();
     let alone = WalReplicator::new(config(db.path(), "b"), vec![]);
     let refused = alone.start().await;
-    let Err(Error::Invalid(text)) = refused else {
+    let Err(Error::Refused(text)) = refused else {
         panic!("{refused:?}");
     };
     assert!(text.contains("promote"), "{text}");
