@@ -56,7 +56,10 @@ async fn main() -> Result<()> {
     println!("too new: {ahead}");
 
     replicator.stop().await?;
-    assert!(changes.next().await.is_none(), "streams end with it");
+    // A stream that was not read to its end gives what it holds already, then ends.
+    while let Some(change) = changes.next().await {
+        change?;
+    }
     Ok(())
 }
 

@@ -29,7 +29,7 @@ const LONG_FILES: [(&str, usize); 17] = [
     ("replication/src/runtime/core.rs", 750),
     ("replication/src/runtime/session.rs", 600),
     ("replication/src/runtime/walreceiver.rs", 550),
-    ("replication/src/runtime/walsender.rs", 450),
+    ("replication/src/runtime/walsender.rs", 475),
     ("src/engine.rs", 450),
     ("src/node.rs", 475),
     ("storage/src/wal.rs", 450),

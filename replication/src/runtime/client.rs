@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::runtime::link::{Link, Turn};
-use crate::runtime::session::random_nonce;
+use crate::runtime::session::authentication::random_nonce;
 use crate::wire::command::Command;
 use crate::wire::result::{Answer, Collector, Progress};
 use crate::wire::scram::ScramClient;

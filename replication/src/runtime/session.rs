@@ -4,6 +4,8 @@
 //! proven, at most [`STARTUP_DEADLINE`] long), authentication, commands. Streaming is a phase of
 //! its own in `walsender.rs`. Whatever a peer sends costs it the connection at most.
 
+pub(super) mod authentication;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +27,10 @@ use crate::runtime::slots::Answer;
 use crate::runtime::stopped;
 use crate::wire::command::{Command, Dialect, RegisterStandby, SlotKind};
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
-use crate::wire::scram::{self, ScramServer, Verifier};
 use crate::wire::{
     Authentication, BackendMessage, Column, ErrorFields, FirstPacket, Frame, FrontendDecoder,
-    FrontendMessage, FrontendPhase, NATIVE_VERSION, ReplicationMode, Row, SaslInitialResponse,
-    Secret, Severity, StartupDecoder, StartupMessage, TransactionStatus, WireError, sqlstate,
+    FrontendMessage, FrontendPhase, NATIVE_VERSION, ReplicationMode, Row, Secret, Severity,
+    StartupDecoder, StartupMessage, TransactionStatus, WireError, sqlstate,
 };
 
 /// Longest time from the connection to the end of authentication, PostgreSQL's default.
@@ -166,85 +167,11 @@ async fn start(core: &Core, link: &mut Link) -> Result<Option<Opened>> {
             "this node is fenced",
         ));
     }
-    authenticate(core, link, &startup).await?;
+    authentication::prove(core, link, &startup).await?;
     greet(core, native, &startup, &mut out);
     link.queue(out.freeze());
     link.flush().await?;
     Ok(Some(Opened { startup, native }))
-}
-
-async fn authenticate(core: &Core, link: &mut Link, startup: &StartupMessage) -> Result<()> {
-    if core.config.users.is_empty() {
-        // Without credentials the node listens on loopback only; see `listen`.
-        return Ok(());
-    }
-    let known = core
-        .config
-        .users
-        .iter()
-        .find(|(user, _)| *user == startup.user);
-    let secret = core.wal.identity().node_id;
-    let verifier = match known {
-        Some((_, verifier)) => verifier.clone(),
-        None => Verifier::mock(&startup.user, secret.as_bytes()),
-    };
-    send(link, Authentication::Sasl(scram::mechanisms(false))).await?;
-    let server = ScramServer::new(&startup.user, verifier, random_nonce(), None);
-    let first = password(link).await?;
-    let first = SaslInitialResponse::decode(&first).map_err(|source| wire(link, source))?;
-    let initial = first.data.clone().unwrap_or_default();
-    let (server, challenge) = server
-        .challenge(&first.mechanism, &initial)
-        .map_err(|source| wire(link, source))?;
-    send(link, Authentication::SaslContinue(challenge.into())).await?;
-    let last = password(link).await?;
-    let verdict = server.verify(last.expose());
-    let answer = verdict.map_err(|source| wire(link, source))?;
-    send(link, Authentication::SaslFinal(answer.into())).await
-}
-
-/// 18 random bytes in printable form, from the system's generator.
-pub(crate) fn random_nonce() -> String {
-    let mut random = [0; scram::NONCE_BYTES];
-    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
-    let bytes = one.as_bytes().iter().chain(two.as_bytes());
-    random
-        .iter_mut()
-        .zip(bytes)
-        .for_each(|(to, from)| *to = *from);
-    scram::nonce(random)
-}
-
-async fn send(link: &mut Link, step: Authentication) -> Result<()> {
-    let mut out = BytesMut::new();
-    BackendMessage::Authentication(step).encode(&mut out);
-    link.queue(out.freeze());
-    link.flush().await
-}
-
-async fn password(link: &mut Link) -> Result<Secret> {
-    let decoder = FrontendDecoder::new(FrontendPhase::Authentication);
-    loop {
-        if let Some(frame) = decoder
-            .next(&mut link.input)
-            .map_err(|source| wire(link, source))?
-        {
-            return match FrontendMessage::decode(frame) {
-                Ok(FrontendMessage::Password(secret)) => Ok(secret),
-                Ok(_) => Err(wire(
-                    link,
-                    WireError::Protocol("expected SASL response".to_owned()),
-                )),
-                Err(source) => Err(wire(link, source)),
-            };
-        }
-        if link.turn().await? == Turn::Ended {
-            return Err(wire(
-                link,
-                WireError::Protocol("the client went away".to_owned()),
-            ));
-        }
-    }
 }
 
 fn greet(core: &Core, native: bool, startup: &StartupMessage, out: &mut BytesMut) {

@@ -29,8 +29,8 @@ impl Owner {
         }
     }
 
-    /// Checks that the record at `at`, which `bytes` begin with, is this very segment's header where
-    /// a segment begins.
+    /// Checks that the record at `at`, which `bytes` begin with, is this segment's header where a
+    /// segment begins.
     pub(crate) fn check_first(
         &self,
         at: Lsn,
