@@ -217,7 +217,9 @@ impl RunRows {
         }
         let mut row = self.buffer.split_to(len).freeze();
         row.advance(ROW_HEADER);
-        let key = row.split_to(key_len);
+        // A key outlives its row, in an index or a conflict window, and must not keep the whole
+        // chunk that was read.
+        let key = Bytes::copy_from_slice(&row.split_to(key_len));
         Ok(Some(((table, key), (!deleted).then_some(row))))
     }
 
