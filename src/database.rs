@@ -25,7 +25,7 @@ pub const CONFLICT_RETRIES_MAX: u32 = 16;
 /// [`WriteTransaction::commit`](crate::WriteTransaction::commit), which do not.
 ///
 /// ```
-/// # let dir = tempfile::tempdir()?;
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
 /// let db = mainstay::Database::open(dir.path())?;
 /// db.put("users", b"ada", b"1815")?; // returns when it is on disk
 /// assert_eq!(db.get("users", b"ada")?.as_deref(), Some(&b"1815"[..]));
@@ -121,7 +121,7 @@ impl Database {
     /// [`CONFLICT_RETRIES_MAX`] times. Returns what `work` returned and the commit's receipt.
     ///
     /// ```
-    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
     /// # let db = mainstay::Database::open(dir.path())?;
     /// let (count, _) = db.transaction(|tx| {
     ///     let old = tx.get("counters", b"visits")?.map_or(0, |count| count[0]);

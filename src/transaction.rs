@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// `SnapshotTooOld`.
 ///
 /// ```
-/// # let dir = tempfile::tempdir()?;
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
 /// let db = mainstay::Database::open(dir.path())?;
 /// db.put("users", b"ada", b"1815")?;
 /// let snapshot = db.snapshot()?;

@@ -432,7 +432,14 @@ impl Core {
         timeline: Timeline,
         positions: Positions,
     ) {
-        self.with_session(name, session, |standby| standby.reported = positions);
+        // A report that was under way when a higher acknowledgement came takes nothing back.
+        let mut positions = positions;
+        self.with_session(name, session, |standby| {
+            positions.write = positions.write.max(standby.reported.write);
+            positions.flush = positions.flush.max(standby.reported.flush);
+            positions.apply = positions.apply.max(standby.reported.apply);
+            standby.reported = positions;
+        });
         let name = name.clone();
         self.commit_event(Event::Reported {
             name,
