@@ -62,7 +62,7 @@ pub(crate) struct StartArgs {
     /// The address that other nodes are told, if they cannot use --listen
     #[arg(long, value_name = "HOST:PORT", env = "MAINSTAY_ADVERTISE")]
     advertise: Option<String>,
-    /// Replication slot to use on the primary [default: the node's name]
+    /// Replication slot to follow through, created if it does not exist [default: none]
     #[arg(long, value_name = "NAME", env = "MAINSTAY_SLOT")]
     slot: Option<String>,
     /// File whose first line is the password that connections must bring

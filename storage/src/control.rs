@@ -200,7 +200,10 @@ impl ControlFile {
             why: "neither of its two slots is valid".to_owned(),
         })?;
         let marks = [0, 1].map(|index| read_watermark(&*file, index));
-        let watermark = marks.into_iter().flatten().max_by_key(|mark| mark.flushed);
+        let watermark = marks
+            .into_iter()
+            .flatten()
+            .max_by_key(|mark| (mark.flushed, mark.commit));
         let path = path.to_owned();
         let this = Self {
             path,

@@ -205,8 +205,7 @@ impl Wal {
 
     /// Raises the commit position. A position beyond what is flushed here counts only up to that.
     pub fn advance_commit(&self, to: Lsn) {
-        let shared = self.shared();
-        shared.commit.raise(to.min(shared.flushed.get()));
+        self.shared().advance_commit(to);
     }
 
     /// Appends `entries`, contiguous and in order, and returns from where the first starts to where

@@ -75,6 +75,8 @@ impl Replay {
         let thread = thread.spawn(move || {
             if let Err(error) = work.run() {
                 tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
+                // Whoever waits for more to be applied waits for nothing.
+                work.applied.close();
             }
         });
         let thread = thread.map_err(|source| Error::Connection {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::session::authentication::random_nonce;
 use crate::wire::command::Command;
-use crate::wire::result::{Answer, Collector, Progress};
+use crate::wire::result::{Answer, Collector, HistoryFile, Progress};
 use crate::wire::scram::ScramClient;
 use crate::wire::{
     Authentication, BackendDecoder, BackendMessage, FrontendMessage, ReplicationMode,
@@ -78,6 +78,30 @@ impl Client {
             Answered::Done(answer) => Ok(answer),
             Answered::Copy => Err(self.broken("copying began where rows were expected")),
         }
+    }
+
+    /// The history of the server's timeline `timeline`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask); [`Error::Invalid`] on a history that is no chain up to `timeline`.
+    pub(crate) async fn history(&mut self, timeline: Timeline) -> Result<TimelineHistory> {
+        let begin = self.server.history_begin;
+        if timeline.number == 1 {
+            return Ok(TimelineHistory::new(timeline, begin));
+        }
+        let number = timeline.number;
+        let answer = self
+            .rows(&Command::TimelineHistory { timeline: number })
+            .await?;
+        let set = answer
+            .sets
+            .first()
+            .ok_or_else(|| self.broken("it has no history"))?;
+        let file = HistoryFile::read(set).map_err(|source| self.wire(source))?;
+        let text = std::str::from_utf8(&file.content);
+        let text = text.map_err(|_| self.broken("its history is not text"))?;
+        TimelineHistory::parse(text, timeline, begin)
+            .map_err(|error| Error::Invalid(error.to_string()))
     }
 
     async fn collect(&mut self) -> Result<Answered> {

@@ -22,7 +22,7 @@ use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
 use crate::wire::command::{Command, RegisterStandby, SlotKind, StartReplication};
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage, SenderMessage};
-use crate::wire::result::{HistoryFile, SystemIdentity};
+use crate::wire::result::SystemIdentity;
 use crate::wire::{BackendMessage, FrontendMessage, sqlstate};
 
 /// Bytes that may be on their way to our disk before we stop taking in more.
@@ -63,6 +63,8 @@ struct Driver {
     written: Lsn,
     flushed: Lsn,
     applied: Lsn,
+    /// Nothing is applied any more, because the store failed.
+    replay_ended: bool,
     events: VecDeque<Event>,
     ended: Option<Ended>,
 }
@@ -99,6 +101,7 @@ pub(crate) async fn run(
         written: flushed,
         flushed,
         applied,
+        replay_ended: false,
         events: VecDeque::new(),
         ended: None,
         core,
@@ -185,8 +188,13 @@ impl Driver {
                 self.written = to;
                 Ok(Some(Event::Written(to)))
             }
-            applied = core.applied.wait(self.applied + 1) => {
-                let to = applied.map_err(|_| mainstay_storage::Error::Closed)?;
+            applied = core.applied.wait(self.applied + 1), if !self.replay_ended => {
+                let Ok(to) = applied else {
+                    // The log is still received and confirmed; only the store stands still.
+                    self.replay_ended = true;
+                    core.set_trouble(Some("the log cannot be applied here; see the log".to_owned()));
+                    return Ok(None);
+                };
                 // What is flushed is told first; the rest of this comes right behind it.
                 self.applied = to.min(self.flushed);
                 Ok(Some(Event::Applied(self.applied)))
@@ -417,24 +425,7 @@ impl Driver {
     }
 
     async fn fetch_history(&mut self, timeline: Timeline) -> Result<()> {
-        let client = self.client()?;
-        let begin = client.server.history_begin;
-        let history = if timeline.number == 1 {
-            TimelineHistory::new(timeline, begin)
-        } else {
-            let command = Command::TimelineHistory {
-                timeline: timeline.number,
-            };
-            let answer = client.rows(&command).await?;
-            let set = answer
-                .sets
-                .first()
-                .ok_or_else(|| client.broken("it has no history"))?;
-            let file = HistoryFile::read(set).map_err(|source| client.wire(source))?;
-            let text = String::from_utf8_lossy(&file.content).into_owned();
-            TimelineHistory::parse(&text, timeline, begin)
-                .map_err(|error| Error::Invalid(error.to_string()))?
-        };
+        let history = self.client()?.history(timeline).await?;
         self.events.push_back(Event::HistoryFetched(history));
         Ok(())
     }

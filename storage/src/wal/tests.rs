@@ -513,3 +513,17 @@ fn the_newest_config_survives_reopens_checkpoints_and_cuts() {
         Err(Error::TooLarge { .. })
     ));
 }
+
+#[test]
+fn a_commit_position_that_was_shown_is_known_after_a_kill() {
+    let dir = TempDir::new().unwrap();
+    let wal = create(dir.path());
+    wal.set_commit_follows(false);
+    let shown = append_flushed(&wal, "committed elsewhere too").end;
+    append_flushed(&wal, "not yet");
+    wal.advance_commit(shown);
+    drop(wal);
+    let (wal, recovered) = open(dir.path());
+    assert!(!recovered.clean);
+    assert_eq!(wal.commit().get(), shown);
+}

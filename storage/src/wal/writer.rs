@@ -8,6 +8,8 @@
 //! The first failed write or sync poisons the log: every waiter and every later append ends with
 //! [`Error::Poisoned`], and nothing is ever flushed again by this process.
 
+mod publish;
+
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +22,13 @@ use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
-use crate::wal::log_file::{Draft, Item, LogFile, Progress};
+use crate::wal::log_file::{Draft, Item, LogFile};
 use crate::wal::record::record_len;
 use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, Placed};
 use crate::wal::spares::Spares;
 use crate::wal::tail::Tail;
+use publish::Publish;
 
 /// Most bytes of payload that may wait for the writer; appenders wait beyond it.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -55,6 +58,8 @@ pub(crate) struct Shared {
     /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
     /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
+    /// Writing or syncing failed; every later watermark says so.
+    failed: AtomicBool,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
 }
@@ -146,6 +151,7 @@ impl Shared {
             flushed: Signal::new(end),
             commit: Signal::new(commit),
             configs: Mutex::new(configs),
+            failed: AtomicBool::new(false),
             commit_follows: AtomicBool::new(true),
         }
     }
@@ -319,7 +325,8 @@ impl Shared {
             if let Err(error) = written {
                 self.poison(&mut queue, &error);
                 let mut control = self.control.lock();
-                let mark = self.watermark(&control, true);
+                self.failed.store(true, Ordering::Release);
+                let mark = self.watermark(&control, self.commit.get());
                 if let Err(error) = control.note_in_both(mark) {
                     tracing::warn!(%error, "could not note the failure; restart the machine");
                 }
@@ -328,12 +335,31 @@ impl Shared {
         }
     }
 
-    fn watermark(&self, control: &ControlFile, failed: bool) -> Watermark {
+    fn watermark(&self, control: &ControlFile, commit: Lsn) -> Watermark {
         Watermark {
             flushed: self.flushed.get(),
-            commit: self.commit.get(),
+            commit,
             timeline_number: control.get().timeline_number,
-            failed,
+            failed: self.failed.load(Ordering::Acquire),
+        }
+    }
+
+    /// Raises the commit position, as far as what is flushed.
+    pub(crate) fn advance_commit(&self, to: Lsn) {
+        let to = to.min(self.flushed.get());
+        if to > self.commit.get() {
+            self.note(to);
+            self.commit.raise(to);
+        }
+    }
+
+    /// Notes what is flushed, and a commit position before it is shown: only a power cut may set
+    /// a reader's view back. A failure to note it is harmless otherwise.
+    pub(crate) fn note(&self, commit: Lsn) {
+        let mut control = self.control.lock();
+        let mark = self.watermark(&control, commit);
+        if let Err(error) = control.note_watermark(mark) {
+            tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }
     }
 
@@ -451,37 +477,5 @@ impl Drop for PoisonOnPanic<'_> {
             );
             self.0.room.notify_all();
         }
-    }
-}
-
-/// Makes the writer's progress visible.
-struct Publish<'a> {
-    shared: &'a Shared,
-}
-
-impl Progress for Publish<'_> {
-    fn sealed(&mut self, at: Lsn, bytes: Bytes) {
-        self.shared.tail.write().push(at, bytes);
-    }
-
-    fn written(&mut self, lsn: Lsn) {
-        self.shared.written.raise(lsn);
-        self.shared.tail.write().shrink(lsn);
-    }
-
-    fn flushed(&mut self, lsn: Lsn) {
-        self.shared.flushed.raise(lsn);
-        if self.shared.commit_follows.load(Ordering::Acquire) {
-            self.shared.commit.raise(lsn);
-        }
-        let mut control = self.shared.control.lock();
-        let mark = self.shared.watermark(&control, false);
-        if let Err(error) = control.note_watermark(mark) {
-            tracing::warn!(%error, "could not note the watermark; recovery will know less");
-        }
-    }
-
-    fn segment(&mut self, number: u64, timeline: u32) {
-        self.shared.segments.write().insert(number, timeline);
     }
 }

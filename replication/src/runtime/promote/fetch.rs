@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use mainstay_storage::TimelineHistory;
 use tokio::time::timeout;
 
 use super::{PHASE_TIMEOUT, connect, policies};
@@ -16,7 +15,6 @@ use crate::runtime::promise;
 use crate::wire::BackendMessage;
 use crate::wire::command::{Command, StartReplication};
 use crate::wire::replication::SenderMessage;
-use crate::wire::result::HistoryFile;
 
 /// Streams what a member has and this node lacks.
 pub(super) async fn run(core: &Arc<Core>, address: Option<String>, end: LogEnd) -> Event {
@@ -78,17 +76,6 @@ async fn adopt_theirs(core: &Arc<Core>, client: &mut Client) -> Result<()> {
     if theirs == core.wal.timeline() {
         return Ok(());
     }
-    let command = Command::TimelineHistory {
-        timeline: theirs.number,
-    };
-    let answer = client.rows(&command).await?;
-    let set = answer
-        .sets
-        .first()
-        .ok_or_else(|| client.broken("it has no history"))?;
-    let file = HistoryFile::read(set).map_err(|source| client.wire(source))?;
-    let text = String::from_utf8_lossy(&file.content).into_owned();
-    let history = TimelineHistory::parse(&text, theirs, client.server.history_begin)
-        .map_err(|error| Error::Invalid(error.to_string()))?;
+    let history = client.history(theirs).await?;
     Ok(core.wal.adopt_history(&history)?)
 }

@@ -1,0 +1,43 @@
+//! What the writer did, made visible to everybody else.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::Shared;
+use crate::lsn::Lsn;
+use crate::wal::log_file::Progress;
+
+/// Makes the writer's progress visible.
+pub(super) struct Publish<'a> {
+    pub(super) shared: &'a Shared,
+}
+
+impl Progress for Publish<'_> {
+    fn sealed(&mut self, at: Lsn, bytes: Bytes) {
+        self.shared.tail.write().push(at, bytes);
+    }
+
+    fn written(&mut self, lsn: Lsn) {
+        self.shared.written.raise(lsn);
+        self.shared.tail.write().shrink(lsn);
+    }
+
+    fn flushed(&mut self, lsn: Lsn) {
+        self.shared.flushed.raise(lsn);
+        let follows = self.shared.commit_follows.load(Ordering::Acquire);
+        let commit = if follows {
+            lsn
+        } else {
+            self.shared.commit.get()
+        };
+        self.shared.note(commit);
+        if follows {
+            self.shared.commit.raise(lsn);
+        }
+    }
+
+    fn segment(&mut self, number: u64, timeline: u32) {
+        self.shared.segments.write().insert(number, timeline);
+    }
+}
