@@ -25,13 +25,12 @@
 //! * The library's counter is not raised at insert: an idle tree would overtake the log, and
 //!   committed rows would be invisible for a while. It is set just above the versions in tables
 //!   before each edit, under a lock shared by flusher and compactor.
-//! * Parts of one transaction may not name a key twice with different values: scans would pick
-//!   either. Large transactions have to come sorted by key and are refused otherwise.
-//! * Between the parts of a large transaction a merge may drop rows that it replaces. So after a
-//!   crash there, positions below its end cannot be read until it is replayed
-//!   ([`LsmStore::oldest`]).
-//! * Nor do such parts count for the counter: the rest of the transaction, inserted later with
-//!   the same version, would be invisible at its end.
+//! * A large transaction is not inserted in parts. Rows of one version in several memtables keep
+//!   each of them in memory until the last has come, and a merge in between drops what they
+//!   replace. Instead its rows go straight to tables, which one edit adds; they have to come sorted
+//!   by key, each key once, and are refused otherwise.
+//! * That edit is numbered below its rows: the first position that sees them must see it, and no
+//!   memtable shows them before.
 //! * The highest version in tables goes back at times; replay starts at the row instead.
 //! * An iterator that outlives the tree may delete a table of the next instance. Closing takes
 //!   the iterators away from their scans.
@@ -140,7 +139,7 @@ impl LsmStore {
         let opened = Opened::open(&dir, &options, &stop_merges)?;
         let tree = &opened.tree;
         let shared = Arc::new(Shared {
-            horizon: Horizon::new(tree.clone(), opened.floor),
+            horizon: Horizon::new(tree.clone(), opened.durable),
             work: Arc::new(Work::new(tree)),
             inserting: Mutex::default(),
             writer: Mutex::new(Writer::new(tree.clone(), opened.durable)),
@@ -166,8 +165,8 @@ impl LsmStore {
     }
 
     /// Inserts the changes of a transaction that ends at `end`. Later changes of a key replace
-    /// earlier ones. More than [`LsmOptions::memtable_bytes`] of keys and values are inserted in
-    /// parts, once the gate's commit position has reached `end`: such a call waits for it.
+    /// earlier ones. More than [`LsmOptions::memtable_bytes`] of keys and values are written to
+    /// tables at once, when the gate has reached `end`: such a call waits for it.
     ///
     /// # Errors
     /// [`Error::TooLarge`] and [`Error::Invalid`] on keys and values outside the limits: nothing
@@ -197,9 +196,9 @@ impl LsmStore {
             let ops = ops_of(transaction).collect::<Result<Vec<_>>>()?;
             return self.insert_ops(end, ops);
         }
-        // A part that is inserted cannot be taken back, so all of it is checked before.
+        // Refused before anything is written, since the library does not look at the order.
         check_order(end, ops_of(transaction))?;
-        shared.insert_parts(end, &mut ops_of(transaction))
+        shared.insert_large(end, &mut ops_of(transaction))
     }
 
     fn insert_ops(&self, end: Lsn, ops: Vec<Op>) -> Result<()> {
@@ -208,7 +207,7 @@ impl LsmStore {
         if writer::bytes_of(&ops) <= shared.options.memtable_bytes {
             return shared.insert_whole(end, ops);
         }
-        shared.insert_parts(end, &mut ops.into_iter().map(Ok))
+        shared.insert_large(end, &mut ops.into_iter().map(Ok))
     }
 
     /// End of the last transaction inserted.
@@ -226,9 +225,7 @@ impl LsmStore {
         self.shared().durable.get()
     }
 
-    /// The lowest position that can be read. After opening it is above
-    /// [`durable`](Self::durable) when only parts of a transaction are on disk; then nothing can
-    /// be read until the log up to here has been replayed, and the log must not be cut below.
+    /// The lowest position that can be read; [`durable`](Self::durable) after opening.
     pub fn oldest(&self) -> Lsn {
         self.shared().horizon.floor()
     }

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use lsm_tree::{
-    AbstractTree, AnyTree, Config, Guard, Memtable, SeqNo, SequenceNumberCounter, Tree,
+    AbstractTree, AnyTree, Config, Guard, InternalValue, Memtable, SeqNo, SequenceNumberCounter,
+    Tree, ValueType,
 };
 use tempfile::TempDir;
 
@@ -262,6 +263,41 @@ fn rows_inserted_at_a_version_that_an_edit_has_passed_are_invisible_at_its_end()
     bare.put("third part", "v", 99);
     assert_eq!(bare.get("second part", 100).as_deref(), Some("v"));
     assert_eq!(bare.get("third part", 100), None);
+}
+
+#[test]
+fn tables_that_no_memtable_shows_are_seen_at_their_end_if_their_edit_is_numbered_below() {
+    let dir = temp();
+    let mut bare = open(dir.path());
+    bare.put("k", "old", 9);
+    bare.rotate_and_flush(10);
+    let table = |bare: &Bare, value: &str, version| {
+        let row = InternalValue::from_components("k", value, version, ValueType::Value);
+        let rows = [Ok(row)].into_iter();
+        bare.tree.flush_to_tables(rows).unwrap().unwrap().0
+    };
+    let tables = table(&bare, "new", 99);
+    bare.counter.set(10);
+    bare.tree
+        .register_tables(&tables, None, None, &[], 10)
+        .unwrap();
+    assert_eq!(bare.get("k", 100).as_deref(), Some("new"));
+    assert_eq!(bare.get("k", 99).as_deref(), Some("old"));
+    // The merge drops the old row, so positions that need it must not see the merge.
+    bare.flushed_max = 99;
+    bare.compact(10);
+    assert_eq!(bare.get("k", 99).as_deref(), Some("old"));
+    assert_eq!(bare.get("k", 100).as_deref(), Some("new"));
+    let tables = table(&bare, "newest", 199);
+    bare.counter.set(200);
+    bare.tree
+        .register_tables(&tables, None, None, &[], 10)
+        .unwrap();
+    assert_eq!(
+        bare.get("k", 200).as_deref(),
+        Some("new"),
+        "numbered above, it comes too late"
+    );
 }
 
 #[test]

@@ -4,9 +4,10 @@
 //! reaches disk before the gate has passed its highest version and the caller has durably noted
 //! how far it goes; and the library's counter stands just above the versions in tables before
 //! each edit, no more (an idle tree would overtake the log and hide rows) and no less (an old
-//! snapshot would read a new table list). Versions of a transaction in parts do not count before
-//! its last part: nobody can read between the transaction before it and its own end.
+//! snapshot would read a new table list). A large transaction is the exception: its edit adds
+//! rows that no memtable shows, so it is numbered below them, and they count right after it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +20,9 @@ use parking_lot::Mutex;
 
 use super::fault::convert;
 use super::horizon::{EDIT_SLACK, Horizon};
+use super::keys;
 use super::work::{Sealed, Work};
-use super::writer::Writer;
+use super::writer::{Ops, Writer};
 use super::{FlushGate, LsmOptions};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
@@ -67,6 +69,22 @@ impl Edits {
         let mut flushed_max = self.flushed_max.lock();
         *flushed_max = flushed_max.max(highest);
         self.counter.set(*flushed_max + 1);
+    }
+
+    /// Runs an edit that adds rows which nothing shows yet, with versions up to `highest`. It is
+    /// numbered below them, so that the first position that sees them sees the edit too; a merge
+    /// that includes them is numbered above them.
+    fn number_below<T>(&self, highest: SeqNo, edit: impl FnOnce() -> T) -> T {
+        let mut flushed_max = self.flushed_max.lock();
+        // The merge that is under way may take a number as well.
+        assert!(
+            *flushed_max + EDIT_SLACK <= highest,
+            "no room below {highest}"
+        );
+        self.counter.set(*flushed_max + 1);
+        let done = edit();
+        *flushed_max = highest;
+        done
     }
 }
 
@@ -134,16 +152,53 @@ impl Shared {
             let written = tree.flush_to_tables(rows);
             let written = written.map_err(self.convert("flush"))?;
             let (tables, blobs) = written.expect("a tree without blobs always answers");
-            // A part does not count: the rest of its transaction has the same version, is inserted
-            // after this edit, and must be seen at the transaction's end.
-            self.edits.prepare(sealed.row.map_or(0, |_| sealed.highest));
+            self.edits.prepare(sealed.highest);
             let id = sealed.memtable.id();
             tree.register_tables(&tables, blobs.as_deref(), None, &[id], watermark)
                 .map_err(self.convert("register tables"))?;
         }
-        if let Some(row) = sealed.row {
-            self.durable.raise(row);
+        self.durable.raise(sealed.row);
+        Ok(())
+    }
+
+    /// Writes the rows of a transaction that ends at `end` to tables of their own, with the
+    /// applied row behind them, and adds all of them to the tree at once.
+    pub(super) fn write_tables(&self, tree: &Tree, end: Lsn, ops: Ops<'_>) -> Result<()> {
+        (self.gate.raise_bound)(end)?;
+        let version = end.get() - 1;
+        let mut failed = None;
+        let rows = ops.chain([Ok(keys::applied(end))]).map(|op| {
+            let op = match self.work.is_stopped() {
+                true => Err(Error::Closed),
+                false => op,
+            };
+            op.map(|op| keys::internal(op, version)).map_err(|error| {
+                failed = Some(error);
+                // Only tells the library to give up.
+                io::Error::from(io::ErrorKind::Interrupted).into()
+            })
+        });
+        let _flush = tree.get_flush_lock();
+        let written = tree.flush_to_tables(rows);
+        if let Some(error) = failed {
+            return Err(error);
         }
+        let written = written.map_err(self.convert("write a large transaction"))?;
+        let (tables, blobs) = written.expect("a tree without blobs always answers");
+        let watermark = self.raise_horizon();
+        let _flushing = self.flushing.lock();
+        self.edits
+            .number_below(version, || {
+                tree.register_tables(&tables, blobs.as_deref(), None, &[], watermark)
+            })
+            .map_err(self.convert("register tables"))?;
+        // Inside the lock, so that a copy never holds the tables without knowing it.
+        self.applied.raise(end);
+        self.durable.raise(end);
+        self.work.change(|state| {
+            state.level0 = tree.l0_run_count();
+            state.compact = true;
+        });
         Ok(())
     }
 

@@ -6,19 +6,18 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use lsm_tree::Slice;
+use lsm_tree::{InternalValue, SeqNo, Slice, ValueType};
 
 use crate::error::{Error, Result};
+use crate::lsn::Lsn;
 use crate::store::{CATALOG, Change, KEY_MAX, TableId, VALUE_MAX};
 
 /// Bytes before the user key.
 pub(super) const PREFIX: usize = 8;
 
-/// The row that says up to where the tables contain everything. It lies in a branch of its own.
+/// The row that says up to where the tables contain everything. It lies in a branch of its
+/// own, after all others.
 pub(super) const APPLIED: [u8; PREFIX + 1] = [255, 255, 255, 255, 255, 255, 255, 255, b'a'];
-
-/// The row that names the end of a transaction of which only some parts may be here.
-pub(super) const PARTIAL: [u8; PREFIX + 1] = [255, 255, 255, 255, 255, 255, 255, 255, b'p'];
 
 /// What one change does to the tree: a key, and its new value or none.
 pub(super) type Op = (Slice, Option<Slice>);
@@ -41,6 +40,20 @@ pub(super) fn op(change: &Change) -> Result<Op> {
             let value = Slice::from(table.to_le_bytes());
             Ok((row(CATALOG, name.as_bytes())?, Some(value)))
         }
+    }
+}
+
+/// The operation that notes `position` in the row [`APPLIED`].
+pub(super) fn applied(position: Lsn) -> Op {
+    let value = Slice::from(position.get().to_le_bytes());
+    (Slice::from(APPLIED), Some(value))
+}
+
+/// The row of an operation of a transaction with `version`, as tables hold it.
+pub(super) fn internal((key, value): Op, version: SeqNo) -> InternalValue {
+    match value {
+        Some(value) => InternalValue::from_components(key, value, version, ValueType::Value),
+        None => InternalValue::new_tombstone(key, version),
     }
 }
 

@@ -12,7 +12,7 @@ use lsm_tree::{
 use super::LsmOptions;
 use super::engine::StopMerges;
 use super::fault::{convert, corrupt};
-use super::keys::{APPLIED, PARTIAL};
+use super::keys::APPLIED;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
@@ -22,8 +22,6 @@ pub(super) struct Opened {
     pub(super) counter: SequenceNumberCounter,
     /// The tables hold everything up to here.
     pub(super) durable: Lsn,
-    /// They may hold parts of a transaction that ends here; at least `durable`.
-    pub(super) floor: Lsn,
 }
 
 impl Opened {
@@ -50,18 +48,15 @@ impl Opened {
         };
         // The memtables are empty: what is read now is durable.
         let durable = position(&tree, dir, &APPLIED)?;
-        let partial = position(&tree, dir, &PARTIAL)?;
-        let floor = durable.max(partial);
         let highest = tree.get_highest_persisted_seqno().unwrap_or(0);
-        if highest >= floor.get().max(1) {
-            let why = format!("it holds version {highest}, but says that it ends at {floor}");
+        if highest >= durable.get().max(1) {
+            let why = format!("it holds version {highest}, but says that it ends at {durable}");
             return Err(corrupt(dir, why));
         }
         Ok(Self {
             tree,
             counter,
             durable,
-            floor,
         })
     }
 }

@@ -9,7 +9,7 @@ const LEVEL0_MAX: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LsmOptions {
     /// Size in bytes at which a memtable is sealed. A transaction with more than this many bytes
-    /// of keys and values is inserted in parts.
+    /// of keys and values is written to tables at once.
     pub memtable_bytes: u64,
     /// How many sealed memtables may wait; the next insert that needs one waits too.
     pub sealed_max: usize,

@@ -4,8 +4,8 @@ mod conformance;
 mod copies;
 mod gate;
 mod kills;
+mod large;
 mod model;
-mod parts;
 mod reads;
 
 use std::collections::BTreeMap;

@@ -27,8 +27,8 @@ pub(super) struct Sealed {
     pub(super) memtable: Arc<Memtable>,
     /// The highest version in it.
     pub(super) highest: SeqNo,
-    /// What its applied row says, unless it holds a part of a transaction.
-    pub(super) row: Option<Lsn>,
+    /// What its applied row says.
+    pub(super) row: Lsn,
 }
 
 impl Sealed {

@@ -1,18 +1,18 @@
-//! Inserting transactions: whole into one memtable, or in parts when one cannot hold them.
+//! Inserting transactions: into a memtable, or straight into tables when one cannot hold them.
 //!
 //! All rows of a transaction carry the version `end - 1`, so a reader at `end` is the first to see
 //! them, and [`Shared::applied`] moves only when they are all there. A memtable is sealed between
 //! transactions, after the row that says up to where everything is in it or in older ones.
 //!
-//! A transaction in parts is different: its first parts may be on disk while the last is not in
-//! memory. It is only begun when it is known committed, each part carries a row that names its
-//! end, and after a crash positions below that end are refused until it has been replayed; for a
-//! merge may already have dropped what its rows will replace.
+//! A transaction that is larger than a memtable never lies in one. Once it may reach disk, what
+//! came before is flushed, its rows are written to tables in the order of their keys, and one edit
+//! makes all of them part of the tree. A crash before that edit leaves files that the next open
+//! removes; after it, everything is durable. Memory does not grow with the transaction.
 
-use lsm_tree::{AbstractTree, Slice, Tree};
+use lsm_tree::{AbstractTree, Tree};
 
 use super::engine::Shared;
-use super::keys::{self, APPLIED, Op, PARTIAL};
+use super::keys::{self, Op};
 use super::work::Sealed;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -27,8 +27,6 @@ pub(super) struct Writer {
     row: Lsn,
     /// Whether the active memtable has reached its size.
     full: bool,
-    /// The end of a transaction of which some parts are inserted.
-    partial: Option<Lsn>,
 }
 
 /// Operations in the order in which they are inserted.
@@ -40,7 +38,6 @@ impl Writer {
             tree: Some(tree),
             row: durable,
             full: false,
-            partial: None,
         }
     }
 
@@ -62,13 +59,6 @@ impl Writer {
             None => tree.remove(key, version),
         };
         Ok(size)
-    }
-
-    /// Inserts a row of the store's own.
-    fn insert_own(&self, key: &[u8], position: Lsn, end: Lsn) -> Result<()> {
-        let value = Slice::from(position.get().to_le_bytes());
-        self.insert((Slice::from(key), Some(value)), end)?;
-        Ok(())
     }
 }
 
@@ -92,50 +82,39 @@ impl Shared {
         Ok(())
     }
 
-    /// Inserts a transaction memtable by memtable, once it is known committed. Its operations
-    /// name each key once, unless always with the same value.
+    /// Makes a transaction part of the tables, once it may reach disk. Its operations come in
+    /// climbing order of their keys.
     ///
     /// # Errors
-    /// After one, only the same transaction can be inserted; it then starts again.
-    pub(super) fn insert_parts(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
+    /// Nothing of the transaction is there then, and it can be inserted again.
+    pub(super) fn insert_large(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
         self.check_turn(end)?;
+        let gate = [&self.gate.flushed, &self.gate.commit];
         self.work.until(|turn| {
-            if self.gate.commit.get() >= end {
+            if self.gate.reached() >= end {
                 return Some(());
             }
-            turn.wait_for(&[&self.gate.commit], end);
+            turn.wait_for(&gate, end);
             None
         })?;
-        // What came before gets a memtable and an applied row of its own.
         self.wait_for_room()?;
-        {
+        let tree = {
             let mut writer = self.writer.lock();
-            if writer.partial.is_none() {
-                self.seal(&mut writer)?;
+            self.seal(&mut writer)?;
+            writer.tree()?.clone()
+        };
+        // Tables are told apart by age, so those of older transactions come first.
+        self.work.until(|turn| {
+            let crowded = turn.state.level0 >= self.options.level0_stop;
+            if turn.state.sealed.is_empty() && !crowded {
+                return Some(());
             }
-            writer.partial = Some(end);
-        }
-        while !self.insert_part(end, ops)? {}
+            turn.wait();
+            None
+        })?;
+        self.write_tables(&tree, end, ops)?;
+        self.writer.lock().row = end;
         Ok(())
-    }
-
-    /// Inserts as much as a memtable holds, and says whether that was the rest.
-    fn insert_part(&self, end: Lsn, ops: Ops<'_>) -> Result<bool> {
-        self.wait_for_room()?;
-        let mut writer = self.writer.lock();
-        writer.insert_own(&PARTIAL, end, end)?;
-        let mut size = 0;
-        while size < self.options.memtable_bytes {
-            let Some(op) = ops.next().transpose()? else {
-                writer.partial = None;
-                self.applied.raise(end);
-                self.seal(&mut writer)?;
-                return Ok(true);
-            };
-            size = writer.insert(op, end)?;
-        }
-        self.seal(&mut writer)?;
-        Ok(false)
     }
 
     /// Seals what is in memory when `when` says so of what was applied; never inside a
@@ -144,8 +123,7 @@ impl Shared {
         let mut writer = self.writer.lock();
         writer.tree()?;
         let applied = self.applied.get();
-        let pending = writer.partial.is_none() && applied > writer.row;
-        if pending && self.has_room() && when(applied) {
+        if applied > writer.row && self.has_room() && when(applied) {
             self.seal(&mut writer)?;
         }
         Ok(())
@@ -153,8 +131,8 @@ impl Shared {
 
     fn seal(&self, writer: &mut Writer) -> Result<()> {
         let applied = self.applied.get();
-        if writer.partial.is_none() && applied > writer.row {
-            writer.insert_own(&APPLIED, applied, applied)?;
+        if applied > writer.row {
+            writer.insert(keys::applied(applied), applied)?;
             writer.row = applied;
         }
         writer.full = false;
@@ -164,7 +142,7 @@ impl Shared {
         let sealed = Sealed {
             highest: memtable.get_highest_seqno().expect("it is not empty"),
             memtable,
-            row: writer.partial.is_none().then_some(writer.row),
+            row: writer.row,
         };
         self.work.change(|state| state.sealed.push_back(sealed));
         Ok(())
@@ -215,12 +193,7 @@ impl Shared {
         if end > END_MAX {
             return refused(format!("the store keeps positions up to {END_MAX}"));
         }
-        match self.writer.lock().partial {
-            Some(begun) if begun != end => refused(format!(
-                "parts of the transaction that ends at {begun} are inserted, it comes first"
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
