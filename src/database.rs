@@ -167,7 +167,7 @@ impl Database {
     pub fn close(&self) -> Result<()> {
         self.inner.engine.close_for_writes();
         let keeper = self.inner.keeper.lock().take();
-        keeper::close(&self.inner.engine, keeper)
+        keeper::close(&self.inner.engine, keeper, true)
     }
 }
 

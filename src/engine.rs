@@ -372,7 +372,7 @@ fn roll_back(id: u64) -> WalEntry {
     WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new())
 }
 
-fn table_id(value: &[u8]) -> Result<TableId> {
+pub(crate) fn table_id(value: &[u8]) -> Result<TableId> {
     let bytes = value.try_into().map_err(|_| {
         Error::Usage("the catalog holds a table number that is not four bytes long".to_owned())
     })?;

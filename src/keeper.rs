@@ -64,19 +64,19 @@ fn checkpoint(engine: &Engine, upto: Option<Lsn>, retain: &dyn Fn() -> Lsn) -> R
     Ok(())
 }
 
-/// Writes out what is in memory, closes store and log, and ends the thread. Nothing may be
-/// committing any more.
+/// Writes out what is in memory, if `save` says so, closes store and log, and ends the thread.
+/// Nothing may be committing any more.
 ///
 /// # Errors
 /// Disk errors; the next open then recovers as after a crash.
-pub(crate) fn close(engine: &Engine, keeper: Option<JoinHandle<()>>) -> Result<()> {
+pub(crate) fn close(engine: &Engine, keeper: Option<JoinHandle<()>>, save: bool) -> Result<()> {
     let flushed = engine
         .wal
         .flushed()
         .wait_blocking(engine.wal.appended(), None);
     let saved = match flushed {
-        Ok(_) => checkpoint(engine, Some(engine.visible()), &|| Lsn::ZERO),
-        Err(_) => Ok(()),
+        Ok(_) if save => checkpoint(engine, Some(engine.visible()), &|| Lsn::ZERO),
+        _ => Ok(()),
     };
     engine.store.close();
     let closed = engine.wal.close();

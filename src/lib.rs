@@ -10,7 +10,6 @@ mod config;
 mod database;
 #[cfg(feature = "node")]
 mod demo;
-#[cfg(feature = "node")]
 mod encoding;
 mod engine;
 mod error;

@@ -1,28 +1,32 @@
 //! A node: a database that is the primary of its standbys, or follows one.
 
+mod discard;
+mod life;
+mod reseed;
+mod rewind;
+mod turn;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mainstay_replication::protocol::level::OnMiss;
 use mainstay_replication::protocol::policy::SyncPolicy;
 use mainstay_replication::wire::scram::Verifier;
-use mainstay_replication::{Password, Role, WalReplicator, WalStreamingConfig, bootstrap};
-use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
+use mainstay_replication::{Password, Role, WalStreamingConfig};
+use mainstay_storage::{LsmOptions, Lsn, SegmentSize};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::commit::{Receipt, RemotePositions};
-use crate::database::{report, wall_clock};
-use crate::engine::Engine;
+use crate::commit::Receipt;
 use crate::error::{Error, Result};
-use crate::keeper;
 use crate::status::{NodeStatus, Promoted};
 use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
+use life::{Life, Plan};
 
 /// Rounds of key derivation for a password that is configured in clear.
 const SCRAM_ITERATIONS: u32 = 4096;
@@ -47,10 +51,67 @@ pub struct Node {
 struct Inner {
     name: String,
     cluster_name: Option<String>,
-    engine: Arc<Engine>,
-    replicator: WalReplicator,
-    keeper: Mutex<Option<JoinHandle<()>>>,
-    stopped: tokio::sync::Mutex<bool>,
+    /// What the next life is opened with.
+    plan: Mutex<Plan>,
+    life: watch::Sender<Arc<Life>>,
+    /// What the node is busy with, or cannot get over by itself.
+    trouble: Mutex<Option<String>>,
+    /// Held while one life ends and another begins; true once the node was stopped.
+    changing: tokio::sync::Mutex<bool>,
+    closing: watch::Sender<bool>,
+}
+
+impl Inner {
+    fn new(plan: Plan, life: Arc<Life>, cluster_name: Option<String>) -> Arc<Self> {
+        let inner = Arc::new(Self {
+            name: plan.config.name.clone(),
+            cluster_name,
+            plan: Mutex::new(plan),
+            life: watch::Sender::new(life.clone()),
+            trouble: Mutex::new(None),
+            changing: tokio::sync::Mutex::new(false),
+            closing: watch::Sender::new(false),
+        });
+        inner.keep_address(&life);
+        turn::watch(&inner, &life);
+        inner
+    }
+
+    fn life(&self) -> Arc<Life> {
+        self.life.borrow().clone()
+    }
+
+    /// Goes on with the next life.
+    fn live(self: &Arc<Self>, plan: Plan, next: Arc<Life>) {
+        *self.plan.lock() = plan;
+        self.life.send_replace(next.clone());
+        self.say(None);
+        self.keep_address(&next);
+        turn::watch(self, &next);
+    }
+
+    /// Where others reach this node stays the same over its lives.
+    fn keep_address(&self, life: &Life) {
+        if let Some(address) = life.replicator.listen_addr() {
+            self.plan.lock().config.listen = Some(address.to_string());
+        }
+    }
+
+    /// Keeps this life the current one while the guard lives.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    async fn unchanged(&self) -> Result<tokio::sync::MutexGuard<'_, bool>> {
+        let stopped = self.changing.lock().await;
+        match *stopped {
+            true => Err(Error::Stopped),
+            false => Ok(stopped),
+        }
+    }
+
+    fn say(&self, trouble: Option<String>) {
+        *self.trouble.lock() = trouble;
+    }
 }
 
 /// How a node is set up. Made by [`Node::builder`].
@@ -181,78 +242,14 @@ impl NodeBuilder {
             let verifier = Verifier::from_password(password, salt.as_bytes(), SCRAM_ITERATIONS);
             self.config.users = vec![("mainstay".to_owned(), verifier)];
         }
-        let (wal, primary) = self.open_log().await?;
-        let store = self.store.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let upto = if primary {
-                wal.appended()
-            } else {
-                wal.commit().get()
-            };
-            Engine::open(wal, store, upto)
-        });
-        let engine = opened.await.map_err(|_| Error::Stopped)??;
-        let copied = engine.clone();
-        let replicator = WalReplicator::with_engine(
-            self.config.clone(),
-            engine.wal.clone(),
-            Box::new(engine.store.clone()),
-            move |into| copied.copy_store(into),
-        );
-        if let Err(error) = replicator.start().await {
-            engine.store.close();
-            engine.wal.stop();
-            return Err(error.into());
-        }
-        let (written, applied) = replicator.remote_positions()?;
-        let remote = RemotePositions { written, applied };
-        engine.set_remote(remote, replicator.is_synchronous());
-        if primary {
-            engine.open_for_writes();
-        }
-        tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
-        let retaining = replicator.clone();
-        let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
-        let inner = Inner {
-            name: self.config.name,
-            cluster_name: self.cluster_name,
-            engine,
-            replicator,
-            keeper: Mutex::new(Some(keeper)),
-            stopped: tokio::sync::Mutex::new(false),
+        let plan = Plan {
+            config: self.config,
+            store: self.store,
         };
+        let life = plan.open().await?;
         Ok(Node {
-            inner: Arc::new(inner),
+            inner: Inner::new(plan, life, self.cluster_name),
         })
-    }
-
-    /// Opens the log, creating it or filling the directory first; also says whether this node is
-    /// the primary.
-    async fn open_log(&self) -> Result<(Wal, bool)> {
-        let config = &self.config;
-        let dir = config.data_dir.clone();
-        let primary = config.follow.is_empty();
-        let disk = Arc::new(OsDisk);
-        if !Wal::exists(&*disk, &dir)? && !primary {
-            let filled = bootstrap(config).await?;
-            tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
-        }
-        let options = WalOptions {
-            segment_size: config.segment_size,
-            accept_loss_from: config.accept_loss_from,
-            ..WalOptions::new(wall_clock)
-        };
-        let opened = tokio::task::spawn_blocking(move || {
-            if Wal::exists(&*disk, &dir)? {
-                let (wal, recovered) = Wal::open(disk, &dir, &options)?;
-                report(&dir, &recovered);
-                return Ok(wal);
-            }
-            let new = NewLog::new_cluster(options.segment_size);
-            Wal::create(disk, &dir, new, &options)
-        });
-        let wal = opened.await.map_err(|_| Error::Stopped)??;
-        Ok((wal, primary))
     }
 }
 
@@ -301,7 +298,7 @@ impl Node {
         if self.role() != Role::Primary {
             return Err(self.not_primary());
         }
-        WriteTransaction::begin(self.inner.engine.clone())
+        WriteTransaction::begin(self.inner.life().engine.clone())
     }
 
     /// The committed value of `key` in `table`, as far as this node knows it.
@@ -317,7 +314,7 @@ impl Node {
     /// # Errors
     /// The node was stopped.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        self.inner.engine.snapshot()
+        self.inner.life().engine.snapshot()
     }
 
     /// Waits until everything that is committed below `lsn` can be read here: read your own writes
@@ -326,34 +323,32 @@ impl Node {
     /// # Errors
     /// [`Error::TimedOut`]; [`Error::Stopped`].
     pub async fn wait_for(&self, lsn: Lsn, within: Duration) -> Result<()> {
-        let engine = &self.inner.engine;
+        let mut lives = self.inner.life.subscribe();
         let reached = async {
-            engine
-                .wal
-                .commit()
-                .wait(lsn)
-                .await
-                .map_err(|_| Error::Stopped)?;
-            if self.role() == Role::Primary {
-                engine.settle();
-                return Ok(());
+            loop {
+                let life = lives.borrow_and_update().clone();
+                match life.reached(lsn).await {
+                    // Only this life has ended; the next one goes on.
+                    Err(Error::Stopped) if !*self.inner.closing.borrow() => {
+                        lives.changed().await.map_err(|_| Error::Stopped)?;
+                    }
+                    reached => return reached,
+                }
             }
-            let applied = self.inner.replicator.applied()?;
-            applied
-                .wait(lsn)
-                .await
-                .map(|_| ())
-                .map_err(|_| Error::Stopped)
         };
-        let at = engine.visible();
-        timeout(within, reached)
-            .await
-            .unwrap_or(Err(Error::TimedOut { lsn, at }))
+        let reached = timeout(within, reached).await;
+        let at = self.inner.life().engine.visible();
+        reached.unwrap_or(Err(Error::TimedOut { lsn, at }))
     }
 
     /// What the node is and how it fares.
     pub fn status(&self) -> NodeStatus {
-        NodeStatus::of(&self.inner.name, &self.inner.engine, &self.inner.replicator)
+        let (life, trouble) = (self.inner.life(), self.inner.trouble.lock().clone());
+        let mut status = NodeStatus::of(&self.inner.name, &life.engine, &life.replicator);
+        if trouble.is_some() {
+            status.problem = trouble;
+        }
+        status
     }
 
     /// Makes this standby the primary. `force` skips the checks for a living primary and for lag,
@@ -362,17 +357,18 @@ impl Node {
     /// # Errors
     /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
     pub async fn promote(&self, force: bool) -> Result<Promoted> {
-        let inner = &self.inner;
-        let promotion = inner.replicator.promote(force).await?;
-        let synchronous = inner.replicator.is_synchronous();
-        inner.engine.set_remote(inner.engine.remote(), synchronous);
-        inner.engine.open_for_writes();
+        let _unchanged = self.inner.unchanged().await?;
+        let life = self.inner.life();
+        let promotion = life.replicator.promote(force).await?;
+        let synchronous = life.replicator.is_synchronous();
+        life.engine.set_remote(life.engine.remote(), synchronous);
+        life.engine.open_for_writes();
         for notice in &promotion.notices {
             tracing::warn!(%notice, "promoted");
         }
         Ok(Promoted {
             promoted: true,
-            new_primary_name: inner.name.clone(),
+            new_primary_name: self.inner.name.clone(),
             timeline: promotion.timeline.number,
             lsn: promotion.end.to_string(),
             notices: promotion.notices,
@@ -385,7 +381,12 @@ impl Node {
     /// [`Error::Usage`] on a URL that cannot be read, [`Error::Refused`] on a primary.
     pub async fn follow(&self, url: &str) -> Result<()> {
         let upstream = Upstream::parse(url)?;
-        Ok(self.inner.replicator.follow(upstream.addresses).await?)
+        let _unchanged = self.inner.unchanged().await?;
+        let life = self.inner.life();
+        if life.replicator.role() != Role::Fenced {
+            return Ok(life.replicator.follow(upstream.addresses).await?);
+        }
+        turn::step_down(&self.inner, upstream.addresses).await
     }
 
     /// Stops cleanly: connections end as a shutdown does, memory is written out, the log is marked
@@ -394,25 +395,17 @@ impl Node {
     /// # Errors
     /// Disk errors; the next start then recovers as after a crash.
     pub async fn stop(&self) -> Result<()> {
-        let mut stopped = self.inner.stopped.lock().await;
-        if *stopped {
+        self.inner.closing.send_replace(true);
+        let mut stopped = self.inner.changing.lock().await;
+        if std::mem::replace(&mut *stopped, true) {
             return Ok(());
         }
-        *stopped = true;
-        self.inner.engine.close_for_writes();
-        let streams = self.inner.replicator.stop().await;
-        let inner = self.inner.clone();
-        let closed = tokio::task::spawn_blocking(move || {
-            let keeper = inner.keeper.lock().take();
-            keeper::close(&inner.engine, keeper)
-        });
-        closed.await.map_err(|_| Error::Stopped)??;
-        Ok(streams?)
+        self.inner.life().close(true).await
     }
 
     /// Where the node listens.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
-        self.inner.replicator.listen_addr()
+        self.inner.life().replicator.listen_addr()
     }
 
     /// The cluster's name, if it has one.
@@ -422,33 +415,14 @@ impl Node {
 
     /// What the node is at the moment.
     pub fn role(&self) -> Role {
-        self.inner.replicator.role()
+        self.inner.life().replicator.role()
     }
 
     fn not_primary(&self) -> Error {
-        let primary = self.inner.replicator.primary();
+        let primary = self.inner.life().replicator.primary();
         let primary = primary.filter(|(name, _)| *name != self.inner.name);
         Error::NotPrimary {
             primary: primary.map(|(name, address)| format!("{name} ({address})")),
         }
-    }
-}
-
-/// Stops write transactions as soon as this node is no primary any more. Ends with the node.
-async fn follow_role(engine: Arc<Engine>, mut roles: tokio::sync::watch::Receiver<Role>) {
-    while roles.changed().await.is_ok() {
-        if *roles.borrow_and_update() != Role::Primary && engine.is_writable() {
-            let closing = engine.clone();
-            // It only waits for the commit at hand; a panic there has said so itself.
-            let _ = tokio::task::spawn_blocking(move || closing.close_for_writes()).await;
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.engine.close_for_writes();
-        self.engine.store.close();
-        self.engine.wal.stop();
     }
 }

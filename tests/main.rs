@@ -4,6 +4,7 @@ mod bad_input;
 mod crash;
 mod examples;
 mod large_transaction;
+mod rejoin;
 mod stock_tools;
 mod support;
 mod tidy;

@@ -4,12 +4,14 @@
 //! outlives its test: it is killed when its handle is dropped, and ends by itself when the test's
 //! process dies. A node's log is printed when its test fails.
 
+mod hold;
 mod http;
 mod node;
 mod run;
 mod skip;
 mod writers;
 
+pub(crate) use hold::Relay;
 pub(crate) use http::Http;
 pub(crate) use node::{Node, Start};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};

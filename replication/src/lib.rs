@@ -13,4 +13,4 @@ pub use cluster::*;
 pub use config::*;
 pub use error::*;
 pub use replicator::*;
-pub use runtime::{Bootstrapped, Subscription, bootstrap};
+pub use runtime::{Bootstrapped, Divergence, Subscription, WayBack, bootstrap};

@@ -20,7 +20,7 @@ use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStream
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
 use crate::runtime::{
-    self, CopyStore, Core, Follower, SubscribeSource, Subscription, never_seen, promote,
+    self, CopyStore, Core, Divergence, Follower, SubscribeSource, Subscription, never_seen, promote,
 };
 use running::{Given, Running};
 
@@ -303,7 +303,7 @@ impl WalReplicator {
     /// that is not, the primary that the log names.
     pub fn primary(&self) -> Option<(String, String)> {
         let core = self.inner.core.read().clone()?;
-        core.upstream().or_else(|| {
+        core.upstream().or_else(|| core.successor()).or_else(|| {
             let primary = core.cluster().primary;
             Some((primary.name.as_str().to_owned(), primary.address))
         })
@@ -319,6 +319,14 @@ impl WalReplicator {
     pub fn problem(&self) -> Option<String> {
         let core = self.inner.core.read().clone();
         core.and_then(|core| core.trouble())
+    }
+
+    /// Tells when this node's log cannot follow any more, and what takes it back.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn divergence(&self) -> Result<tokio::sync::watch::Receiver<Option<Divergence>>> {
+        Ok(self.core()?.diverged.subscribe())
     }
 
     /// The positions that the remote levels wait for: written, and applied.
@@ -425,6 +433,13 @@ impl WalReplicator {
                 .commit_event(crate::protocol::commit::Event::Suspended(true));
         }
         running.core.switched.send_modify(|count| *count += 1);
+        let old = opened.old_primary;
+        if old.name != running.core.name && !old.address.is_empty() {
+            let (core, timeline) = (running.core.clone(), opened.promotion.timeline);
+            running
+                .tasks
+                .spawn(runtime::tell(core, timeline, old.address));
+        }
         Ok(opened.promotion)
     }
 

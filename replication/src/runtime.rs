@@ -12,6 +12,7 @@
 //! carries out the actions. All tasks end when `Core::stopping` is set; a task that does not end
 //! in its time is aborted.
 
+mod announce;
 mod applicator;
 mod backup;
 mod bootstrap;
@@ -41,9 +42,11 @@ use crate::error::{Error, Result};
 use crate::protocol::commit::Event;
 
 pub(crate) use self::core::{CopyStore, Core, never_seen};
+pub(crate) use announce::tell;
 pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
+pub use follower::{Divergence, WayBack};
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
 

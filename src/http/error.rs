@@ -97,7 +97,8 @@ impl From<Error> for ApiError {
 }
 
 fn stopping() -> ApiError {
-    ApiError::new(503, "this node is stopping").hint("ask another node, or start this one again")
+    ApiError::new(503, "this node is stopping, or turning to another primary")
+        .hint("ask again in a moment, or ask another node")
 }
 
 fn of_storage(error: &mainstay_storage::Error, text: String) -> ApiError {

@@ -14,12 +14,12 @@ use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::session::authentication::random_nonce;
-use crate::wire::command::Command;
-use crate::wire::result::{Answer, Collector, HistoryFile, Progress};
+use crate::wire::command::{Command, SlotKind};
+use crate::wire::result::{Answer, Collector, HistoryFile, Progress, SystemIdentity};
 use crate::wire::scram::ScramClient;
 use crate::wire::{
     Authentication, BackendDecoder, BackendMessage, FrontendMessage, ReplicationMode,
-    StartupMessage, WireError,
+    StartupMessage, WireError, sqlstate,
 };
 
 /// Longest time for connecting, and for the answer to one command.
@@ -102,6 +102,35 @@ impl Client {
         let text = text.map_err(|_| self.broken("its history is not text"))?;
         TimelineHistory::parse(text, timeline, begin)
             .map_err(|error| Error::Invalid(error.to_string()))
+    }
+
+    /// Who the server is.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) async fn system_identity(&mut self) -> Result<SystemIdentity> {
+        let answer = self.rows(&Command::IdentifySystem).await?;
+        let set = answer.sets.first();
+        let set = set.ok_or_else(|| self.broken("it did not say who it is"))?;
+        SystemIdentity::read(set).map_err(|source| self.wire(source))
+    }
+
+    /// Creates the slot to follow through, unless it is there.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) async fn make_slot(&mut self, slot: &str) -> Result<()> {
+        let create = Command::CreateReplicationSlot {
+            slot: slot.to_owned(),
+            temporary: false,
+            kind: SlotKind::Physical { reserve_wal: true },
+        };
+        match self.rows(&create).await {
+            Err(Error::Answer { sqlstate: code, .. }) if code == sqlstate::DUPLICATE_OBJECT => {
+                Ok(())
+            }
+            created => created.map(|_| ()),
+        }
     }
 
     async fn collect(&mut self) -> Result<Answered> {

@@ -34,6 +34,7 @@ use crate::protocol::policy::change_rule;
 use crate::protocol::progress::{LagSamples, Positions};
 use crate::protocol::promotion::{Fencing, fencing};
 use crate::runtime::clock::Clock;
+use crate::runtime::follower::Divergence;
 use crate::runtime::promote::Overtaken;
 use crate::runtime::slots::Slots;
 use crate::runtime::subscription::Subscriptions;
@@ -53,6 +54,10 @@ pub(crate) struct Core {
     /// Raised whenever the history changed, so that streams look again.
     pub(crate) switched: watch::Sender<u64>,
     pub(crate) stopping: watch::Sender<bool>,
+    /// Name and address of the primary of a newer timeline, as it said itself.
+    successor: Mutex<Option<(String, String)>>,
+    /// Set when this node's log cannot follow any more and there is a way back.
+    pub(crate) diverged: watch::Sender<Option<Divergence>>,
     /// Flushed here, and written on the standbys that count.
     pub(crate) remote_written: Signal,
     /// Committed, and applied on the standbys that count.
@@ -177,6 +182,8 @@ impl Core {
             role: watch::Sender::new(role),
             switched: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
+            successor: Mutex::new(None),
+            diverged: watch::Sender::new(None),
             remote_written: Signal::new(Lsn::ZERO),
             remote_applied: Signal::new(Lsn::ZERO),
             applied,
@@ -534,6 +541,16 @@ impl Core {
         let heard = self.primary_heard.load(Ordering::Relaxed);
         let connected = self.upstream().is_some() && heard > 0;
         connected.then(|| self.clock.now() - Moment::from_micros(heard))
+    }
+
+    /// The primary of a newer timeline made itself known.
+    pub(crate) fn set_successor(&self, name: String, address: String) {
+        *self.successor.lock() = Some((name, address));
+    }
+
+    /// Name and address of the primary of a newer timeline, if it made itself known.
+    pub(crate) fn successor(&self) -> Option<(String, String)> {
+        self.successor.lock().clone()
     }
 
     pub(crate) fn set_orders(&self, orders: Option<mpsc::Sender<Order>>) {

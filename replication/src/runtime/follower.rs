@@ -3,16 +3,54 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::Timeline;
+use mainstay_storage::{Lsn, Timeline};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::protocol::receiver::GiveUp;
 use crate::runtime::core::Core;
 use crate::runtime::walreceiver::{self, Ended, Order};
 
 /// Orders that may wait for the receiver.
 const ORDERS_MAX: usize = 16;
+
+/// This node's log cannot be continued by the one that it was to follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Divergence {
+    /// How the node can follow again.
+    pub way_back: WayBack,
+    /// The addresses it was following.
+    pub upstreams: Vec<String>,
+}
+
+/// What takes a node back onto its upstream's log.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum WayBack {
+    /// Taking store and log back to here, where the two logs part; a base backup where the store
+    /// cannot go back so far.
+    Rewind {
+        /// The end of what they have in common.
+        to: Lsn,
+    },
+    /// A base backup: the upstream has no log below `oldest` any more.
+    Backup {
+        /// What was needed.
+        wanted: Lsn,
+        /// What there is; zero where the upstream did not say.
+        oldest: Lsn,
+    },
+}
+
+impl WayBack {
+    fn of(why: &GiveUp) -> Option<Self> {
+        match *why {
+            GiveUp::NeedsRewind { to } => Some(Self::Rewind { to }),
+            GiveUp::NeedsBackup { wanted, oldest } => Some(Self::Backup { wanted, oldest }),
+            GiveUp::Foreign { .. } | GiveUp::NoCommonHistory | GiveUp::Stopped => None,
+        }
+    }
+}
 
 /// A running receiver.
 #[derive(Debug)]
@@ -31,9 +69,15 @@ impl Follower {
             core.set_upstream(None);
             match ended {
                 Ended::Stopped => {}
-                Ended::GaveUp(why) => {
-                    tracing::error!(%why, "this node cannot follow");
+                Ended::GaveUp(why, upstreams) => {
+                    tracing::warn!(%why, "this node cannot follow");
                     core.set_trouble(Some(why.to_string()));
+                    let way_back = WayBack::of(&why);
+                    let divergence = way_back.map(|way_back| Divergence {
+                        way_back,
+                        upstreams,
+                    });
+                    core.diverged.send_replace(divergence);
                 }
                 Ended::Failed(error) => {
                     tracing::error!(%error, "following failed");

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::cluster::ClusterConfig;
+use crate::cluster::{ClusterConfig, Member};
 use crate::error::{Error, Result};
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
@@ -46,6 +46,8 @@ pub(crate) struct Opened {
     pub(crate) promotion: Promotion,
     /// A newer timeline was promised to another candidate: nothing may be confirmed.
     pub(crate) overtaken: bool,
+    /// The primary of the timeline before.
+    pub(crate) old_primary: Member,
 }
 
 /// Runs one attempt to become primary.
@@ -192,6 +194,7 @@ impl Attempt<'_> {
                 self.opened = Some(Opened {
                     promotion,
                     overtaken: overtaken.is_some(),
+                    old_primary: self.old.primary.clone(),
                 });
             }
             Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),

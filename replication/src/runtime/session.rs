@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::cluster::Member;
 use crate::config::Role;
 use crate::error::{Error, Result};
+use crate::runtime::announce;
 use crate::runtime::core::Core;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
@@ -310,6 +311,7 @@ impl Session {
             Command::TimelineHistory { timeline } => return self.timeline_history(timeline),
             Command::IdentifyNode => Ok(self.identify_node()),
             Command::RegisterStandby(standby) => self.register(standby),
+            Command::TimelineOpened(opened) => Ok(announce::serve(&self.core, opened)),
             Command::ReadReplicationSlot { slot } => self.read_slot(&slot),
             Command::CreateReplicationSlot {
                 slot,

@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -20,13 +22,15 @@ use crate::protocol::receiver::{
 use crate::runtime::client::{Answered, Client};
 use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
-use crate::wire::command::{Command, RegisterStandby, SlotKind, StartReplication};
+use crate::wire::command::{Command, RegisterStandby, StartReplication};
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage, SenderMessage};
-use crate::wire::result::SystemIdentity;
 use crate::wire::{BackendMessage, FrontendMessage, sqlstate};
 
 /// Bytes that may be on their way to our disk before we stop taking in more.
 const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
+
+/// How long an upstream that is left may take to accept the news.
+const FENCE_FLUSH_MAX: Duration = Duration::from_millis(100);
 
 /// Told to a running receiver.
 #[derive(Debug)]
@@ -44,8 +48,8 @@ pub(crate) enum Order {
 pub(crate) enum Ended {
     /// It was told to.
     Stopped,
-    /// This log cannot follow; the reason says what to do.
-    GaveUp(GiveUp),
+    /// This log cannot follow those addresses; the reason says what to do.
+    GaveUp(GiveUp, Vec<String>),
     /// The log or disk failed.
     Failed(Error),
 }
@@ -66,6 +70,8 @@ struct Driver {
     /// Nothing is applied any more, because the store failed.
     replay_ended: bool,
     events: VecDeque<Event>,
+    /// To be told when the upstream that a promise made old is left.
+    left: Option<oneshot::Sender<()>>,
     ended: Option<Ended>,
 }
 
@@ -103,6 +109,7 @@ pub(crate) async fn run(
         applied,
         replay_ended: false,
         events: VecDeque::new(),
+        left: None,
         ended: None,
         core,
     };
@@ -129,10 +136,18 @@ impl Driver {
         let Some(event) = event else { return Ok(()) };
         let mut actions = Vec::new();
         self.receiver.on(event, self.core.clock.now(), &mut actions);
+        let mut performed = Ok(());
         for action in actions {
-            self.perform(action).await?;
+            performed = self.perform(action).await;
+            if performed.is_err() {
+                break;
+            }
         }
-        Ok(())
+        if let Some(done) = self.left.take() {
+            self.leave(done);
+            return Ok(());
+        }
+        performed
     }
 
     async fn disconnected(&mut self, error: &Error) {
@@ -226,18 +241,23 @@ impl Driver {
                 Some(Event::Disconnected { random: 0 })
             }
             Some(Order::Accepted(timeline, address, done)) => {
-                self.client = None;
-                self.core.set_upstream(None);
-                self.drop_carry();
-                // Whoever asked may be gone; the promise holds all the same.
-                let _ = done.send(());
                 self.upstreams.retain(|known| *known != address);
                 self.upstreams.insert(0, address);
                 self.next_upstream = 0;
-                self.events.push_back(Event::Disconnected { random: 0 });
+                self.left = Some(done);
                 Some(Event::Accepted(timeline))
             }
         }
+    }
+
+    /// Leaves the upstream that a promise made old, which was told if it could be, and says so.
+    fn leave(&mut self, done: oneshot::Sender<()>) {
+        self.client = None;
+        self.core.set_upstream(None);
+        self.drop_carry();
+        self.events.push_back(Event::Disconnected { random: 0 });
+        // Whoever asked may be gone; the promise holds all the same.
+        let _ = done.send(());
     }
 
     /// The next message of the upstream while it streams.
@@ -348,7 +368,10 @@ impl Driver {
                     reason,
                 }));
                 if let Some(client) = &mut self.client {
-                    client.link.flush().await?;
+                    // One that takes nothing in any more is not waited for.
+                    if let Ok(flushed) = timeout(FENCE_FLUSH_MAX, client.link.flush()).await {
+                        flushed?;
+                    }
                 }
             }
             Action::TimelineClaimed { timeline, opened } => {
@@ -364,7 +387,9 @@ impl Driver {
                     .push_back(Event::Disconnected { random: random() });
             }
             Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
-            Action::GiveUp(why) => self.ended = Some(Ended::GaveUp(why)),
+            Action::GiveUp(why) => {
+                self.ended = Some(Ended::GaveUp(why, self.upstreams.clone()));
+            }
         }
         Ok(())
     }
@@ -381,7 +406,7 @@ impl Driver {
         let mut client = Client::connect(&self.core.config, &address).await?;
         let identity = self.core.wal.identity();
         // Another cluster must not count on this node, not even for a moment.
-        if system_identity(&mut client).await?.system_id == identity.system_id {
+        if client.system_identity().await?.system_id == identity.system_id {
             let register = RegisterStandby {
                 name: self.core.name.as_str().to_owned(),
                 node: identity.node_id,
@@ -390,7 +415,7 @@ impl Driver {
             };
             client.rows(&Command::RegisterStandby(register)).await?;
             if let Some(slot) = &self.core.config.follow_slot {
-                make_slot(&mut client, slot).await?;
+                client.make_slot(slot).await?;
             }
         }
         self.core
@@ -408,7 +433,7 @@ impl Driver {
 
     async fn identify(&mut self) -> Result<()> {
         let client = self.client()?;
-        let identity = system_identity(client).await?;
+        let identity = client.system_identity().await?;
         let mut timeline = client.server.timeline;
         if identity.timeline != timeline.number {
             // It switched since the session began; the next session tells the id.
@@ -497,27 +522,6 @@ impl Driver {
         if let Some(client) = &mut self.client {
             client.link.queue(out.freeze());
         }
-    }
-}
-
-/// Asks the upstream who it is.
-async fn system_identity(client: &mut Client) -> Result<SystemIdentity> {
-    let answer = client.rows(&Command::IdentifySystem).await?;
-    let set = answer.sets.first();
-    let set = set.ok_or_else(|| client.broken("it did not say who it is"))?;
-    SystemIdentity::read(set).map_err(|source| client.wire(source))
-}
-
-/// Creates the slot to follow through, unless it is there.
-async fn make_slot(client: &mut Client, slot: &str) -> Result<()> {
-    let create = Command::CreateReplicationSlot {
-        slot: slot.to_owned(),
-        temporary: false,
-        kind: SlotKind::Physical { reserve_wal: true },
-    };
-    match client.rows(&create).await {
-        Err(Error::Answer { sqlstate: code, .. }) if code == sqlstate::DUPLICATE_OBJECT => Ok(()),
-        created => created.map(|_| ()),
     }
 }
 

@@ -102,6 +102,8 @@ pub enum Command {
     ProbeTimeline,
     /// `PROMISE_TIMELINE`, native.
     PromiseTimeline(PromiseTimeline),
+    /// `TIMELINE_OPENED`, native.
+    TimelineOpened(TimelineOpened),
     /// `IDENTIFY_NODE`, native.
     IdentifyNode,
     /// `REGISTER_STANDBY`, native.
@@ -171,6 +173,17 @@ pub struct PromiseTimeline {
     pub timeline: Timeline,
     /// Name of the candidate.
     pub candidate: String,
+    /// Where it can be reached.
+    pub address: String,
+}
+
+/// `TIMELINE_OPENED n 'id' 'primary name' 'primary host:port'`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineOpened {
+    /// The timeline that was opened.
+    pub timeline: Timeline,
+    /// Name of its primary.
+    pub primary: String,
     /// Where it can be reached.
     pub address: String,
 }

@@ -467,6 +467,45 @@ fn a_standby_cuts_what_it_never_applied_and_follows_the_new_timeline() {
 }
 
 #[test]
+fn what_was_committed_here_alone_is_taken_back_by_a_rewind() {
+    let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let old = create(a.path());
+    append_flushed(&old, "one");
+    let new = standby_of(&old, b.path());
+    stream(&old, &new, 1 << 20);
+    append_flushed(&old, "never sent");
+    append_flushed(&old, "nor this");
+    let second = Timeline {
+        number: 2,
+        id: Uuid::new_v4(),
+    };
+    let fork = new.open_timeline(second, "the old primary failed").unwrap();
+    new.append_new_timeline(&[]).unwrap();
+    append_flushed(&new, "two");
+    drop(old);
+    let (old, _) = open(a.path());
+    assert!(old.commit().get() > fork);
+    old.set_commit_follows(false);
+    assert!(
+        old.rewind(fork)
+            .unwrap()
+            .expect("set aside")
+            .saved_to
+            .exists()
+    );
+    assert_eq!((old.commit().get(), old.flushed().get()), (fork, fork));
+    old.adopt_history(&new.history()).unwrap();
+    stream(&new, &old, 1 << 20);
+    assert_same_files(&new, &old);
+    drop(old);
+    let (old, recovered) = open(a.path());
+    assert_eq!(recovered.end, new.appended());
+    // What a restart does not replay any more cannot be taken back.
+    old.checkpoint(recovered.end).unwrap();
+    assert!(matches!(old.rewind(fork), Err(Error::Invalid(_))));
+}
+
+#[test]
 fn promises_are_durable() {
     let dir = TempDir::new().unwrap();
     let wal = create(dir.path());

@@ -113,12 +113,26 @@ impl Wal {
     /// here; disk errors, after which the log is poisoned: the node must be restarted and the cut
     /// repeated.
     pub fn cut(&self, to: Lsn) -> Result<Option<TornTail>> {
+        let floor = self.shared().commit.get().max(self.control().checkpoint);
+        self.cut_above(floor, to)
+    }
+
+    /// As [`cut`](Self::cut), but also what was committed here, as far as this node knew: another
+    /// primary decided otherwise, and the store that stands on this log was taken back already. The
+    /// commit LSN goes back with the log.
+    ///
+    /// # Errors
+    /// As [`cut`](Self::cut); only what is checkpointed cannot be taken back.
+    pub fn rewind(&self, to: Lsn) -> Result<Option<TornTail>> {
+        self.cut_above(self.control().checkpoint, to)
+    }
+
+    fn cut_above(&self, floor: Lsn, to: Lsn) -> Result<Option<TornTail>> {
         let shared = self.shared();
         shared.exclusively(|file, halfway| {
-            let floor = shared.commit.get().max(self.control().checkpoint);
             if to < floor || to > file.end.lsn {
                 let end = file.end.lsn;
-                let range = format!("between {floor} (committed and applied) and {end} (the end)");
+                let range = format!("between {floor} (which must stay) and {end} (the end)");
                 return Err(Error::Invalid(format!(
                     "the log can be cut {range}, not at {to}"
                 )));
@@ -144,6 +158,9 @@ impl Wal {
                 *halfway = true;
                 shared.written.reset(to);
                 shared.flushed.reset(to);
+                if shared.commit.get() > to {
+                    shared.commit.reset(to);
+                }
                 self.update_control(|control| {
                     control.watermark = to;
                     control.own_from = Lsn::MAX;

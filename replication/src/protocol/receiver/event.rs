@@ -221,7 +221,7 @@ pub enum GiveUp {
         to: Lsn,
     },
     /// The log in between is gone.
-    #[error("the upstream's log begins at {oldest}, above {wanted}; a base backup is needed")]
+    #[error("the upstream has no log {} any more; a base backup is needed", missing(*wanted, *oldest))]
     NeedsBackup {
         /// What this node needs next.
         wanted: Lsn,
@@ -231,6 +231,14 @@ pub enum GiveUp {
     /// Asked to.
     #[error("stopped")]
     Stopped,
+}
+
+/// Names log that is gone.
+fn missing(wanted: Lsn, oldest: Lsn) -> String {
+    match oldest.is_zero() {
+        true => format!("from {wanted} on"),
+        false => format!("from {wanted} to {oldest}"),
+    }
 }
 
 /// Where a receiver stands.

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::lexer::{Lexer, Token, continues_word, is_blank};
 use super::option::{RawOption, RawValue, push_bounded, refused, slot_kind, unrecognised};
 use super::{
-    BackupOptions, Command, PromiseTimeline, RegisterStandby, StartReplication, check_slot_name,
+    BackupOptions, Command, PromiseTimeline, RegisterStandby, StartReplication, TimelineOpened,
+    check_slot_name,
 };
 use crate::wire::{Result, WireError, sqlstate};
 
@@ -40,6 +41,7 @@ fn rule(word: &str, native: bool) -> Option<Rule> {
         "UPLOAD_MANIFEST" => |_| Ok(Command::UploadManifest),
         "PROBE_TIMELINE" if native => |_| Ok(Command::ProbeTimeline),
         "PROMISE_TIMELINE" if native => |it| it.promise(),
+        "TIMELINE_OPENED" if native => |it| it.opened(),
         "IDENTIFY_NODE" if native => |_| Ok(Command::IdentifyNode),
         "REGISTER_STANDBY" if native => |it| it.register(),
         _ => return None,
@@ -359,6 +361,16 @@ impl<'a> Parser<'a> {
         Ok(Command::PromiseTimeline(PromiseTimeline {
             timeline: Timeline { number, id },
             candidate: self.text()?,
+            address: self.text()?,
+        }))
+    }
+
+    fn opened(&mut self) -> Result<Command> {
+        let number = self.timeline_number()?;
+        let id = self.uuid()?;
+        Ok(Command::TimelineOpened(TimelineOpened {
+            timeline: Timeline { number, id },
+            primary: self.text()?,
             address: self.text()?,
         }))
     }

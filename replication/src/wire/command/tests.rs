@@ -278,6 +278,7 @@ fn native_words_are_commands_only_to_native_peers() {
         "IDENTIFY_NODE".to_owned(),
         format!("PROMISE_TIMELINE 3 '{ID}' {address}"),
         format!("REGISTER_STANDBY 'x' '{ID}' '{ID}' 'h:1'"),
+        format!("TIMELINE_OPENED 3 '{ID}' {address}"),
     ];
     for text in &words {
         assert_eq!(taken(text), sql(text));
@@ -525,11 +526,26 @@ fn any_command() -> impl Strategy<Value = Command> {
         }),
         (1..=u32::MAX).prop_map(|timeline| Command::TimelineHistory { timeline }),
         any_backup().prop_map(Command::BaseBackup),
+        any_native_command(),
+    ]
+}
+
+fn any_native_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
         (1..=u32::MAX, any_uuid(), any_text(), any_text()).prop_map(
             |(number, id, candidate, address)| {
                 Command::PromiseTimeline(PromiseTimeline {
                     timeline: Timeline { number, id },
                     candidate,
+                    address,
+                })
+            }
+        ),
+        (1..=u32::MAX, any_uuid(), any_text(), any_text()).prop_map(
+            |(number, id, primary, address)| {
+                Command::TimelineOpened(TimelineOpened {
+                    timeline: Timeline { number, id },
+                    primary,
                     address,
                 })
             }

@@ -8,6 +8,7 @@ use std::fmt;
 use super::backup::{BackupOptions, BackupTarget, Compression, ManifestMode};
 use super::{
     Command, PromiseTimeline, RegisterStandby, SlotKind, SnapshotAction, StartReplication,
+    TimelineOpened,
 };
 
 /// `name` as a quoted identifier.
@@ -65,6 +66,7 @@ impl fmt::Display for Command {
             Self::UploadManifest => f.write_str("UPLOAD_MANIFEST"),
             Self::ProbeTimeline => f.write_str("PROBE_TIMELINE"),
             Self::PromiseTimeline(promise) => promise.fmt(f),
+            Self::TimelineOpened(opened) => opened.fmt(f),
             Self::IdentifyNode => f.write_str("IDENTIFY_NODE"),
             Self::RegisterStandby(standby) => standby.fmt(f),
             Self::ClearSearchPath => {
@@ -101,6 +103,14 @@ impl fmt::Display for PromiseTimeline {
         let candidate = quote_literal(&self.candidate);
         let address = quote_literal(&self.address);
         write!(f, "PROMISE_TIMELINE {number} '{id}' {candidate} {address}")
+    }
+}
+
+impl fmt::Display for TimelineOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, id) = (self.timeline.number, self.timeline.id);
+        let (primary, address) = (quote_literal(&self.primary), quote_literal(&self.address));
+        write!(f, "TIMELINE_OPENED {number} '{id}' {primary} {address}")
     }
 }
 

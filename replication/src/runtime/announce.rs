@@ -1,0 +1,70 @@
+//! Telling an old primary that a newer timeline was opened, so that it stops at once.
+//!
+//! Safety does not need this: enough members have promised, so it cannot acknowledge anything that
+//! the policy covers. But without standbys nobody would tell it, and it would go on answering
+//! reads, and commits that wait for its own disk only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_storage::Timeline;
+use tokio::time::sleep;
+
+use crate::error::Result;
+use crate::runtime::client::Client;
+use crate::runtime::core::Core;
+use crate::wire::command::{Command, TimelineOpened};
+use crate::wire::result::ResultSet;
+use crate::wire::{Column, Row};
+
+/// First pause between two attempts to reach the old primary; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// How long the old primary is looked for; it learns the news by itself when it meets anybody.
+const LOOK_FOR: Duration = Duration::from_secs(3600);
+
+/// Tells the node at `address`, until it has heard, this node is no primary of that timeline any
+/// more or stops, or [`LOOK_FOR`] has passed.
+pub(crate) async fn tell(core: Arc<Core>, timeline: Timeline, address: String) {
+    let (end, mut pause) = (core.clock.now() + LOOK_FOR, RETRY_FIRST);
+    let mut stopping = core.stopping.subscribe();
+    while core.is_primary() && core.wal.timeline() == timeline && core.clock.now() < end {
+        let told = tokio::select! {
+            told = attempt(&core, timeline, &address) => told,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        match told {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(%address, %error, "cannot tell the old primary"),
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+async fn attempt(core: &Core, timeline: Timeline, address: &str) -> Result<()> {
+    let mut client = Client::connect(&core.config, address).await?;
+    let opened = TimelineOpened {
+        timeline,
+        primary: core.name.as_str().to_owned(),
+        address: core.address(),
+    };
+    client.rows(&Command::TimelineOpened(opened)).await?;
+    Ok(())
+}
+
+/// Takes the news, and answers with the role that this node has then.
+pub(crate) fn serve(core: &Core, opened: TimelineOpened) -> ResultSet {
+    core.claimed(opened.timeline, true);
+    if !core.is_primary() {
+        core.set_successor(opened.primary, opened.address);
+    }
+    let role = core.role().as_str().to_owned();
+    ResultSet::new(vec![Column::text("role")], "TIMELINE_OPENED").with_row(Row::new([Some(role)]))
+}

@@ -1,0 +1,176 @@
+//! One life of a node: its log, store and replication from opening them to closing them.
+//!
+//! A node has several when its log has to go back, or is replaced by a copy of another node's: the
+//! old life is closed, and the next is opened on the same directory. What users hold on the old
+//! one ends with [`Error::Stopped`].
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use mainstay_replication::{Role, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
+use parking_lot::Mutex;
+
+use crate::commit::RemotePositions;
+use crate::database::{report, wall_clock};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::keeper;
+
+use super::reseed;
+
+/// What a life is opened with.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) config: WalStreamingConfig,
+    pub(super) store: LsmOptions,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) engine: Arc<Engine>,
+    pub(super) replicator: WalReplicator,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Plan {
+    /// Whether it asks for a primary.
+    fn is_primary(&self) -> bool {
+        self.config.follow.is_empty()
+    }
+
+    pub(super) fn wal_options(&self) -> WalOptions {
+        WalOptions {
+            segment_size: self.config.segment_size,
+            accept_loss_from: self.config.accept_loss_from,
+            ..WalOptions::new(wall_clock)
+        }
+    }
+
+    /// Opens log and store, creating or filling the directory first, and starts to serve.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::start`](crate::NodeBuilder::start).
+    pub(super) async fn open(&self) -> Result<Arc<Life>> {
+        let wal = self.open_log().await?;
+        let (store, primary) = (self.store.clone(), self.is_primary());
+        let opened = tokio::task::spawn_blocking(move || {
+            let upto = match primary {
+                true => wal.appended(),
+                false => wal.commit().get(),
+            };
+            Engine::open(wal, store, upto)
+        });
+        let engine = opened.await.map_err(|_| Error::Stopped)??;
+        self.begin(engine).await
+    }
+
+    /// Starts to serve what is open.
+    ///
+    /// # Errors
+    /// Replication's; log and store are closed then.
+    pub(super) async fn begin(&self, engine: Arc<Engine>) -> Result<Arc<Life>> {
+        let copied = engine.clone();
+        let replicator = WalReplicator::with_engine(
+            self.config.clone(),
+            engine.wal.clone(),
+            Box::new(engine.store.clone()),
+            move |into| copied.copy_store(into),
+        );
+        if let Err(error) = replicator.start().await {
+            engine.store.close();
+            engine.wal.stop();
+            return Err(error.into());
+        }
+        let (written, applied) = replicator.remote_positions()?;
+        let remote = RemotePositions { written, applied };
+        engine.set_remote(remote, replicator.is_synchronous());
+        if self.is_primary() {
+            engine.open_for_writes();
+        }
+        tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
+        let retaining = replicator.clone();
+        let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
+        Ok(Arc::new(Life {
+            engine,
+            replicator,
+            keeper: Mutex::new(Some(keeper)),
+        }))
+    }
+
+    /// Opens the log, creating it or filling the directory first.
+    async fn open_log(&self) -> Result<Wal> {
+        let config = &self.config;
+        let dir = config.data_dir.clone();
+        let disk = Arc::new(OsDisk);
+        let finishing = dir.clone();
+        let finished = tokio::task::spawn_blocking(move || reseed::finish(&finishing));
+        finished.await.map_err(|_| Error::Stopped)??;
+        if !Wal::exists(&*disk, &dir)? && !self.is_primary() {
+            let filled = bootstrap(config).await?;
+            tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
+        }
+        let options = self.wal_options();
+        let opened = tokio::task::spawn_blocking(move || {
+            if Wal::exists(&*disk, &dir)? {
+                let (wal, recovered) = Wal::open(disk, &dir, &options)?;
+                report(&dir, &recovered);
+                return Ok(wal);
+            }
+            let new = NewLog::new_cluster(options.segment_size);
+            Wal::create(disk, &dir, new, &options)
+        });
+        Ok(opened.await.map_err(|_| Error::Stopped)??)
+    }
+}
+
+impl Life {
+    /// Returns when everything that is committed below `lsn` can be read.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the life ends before.
+    pub(super) async fn reached(&self, lsn: Lsn) -> Result<()> {
+        let stopped = |_| Error::Stopped;
+        self.engine.wal.commit().wait(lsn).await.map_err(stopped)?;
+        if self.replicator.role() == Role::Primary {
+            self.engine.settle();
+            return Ok(());
+        }
+        let applied = self.replicator.applied()?;
+        applied.wait(lsn).await.map(|_| ()).map_err(stopped)
+    }
+
+    /// Ends it cleanly: connections end as a shutdown does. `save` writes out what is in memory
+    /// and may be; without it the store stays as far back as it is.
+    ///
+    /// # Errors
+    /// Disk errors; the next start then recovers as after a crash.
+    pub(super) async fn close(&self, save: bool) -> Result<()> {
+        self.engine.close_for_writes();
+        let streams = self.replicator.stop().await;
+        let (engine, keeper) = (self.engine.clone(), self.keeper.lock().take());
+        let closed = tokio::task::spawn_blocking(move || keeper::close(&engine, keeper, save));
+        closed.await.map_err(|_| Error::Stopped)??;
+        Ok(streams?)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.engine.close_for_writes();
+        self.engine.store.close();
+        self.engine.wal.stop();
+    }
+}
+
+/// Stops write transactions as soon as this node is no primary any more. Ends with the life.
+async fn follow_role(engine: Arc<Engine>, mut roles: tokio::sync::watch::Receiver<Role>) {
+    while roles.changed().await.is_ok() {
+        if *roles.borrow_and_update() != Role::Primary && engine.is_writable() {
+            let closing = engine.clone();
+            // It only waits for the commit at hand; a panic there has said so itself.
+            let _ = tokio::task::spawn_blocking(move || closing.close_for_writes()).await;
+        }
+    }
+}

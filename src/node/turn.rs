@@ -1,0 +1,173 @@
+//! Turning to another upstream when that takes a new life: by rewind, by a copy, or by stepping
+//! down.
+//!
+//! A standby that is behind chooses by itself: it resumes where the log continues its own and cuts
+//! what it never applied, without coming here. Here it comes when it applied log that the new
+//! primary does not have, or when the log it needs is gone. One turn at a time; stopping the node
+//! ends a turn that waits.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mainstay_replication::{Divergence, WayBack, bootstrap};
+use mainstay_storage::Lsn;
+
+use super::life::{Life, Plan};
+use super::rewind::{self, Rewound};
+use super::{Inner, reseed};
+use crate::error::{Error, Result};
+
+/// First pause between two attempts to copy another node's data; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+
+/// Longest pause between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Watches a life of the node, and turns when it cannot follow.
+pub(super) fn watch(inner: &Arc<Inner>, life: &Arc<Life>) {
+    let Ok(mut diverged) = life.replicator.divergence() else {
+        return;
+    };
+    let (inner, life) = (Arc::downgrade(inner), Arc::downgrade(life));
+    tokio::spawn(async move {
+        loop {
+            let divergence = diverged.borrow_and_update().clone();
+            if let Some(divergence) = divergence {
+                return come_back(&inner, &life, divergence).await;
+            }
+            if diverged.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergence) {
+    let (Some(inner), Some(life)) = (inner.upgrade(), life.upgrade()) else {
+        return;
+    };
+    let stopped = inner.changing.lock().await;
+    if *stopped || !Arc::ptr_eq(&inner.life(), &life) {
+        return;
+    }
+    let mut plan = inner.plan.lock().clone();
+    plan.config.follow = divergence.upstreams;
+    plan.config.accept_loss_from = None;
+    let turned = match divergence.way_back {
+        WayBack::Rewind { to } => go_back(&inner, &life, &plan, to).await,
+        WayBack::Backup { .. } => copy(&inner, &life, &plan, "the log it needs is gone").await,
+    };
+    match turned {
+        Ok(next) => inner.live(plan, next),
+        Err(Error::Stopped) => {}
+        Err(error) => {
+            tracing::error!(%error, "cannot follow the new primary; restart this node");
+            inner.say(Some(format!("{error}; restart this node")));
+        }
+    }
+}
+
+/// Takes the data back to `to`, or copies the upstream's where they cannot go back so far.
+async fn go_back(inner: &Inner, life: &Life, plan: &Plan, to: Lsn) -> Result<Arc<Life>> {
+    let durable = life.engine.store.durable();
+    let checkpoint = life.engine.wal.control().checkpoint;
+    if let Some(why) = rewind::obstacle(to, checkpoint, durable) {
+        return copy(inner, life, plan, &why).await;
+    }
+    inner.say(Some(format!(
+        "going back to {to}, where its log left the new primary's"
+    )));
+    close(life).await;
+    let (dir, options, store) = (
+        plan.config.data_dir.clone(),
+        plan.wal_options(),
+        plan.store.clone(),
+    );
+    let taken =
+        tokio::task::spawn_blocking(move || rewind::take_back(&dir, &options, store, to)).await;
+    match taken.map_err(|_| Error::Stopped)?? {
+        Rewound::Done(engine, discarded) => {
+            let saved = discarded.path.as_deref();
+            tracing::warn!(
+                %to, transactions = discarded.transactions, saved_to = ?saved,
+                "rewound to where the new primary's log begins; the transactions that only this \
+                 node had are saved"
+            );
+            plan.begin(engine).await
+        }
+        Rewound::TooFar(why) => copy(inner, life, plan, &why).await,
+    }
+}
+
+/// Replaces the data by a copy of an upstream's, which may take its time; until it is complete the
+/// old data can be read.
+async fn copy(inner: &Inner, life: &Life, plan: &Plan, why: &str) -> Result<Arc<Life>> {
+    tracing::warn!(%why, "a copy of the primary's data is needed; the old data stay readable");
+    inner.say(Some(format!("copying the primary's data: {why}")));
+    if let Err(error) = life.replicator.stop().await {
+        tracing::warn!(%error, "while stopping replication");
+    }
+    let wal = &life.engine.wal;
+    let (control, dir) = (wal.control(), plan.config.data_dir.clone());
+    let mut config = plan.config.clone();
+    config.data_dir = reseed::staging(&dir);
+    config.node_id = Some(wal.identity().node_id);
+    let mut closing = inner.closing.subscribe();
+    let mut pause = RETRY_FIRST;
+    loop {
+        let clearing = dir.clone();
+        blocking(move || reseed::clear(&clearing)).await?;
+        let done = tokio::select! {
+            done = bootstrap(&config) => done,
+            _ = closing.wait_for(|closing| *closing) => return Err(Error::Stopped),
+        };
+        match done {
+            Ok(copied) => {
+                tracing::info!(bytes = copied.bytes, start = %copied.start, "took a base backup");
+                break;
+            }
+            Err(error) => tracing::warn!(%error, "no base backup; trying again"),
+        }
+        let paused = tokio::time::timeout(pause, closing.wait_for(|closing| *closing)).await;
+        if paused.is_ok() {
+            return Err(Error::Stopped);
+        }
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+    let options = plan.wal_options();
+    let binding = dir.clone();
+    blocking(move || reseed::bind(&binding, &options, control.promised(), control.attempted()))
+        .await?;
+    close(life).await;
+    // Opening puts the copy in its place.
+    plan.open().await
+}
+
+/// Ends a life whose store is to stay as far back as it is.
+async fn close(life: &Life) {
+    if let Err(error) = life.close(false).await {
+        tracing::warn!(%error, "while closing; the next start recovers as after a crash");
+    }
+}
+
+/// Follows `upstreams` from now on with a new life, as a node does that is no primary any more.
+///
+/// # Errors
+/// What opening leads to; the node must be restarted then.
+pub(super) async fn step_down(inner: &Arc<Inner>, upstreams: Vec<String>) -> Result<()> {
+    let mut plan = inner.plan.lock().clone();
+    plan.config.follow = upstreams;
+    plan.config.accept_loss_from = None;
+    close(&inner.life()).await;
+    let next = plan.open().await?;
+    inner.live(plan, next);
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Stopped)?
+}
