@@ -18,16 +18,15 @@ const COLUMNS_MAX: usize = 100;
 
 /// Files that are longer, and how long each may be: their size, rounded up to the next 25 lines.
 /// Only to be turned down. Nothing but these may pass 600.
-const LONG_FILES: [(&str, usize); 17] = [
+const LONG_FILES: [(&str, usize); 16] = [
     ("replication/src/protocol/commit.rs", 425),
-    ("replication/src/protocol/promotion/candidate.rs", 700),
+    ("replication/src/protocol/promotion/candidate.rs", 550),
     ("replication/src/protocol/promotion/model.rs", 700),
     ("replication/src/protocol/receiver.rs", 525),
     ("replication/src/protocol/sender.rs", 500),
     ("replication/src/protocol/slot.rs", 450),
-    ("replication/src/replicator.rs", 700),
-    ("replication/src/runtime/core.rs", 750),
-    ("replication/src/runtime/session.rs", 600),
+    ("replication/src/replicator.rs", 475),
+    ("replication/src/runtime/session.rs", 550),
     ("replication/src/runtime/walreceiver.rs", 550),
     ("replication/src/runtime/walsender.rs", 475),
     ("src/engine.rs", 450),
@@ -39,11 +38,8 @@ const LONG_FILES: [(&str, usize); 17] = [
 ];
 
 /// Functions that are longer, and how long each may be. Only to be turned down.
-const LONG_FUNCTIONS: [(&str, &str, usize); 3] = [
-    ("replication/src/protocol/receiver.rs", "on_peer", 71),
-    ("replication/src/runtime/walsender.rs", "perform", 86),
-    ("storage/src/wal/directory.rs", "open_locked", 101),
-];
+const LONG_FUNCTIONS: [(&str, &str, usize); 1] =
+    [("storage/src/wal/directory.rs", "open_locked", 101)];
 
 /// Files with lines that are longer, and how many. Only to be turned down.
 const LONG_LINES: [(&str, usize); 7] = [

@@ -185,17 +185,8 @@ impl Receiver {
                 self.report(false, now, out);
             }
             (State::Starting | State::Streaming, Event::StartRefused { removed: true }) => {
-                let oldest = self
-                    .upstream
-                    .as_ref()
-                    .map(|up| up.oldest)
-                    .unwrap_or_default();
-                let wanted = self.received;
-                self.give_up(
-                    GiveUp::NeedsBackup { wanted, oldest },
-                    CloseReason::Ended,
-                    out,
-                );
+                let oldest = self.upstream.as_ref().map(|up| up.oldest);
+                self.need_backup(oldest.unwrap_or_default(), out);
             }
             // Exactly at the switch point there is no stream, only the row.
             (State::Starting, Event::NextTimeline) => self.identify(out),
@@ -344,14 +335,7 @@ impl Receiver {
             Way::Rewind(to) => {
                 self.give_up(GiveUp::NeedsRewind { to }, CloseReason::Ended, out);
             }
-            Way::Backup => {
-                let (wanted, oldest) = (self.received, upstream.oldest);
-                self.give_up(
-                    GiveUp::NeedsBackup { wanted, oldest },
-                    CloseReason::Ended,
-                    out,
-                );
-            }
+            Way::Backup => self.need_backup(upstream.oldest, out),
             Way::Wait => {
                 let (ours, theirs) = (self.received, upstream.flushed);
                 self.close(CloseReason::Ahead { ours, theirs }, out);
@@ -466,6 +450,12 @@ impl Receiver {
         self.state = State::Closing;
         self.closed = Some(reason.clone());
         out.push(Action::Close(reason));
+    }
+
+    fn need_backup(&mut self, oldest: Lsn, out: &mut Vec<Action>) {
+        let wanted = self.received;
+        let why = GiveUp::NeedsBackup { wanted, oldest };
+        self.give_up(why, CloseReason::Ended, out);
     }
 
     fn give_up(&mut self, why: GiveUp, reason: CloseReason, out: &mut Vec<Action>) {

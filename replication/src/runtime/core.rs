@@ -7,9 +7,13 @@
 //! ```
 //!
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
-//! when a configuration is appended. Decisions are the machines'; this room brings them events and
-//! carries out their actions.
+//! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
+//! and carry out their actions: `primary` for commits, `registry` for standbys and their streams,
+//! `retention` for log that is kept. This one holds what they share, and knows no connection.
 
+mod primary;
+mod registry;
+mod retention;
 mod standbys;
 
 use std::collections::BTreeMap;
@@ -20,19 +24,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Signal, Timeline, Wal};
+use mainstay_storage::{Lsn, Signal, Wal};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::cluster::{ClusterConfig, Member};
-use crate::config::{Role, StandbyConfig, StreamState, SyncMode, WalStreamingConfig};
+use crate::config::{Role, StandbyConfig, WalStreamingConfig};
 use crate::error::{Error, Result};
-use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
+use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
-use crate::protocol::policy::change_rule;
-use crate::protocol::progress::{LagSamples, Positions};
-use crate::protocol::promotion::{Fencing, fencing};
+use crate::protocol::progress::LagSamples;
 use crate::runtime::clock::Clock;
 use crate::runtime::follower::Divergence;
 use crate::runtime::promote::Overtaken;
@@ -41,6 +43,8 @@ use crate::runtime::subscription::Subscriptions;
 use crate::runtime::walreceiver::Order;
 use crate::time::Moment;
 
+use registry::Connected;
+use retention::Pins;
 pub(crate) use standbys::never_seen;
 
 /// What one node's tasks share.
@@ -92,26 +96,6 @@ impl fmt::Debug for CopyStore {
     }
 }
 
-/// Positions from which log is kept for something that runs.
-#[derive(Debug, Default)]
-struct Pins {
-    held: Mutex<BTreeMap<u64, Lsn>>,
-    next: AtomicU64,
-}
-
-/// Keeps log until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Pin {
-    pins: Arc<Pins>,
-    key: u64,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        self.pins.held.lock().remove(&self.key);
-    }
-}
-
 #[derive(Debug)]
 struct State {
     cluster: ClusterConfig,
@@ -129,17 +113,6 @@ struct State {
     orders: Option<mpsc::Sender<Order>>,
     /// Why this node cannot follow.
     trouble: Option<String>,
-}
-
-/// A standby's newest session.
-#[derive(Debug, Clone)]
-struct Connected {
-    session: u64,
-    state: StreamState,
-    sent: Lsn,
-    reported: Positions,
-    last_heard: Moment,
-    open: bool,
 }
 
 impl Core {
@@ -251,275 +224,6 @@ impl Core {
         }
     }
 
-    /// Begins to serve as the primary of the current timeline. `hold_until` is the end of its
-    /// NewTimeline entry after a promotion, else zero.
-    ///
-    /// # Errors
-    /// When the configuration cannot be read or logged.
-    pub(crate) fn become_primary(&self, hold_until: Lsn) -> Result<()> {
-        let commit = self.wal.commit().get();
-        let mut cluster = self.cluster();
-        let mut policies = Vec::new();
-        for (bytes, end) in self.wal.binding_configs(commit) {
-            policies.extend(ClusterConfig::decode(&bytes)?.map(|config| config.bound(end)));
-        }
-        let (me, configured) = (self.me(), self.config.sync.clone());
-        let policy = configured.unwrap_or_else(|| cluster.policy.clone());
-        if policies.is_empty() || cluster.primary != me || cluster.policy != policy {
-            (cluster.primary, cluster.policy) = (me, policy);
-            let end = self.log_config(&cluster)?;
-            policies.push(cluster.bound(end));
-        }
-        self.wal
-            .set_commit_follows(policies.iter().all(|bound| bound.needed() == 0));
-        let config = CommitConfig {
-            name: self.name.clone(),
-            timeline: self.wal.timeline(),
-            flushed: self.wal.flushed().get(),
-            commit,
-            hold_until,
-            policies,
-            on_miss: self.config.on_miss,
-        };
-        let mut state = self.state.lock();
-        state.cluster = cluster;
-        state.committer = Some(Committer::new(config, self.clock.now()));
-        state.samples.clear();
-        drop(state);
-        self.role.send_replace(Role::Primary);
-        tracing::info!(timeline = %self.wal.timeline(), "serving as primary");
-        let promised = self.wal.control().promised();
-        if promised.is_some_and(|promised| promised.number > self.wal.timeline().number) {
-            tracing::warn!("a newer timeline was promised from here; commits wait");
-            self.commit_event(Event::Suspended(true));
-        }
-        self.commit_event(Event::Flushed(self.wal.flushed().get()));
-        Ok(())
-    }
-
-    /// Stops serving as primary.
-    pub(crate) fn step_down(&self, role: Role) {
-        self.state.lock().committer = None;
-        self.wal.set_commit_follows(false);
-        self.role.send_replace(role);
-    }
-
-    fn log_config(&self, cluster: &ClusterConfig) -> Result<Lsn> {
-        Ok(self.wal.append_config(cluster.encode()?)?.end)
-    }
-
-    /// Brings an event to the commit machine and carries out what follows.
-    pub(crate) fn commit_event(&self, event: Event) {
-        let now = self.clock.now();
-        let mut state = self.state.lock();
-        if let Event::Flushed(to) = event {
-            state.samples.record(to, now);
-        }
-        let Some(committer) = &mut state.committer else {
-            return;
-        };
-        let mut actions = Vec::new();
-        committer.on(event, now, &mut actions);
-        for action in actions {
-            self.carry_out(action, &mut state);
-        }
-    }
-
-    fn carry_out(&self, action: Action, state: &mut State) {
-        match action {
-            Action::CommitMoved(to) => self.wal.advance_commit(to),
-            Action::WrittenMoved(to) => self.remote_written.raise(to),
-            Action::AppliedMoved(to) => self.remote_applied.raise(to),
-            Action::PolicySettled(policy) => {
-                tracing::info!(policy = %policy.policy(), "the synchronous policy is in force");
-            }
-            Action::VoteGranted(name) => {
-                tracing::info!(%name, "the standby has caught up and has a vote again");
-                self.grant_vote(&name, state);
-            }
-            other => tracing::info!(event = ?other, "synchronous replication"),
-        }
-    }
-
-    /// Logs that the incarnation that is connected is the one that votes.
-    fn grant_vote(&self, name: &NodeName, state: &mut State) {
-        let Some(incarnation) = state.pending.remove(name) else {
-            return;
-        };
-        let known = state
-            .cluster
-            .standbys
-            .iter_mut()
-            .find(|member| &member.name == name);
-        if let Some(known) = known {
-            known.incarnation = incarnation;
-        }
-        if let Err(error) = self.log_config(&state.cluster) {
-            tracing::warn!(%name, %error, "cannot log the standby's vote");
-        }
-    }
-
-    /// When the commit machine wants a tick.
-    pub(crate) fn commit_deadline(&self) -> Option<Moment> {
-        self.state.lock().committer.as_ref()?.deadline()
-    }
-
-    /// Registers a standby, or brings its entry up to date, before it may count.
-    ///
-    /// # Errors
-    /// [`Error::NotPrimary`]; [`Error::Refused`] when only listed standbys are admitted and it is
-    /// not one of them.
-    pub(crate) fn register(&self, mut member: Member) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.committer.is_none() {
-            return Err(Error::NotPrimary);
-        }
-        if let Some(admitted) = admit(&state.admitted, &member)? {
-            member.priority = admitted.priority;
-            member.votes = admitted.sync_mode == SyncMode::Sync;
-        }
-        if let Some(known) = state.cluster.standby(&member.name).cloned()
-            && known.incarnation != member.incarnation
-        {
-            // The entry names the life that votes; this one gets there when it has caught up.
-            state
-                .pending
-                .insert(member.name.clone(), member.incarnation);
-            member.incarnation = known.incarnation;
-        }
-        let old = state.cluster.bound(Lsn::ZERO);
-        let mut cluster = state.cluster.clone();
-        if !cluster.register(member)? {
-            return Ok(());
-        }
-        let end = self.log_config(&cluster)?;
-        let policy = cluster.bound(end);
-        let rule = change_rule(&old, &policy, false);
-        state.cluster = cluster;
-        drop(state);
-        self.commit_event(Event::PolicyLogged { policy, rule });
-        Ok(())
-    }
-
-    /// A standby's stream begins.
-    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, vote_after: Option<Lsn>) {
-        let connected = Connected {
-            session,
-            state: StreamState::Catchup,
-            sent: Lsn::ZERO,
-            reported: Positions::default(),
-            last_heard: self.clock.now(),
-            open: true,
-        };
-        self.state.lock().standbys.insert(name.clone(), connected);
-        let name = name.clone();
-        self.commit_event(Event::Connected {
-            name,
-            session,
-            vote_after,
-        });
-    }
-
-    /// A standby has everything there was once.
-    pub(crate) fn stream_caught_up(&self, name: &NodeName, session: u64) {
-        self.with_session(name, session, |standby| {
-            standby.state = StreamState::Streaming
-        });
-        self.commit_event(Event::Streaming {
-            name: name.clone(),
-            session,
-        });
-    }
-
-    /// A standby said how far it is.
-    pub(crate) fn stream_reported(
-        &self,
-        name: &NodeName,
-        session: u64,
-        timeline: Timeline,
-        positions: Positions,
-    ) {
-        // A report that was under way when a higher acknowledgement came takes nothing back.
-        let mut positions = positions;
-        self.with_session(name, session, |standby| {
-            positions.write = positions.write.max(standby.reported.write);
-            positions.flush = positions.flush.max(standby.reported.flush);
-            positions.apply = positions.apply.max(standby.reported.apply);
-            standby.reported = positions;
-        });
-        let name = name.clone();
-        self.commit_event(Event::Reported {
-            name,
-            session,
-            timeline,
-            positions,
-        });
-    }
-
-    /// A standby was heard, and this much was sent to it.
-    pub(crate) fn stream_heard(&self, name: &NodeName, session: u64, sent: Lsn, heard: Moment) {
-        self.with_session(name, session, |standby| {
-            standby.sent = sent;
-            standby.last_heard = heard;
-        });
-    }
-
-    /// A standby's stream ended.
-    pub(crate) fn stream_ended(&self, name: &NodeName, session: u64) {
-        self.with_session(name, session, |standby| {
-            standby.state = StreamState::Disconnected;
-            standby.open = false;
-        });
-        self.commit_event(Event::Disconnected {
-            name: name.clone(),
-            session,
-        });
-    }
-
-    fn with_session(&self, name: &NodeName, session: u64, change: impl FnOnce(&mut Connected)) {
-        let mut state = self.state.lock();
-        let standby = state.standbys.get_mut(name);
-        if let Some(standby) = standby.filter(|standby| standby.session == session) {
-            change(standby);
-        }
-    }
-
-    /// Keeps log from `from` on until the pin is dropped.
-    pub(crate) fn pin(&self, from: Lsn) -> Pin {
-        let key = self.pins.next.fetch_add(1, Ordering::Relaxed);
-        self.pins.held.lock().insert(key, from);
-        Pin {
-            pins: self.pins.clone(),
-            key,
-        }
-    }
-
-    /// Log from here on is needed by a slot, a backup, or the configured reserve.
-    pub(crate) fn retain_from(&self) -> Lsn {
-        let flushed = self.wal.flushed().get();
-        if let Some(max) = self.config.max_slot_wal_keep_size {
-            match self.slots.change(|slots| Ok(slots.enforce(flushed, max))) {
-                Ok(Ok(lost)) => lost.iter().for_each(|slot| {
-                    tracing::error!(%slot, "invalidated a slot that held back too much log");
-                }),
-                Ok(Err(error)) => tracing::warn!(%error, "cannot limit a slot"),
-                Err(error) => tracing::warn!(%error, "cannot limit a slot"),
-            }
-        }
-        let end = flushed.get();
-        let reserve = Lsn::new(end.saturating_sub(self.config.wal_keep_size));
-        let pinned = self
-            .pins
-            .held
-            .lock()
-            .values()
-            .min()
-            .copied()
-            .unwrap_or(Lsn::MAX);
-        let slots = self.slots.retain_from().unwrap_or(Lsn::MAX);
-        reserve.min(pinned).min(slots)
-    }
-
     /// Notes whom this node follows.
     pub(crate) fn set_upstream(&self, upstream: Option<(String, String)>) {
         self.state.lock().upstream = upstream;
@@ -573,48 +277,6 @@ impl Core {
         self.state.lock().trouble.clone()
     }
 
-    /// Whether this node may take the role that its configuration asks for.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] for a standby's log that is started without a node to follow: it might
-    /// run beside its primary.
-    pub(crate) fn check_role(&self) -> Result<()> {
-        if self.is_primary() && self.wal.control().own_from == Lsn::MAX {
-            return Err(Error::Refused(format!(
-                "{} is a standby's: starting it as a primary could run two primaries at once. \
-                 Start it with --follow, then promote it",
-                self.wal.dir().display()
-            )));
-        }
-        Ok(())
-    }
-
-    /// No standby is connected any more.
-    pub(crate) fn disconnect_all(&self) {
-        let mut state = self.state.lock();
-        for standby in state.standbys.values_mut() {
-            standby.open = false;
-            standby.state = StreamState::Disconnected;
-        }
-    }
-
-    /// Somebody claims a timeline that this node does not know.
-    pub(crate) fn claimed(&self, timeline: Timeline, opened: bool) {
-        match fencing(&self.wal.history(), timeline, opened) {
-            Fencing::Ignore => {}
-            Fencing::AskAbove(_) if self.is_primary() => {
-                tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
-                self.commit_event(Event::Suspended(true));
-            }
-            Fencing::AskAbove(_) => {}
-            Fencing::Fence(theirs) if self.is_primary() => {
-                tracing::error!(%theirs, "a newer timeline was opened elsewhere; this node is fenced");
-                self.step_down(Role::Fenced);
-            }
-            Fencing::Fence(_) => {}
-        }
-    }
-
     /// How long until silence makes a peer count as gone.
     pub(crate) fn timeout(&self) -> Duration {
         self.config.heartbeat_timeout
@@ -631,21 +293,4 @@ fn member(name: &NodeName, wal: &Wal, address: String) -> Member {
         priority: 100,
         votes: true,
     }
-}
-
-/// The entry that admits `member`; `None` when everybody is admitted.
-fn admit(admitted: &[StandbyConfig], member: &Member) -> Result<Option<StandbyConfig>> {
-    if admitted.is_empty() {
-        return Ok(None);
-    }
-    let known = admitted
-        .iter()
-        .find(|known| known.node_id == member.node_id);
-    let refused = || {
-        let (name, id) = (&member.name, member.node_id);
-        Error::Refused(format!(
-            "standby {name} ({id}) is not one of those configured here"
-        ))
-    };
-    known.cloned().map(Some).ok_or_else(refused)
 }

@@ -244,50 +244,15 @@ impl Session {
                 let sent = self.queue_wal(stream, range.start, range.end).await?;
                 stream.in_flight = Some(sent);
             }
-            Action::SendAdvance {
-                flushed,
-                commit,
-                timeline,
-                reply_requested,
-            } => {
-                let time_us = self.core.clock.wall_us();
-                let flush = flushed;
-                let advance = Advance {
-                    flush,
-                    commit,
-                    timeline,
-                    time_us,
-                    reply_requested,
-                };
-                SenderMessage::Advance(advance).encode(&mut out);
-            }
-            Action::SendKeepalive {
-                sent: end,
-                reply_requested,
-            } => {
-                let time_us = self.core.clock.wall_us();
-                SenderMessage::Keepalive {
-                    end,
-                    time_us,
-                    reply_requested,
-                }
-                .encode(&mut out);
+            Action::SendAdvance { .. } | Action::SendKeepalive { .. } => {
+                self.tell_positions(action, &mut out);
             }
             Action::SendCopyDone => BackendMessage::CopyDone.encode(&mut out),
             Action::SendNextTimeline { timeline, begin } => {
-                let next = NextTimeline {
-                    timeline: timeline.number,
-                    begin,
-                };
-                encode_stream_end(Some(next), &mut out);
-                self.link.queue(out.split().freeze());
-                self.ready();
+                let timeline = timeline.number;
+                self.end_stream(Some(NextTimeline { timeline, begin }));
             }
-            Action::CompleteStream => {
-                encode_stream_end(None, &mut out);
-                self.link.queue(out.split().freeze());
-                self.ready();
-            }
+            Action::CompleteStream => self.end_stream(None),
             Action::FinishAndClose => {
                 encode_complete("COPY 0", &mut out);
                 stream.close = true;
@@ -312,6 +277,44 @@ impl Session {
         }
         self.link.queue(out.freeze());
         Ok(())
+    }
+
+    /// Encodes a message that says how far this node is.
+    fn tell_positions(&self, action: Action, out: &mut BytesMut) {
+        let time_us = self.core.clock.wall_us();
+        match action {
+            Action::SendAdvance {
+                flushed: flush,
+                commit,
+                timeline,
+                reply_requested,
+            } => SenderMessage::Advance(Advance {
+                flush,
+                commit,
+                timeline,
+                time_us,
+                reply_requested,
+            })
+            .encode(out),
+            Action::SendKeepalive {
+                sent: end,
+                reply_requested,
+            } => SenderMessage::Keepalive {
+                end,
+                time_us,
+                reply_requested,
+            }
+            .encode(out),
+            _ => unreachable!("the caller brings positions alone"),
+        }
+    }
+
+    /// The stream is over, and commands are taken again.
+    fn end_stream(&mut self, next: Option<NextTimeline>) {
+        let mut out = BytesMut::new();
+        encode_stream_end(next, &mut out);
+        self.link.queue(out.freeze());
+        self.ready();
     }
 
     fn stream_opened(&mut self) {

@@ -1,0 +1,196 @@
+//! Who follows this node: registration in the log, and what each standby's stream reports.
+//!
+//! A standby is registered in the log before it may count, and a later session of the same name
+//! takes the place of an earlier one, whose reports then change nothing. Reports never take an
+//! acknowledgement back.
+//!
+//! It refuses to know who counts: reports go on to the commit machine as events.
+
+use mainstay_storage::{Lsn, Timeline};
+
+use super::{Core, State};
+use crate::cluster::Member;
+use crate::config::{StandbyConfig, StreamState, SyncMode};
+use crate::error::{Error, Result};
+use crate::protocol::commit::Event;
+use crate::protocol::name::NodeName;
+use crate::protocol::policy::change_rule;
+use crate::protocol::progress::Positions;
+use crate::time::Moment;
+
+/// A standby's newest session.
+#[derive(Debug, Clone)]
+pub(super) struct Connected {
+    pub(super) session: u64,
+    pub(super) state: StreamState,
+    pub(super) sent: Lsn,
+    pub(super) reported: Positions,
+    pub(super) last_heard: Moment,
+    pub(super) open: bool,
+}
+
+impl Core {
+    /// Registers a standby, or brings its entry up to date, before it may count.
+    ///
+    /// # Errors
+    /// [`Error::NotPrimary`]; [`Error::Refused`] when only listed standbys are admitted and it is
+    /// not one of them.
+    pub(crate) fn register(&self, mut member: Member) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.committer.is_none() {
+            return Err(Error::NotPrimary);
+        }
+        if let Some(admitted) = admit(&state.admitted, &member)? {
+            member.priority = admitted.priority;
+            member.votes = admitted.sync_mode == SyncMode::Sync;
+        }
+        if let Some(known) = state.cluster.standby(&member.name).cloned()
+            && known.incarnation != member.incarnation
+        {
+            // The entry names the life that votes; this one gets there when it has caught up.
+            state
+                .pending
+                .insert(member.name.clone(), member.incarnation);
+            member.incarnation = known.incarnation;
+        }
+        let old = state.cluster.bound(Lsn::ZERO);
+        let mut cluster = state.cluster.clone();
+        if !cluster.register(member)? {
+            return Ok(());
+        }
+        let end = self.log_config(&cluster)?;
+        let policy = cluster.bound(end);
+        let rule = change_rule(&old, &policy, false);
+        state.cluster = cluster;
+        drop(state);
+        self.commit_event(Event::PolicyLogged { policy, rule });
+        Ok(())
+    }
+
+    /// A standby's stream begins.
+    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, vote_after: Option<Lsn>) {
+        let connected = Connected {
+            session,
+            state: StreamState::Catchup,
+            sent: Lsn::ZERO,
+            reported: Positions::default(),
+            last_heard: self.clock.now(),
+            open: true,
+        };
+        self.state.lock().standbys.insert(name.clone(), connected);
+        let name = name.clone();
+        self.commit_event(Event::Connected {
+            name,
+            session,
+            vote_after,
+        });
+    }
+
+    /// A standby has everything there was once.
+    pub(crate) fn stream_caught_up(&self, name: &NodeName, session: u64) {
+        self.with_session(name, session, |standby| {
+            standby.state = StreamState::Streaming
+        });
+        self.commit_event(Event::Streaming {
+            name: name.clone(),
+            session,
+        });
+    }
+
+    /// A standby said how far it is.
+    pub(crate) fn stream_reported(
+        &self,
+        name: &NodeName,
+        session: u64,
+        timeline: Timeline,
+        positions: Positions,
+    ) {
+        // A report that was under way when a higher acknowledgement came takes nothing back.
+        let mut positions = positions;
+        self.with_session(name, session, |standby| {
+            positions.write = positions.write.max(standby.reported.write);
+            positions.flush = positions.flush.max(standby.reported.flush);
+            positions.apply = positions.apply.max(standby.reported.apply);
+            standby.reported = positions;
+        });
+        let name = name.clone();
+        self.commit_event(Event::Reported {
+            name,
+            session,
+            timeline,
+            positions,
+        });
+    }
+
+    /// A standby was heard, and this much was sent to it.
+    pub(crate) fn stream_heard(&self, name: &NodeName, session: u64, sent: Lsn, heard: Moment) {
+        self.with_session(name, session, |standby| {
+            standby.sent = sent;
+            standby.last_heard = heard;
+        });
+    }
+
+    /// A standby's stream ended.
+    pub(crate) fn stream_ended(&self, name: &NodeName, session: u64) {
+        self.with_session(name, session, |standby| {
+            standby.state = StreamState::Disconnected;
+            standby.open = false;
+        });
+        self.commit_event(Event::Disconnected {
+            name: name.clone(),
+            session,
+        });
+    }
+
+    fn with_session(&self, name: &NodeName, session: u64, change: impl FnOnce(&mut Connected)) {
+        let mut state = self.state.lock();
+        let standby = state.standbys.get_mut(name);
+        if let Some(standby) = standby.filter(|standby| standby.session == session) {
+            change(standby);
+        }
+    }
+
+    /// Logs that the incarnation that is connected is the one that votes.
+    pub(super) fn grant_vote(&self, name: &NodeName, state: &mut State) {
+        let Some(incarnation) = state.pending.remove(name) else {
+            return;
+        };
+        let known = state
+            .cluster
+            .standbys
+            .iter_mut()
+            .find(|member| &member.name == name);
+        if let Some(known) = known {
+            known.incarnation = incarnation;
+        }
+        if let Err(error) = self.log_config(&state.cluster) {
+            tracing::warn!(%name, %error, "cannot log the standby's vote");
+        }
+    }
+
+    /// No standby is connected any more.
+    pub(crate) fn disconnect_all(&self) {
+        let mut state = self.state.lock();
+        for standby in state.standbys.values_mut() {
+            standby.open = false;
+            standby.state = StreamState::Disconnected;
+        }
+    }
+}
+
+/// The entry that admits `member`; `None` when everybody is admitted.
+fn admit(admitted: &[StandbyConfig], member: &Member) -> Result<Option<StandbyConfig>> {
+    if admitted.is_empty() {
+        return Ok(None);
+    }
+    let known = admitted
+        .iter()
+        .find(|known| known.node_id == member.node_id);
+    let refused = || {
+        let (name, id) = (&member.name, member.node_id);
+        Error::Refused(format!(
+            "standby {name} ({id}) is not one of those configured here"
+        ))
+    };
+    known.cloned().map(Some).ok_or_else(refused)
+}
