@@ -64,6 +64,10 @@ enum Verb {
     Status(verbs::StatusArgs),
     /// Make a standby the primary
     Promote(verbs::PromoteArgs),
+    /// Hand the primary's place to a standby while both are well; ask the primary
+    Switchover(verbs::SwitchoverArgs),
+    /// Make the primary a standby of the node at URL
+    Demote(verbs::DemoteArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
     /// Stop a node properly
@@ -233,6 +237,8 @@ pub fn run() -> ExitCode {
         Verb::Start(args) => start::run(*args),
         Verb::Status(args) => verbs::status(&args),
         Verb::Promote(args) => verbs::promote(&args),
+        Verb::Switchover(args) => verbs::switchover(&args),
+        Verb::Demote(args) => verbs::demote(&args),
         Verb::Follow(args) => verbs::follow(&args),
         Verb::Stop(args) => verbs::stop(&args),
         Verb::Put(args) => verbs::put(args),

@@ -178,6 +178,20 @@ impl Client {
         self.parsed(self.send(Method::POST, "/v1/promote", body, ANSWER_TIMEOUT)?)
     }
 
+    /// Hands the primary's place to the standby `to`, or to the one that is furthest, and returns
+    /// the node's answer.
+    pub(crate) fn switchover(&self, to: Option<&str>) -> ClientResult<Value> {
+        let body = json!({ "to": to }).to_string().into_bytes();
+        self.parsed(self.send(Method::POST, "/v1/switchover", body, ANSWER_TIMEOUT)?)
+    }
+
+    /// Makes the primary a standby of the node at `url`.
+    pub(crate) fn demote(&self, url: &str) -> ClientResult<()> {
+        let body = json!({ "url": url }).to_string().into_bytes();
+        self.send(Method::POST, "/v1/demote", body, ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
     /// Makes the node follow the primary at `url`.
     pub(crate) fn follow(&self, url: &str) -> ClientResult<()> {
         let body = json!({ "url": url }).to_string().into_bytes();

@@ -95,6 +95,19 @@ pub struct Promoted {
     pub notices: Vec<String>,
 }
 
+/// What a switchover led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SwitchedOver {
+    /// Always true; a switchover that did not take place is an error.
+    pub switched_over: bool,
+    /// The node that is the primary now.
+    pub new_primary_name: String,
+    /// The timeline it opened.
+    pub timeline: u32,
+    /// How long writes were held, in milliseconds.
+    pub pause_ms: u64,
+}
+
 impl NodeStatus {
     pub(crate) fn of(name: &str, engine: &Engine, replicator: &WalReplicator) -> Self {
         let (wal, role) = (&engine.wal, replicator.role());

@@ -13,4 +13,6 @@ pub use cluster::*;
 pub use config::*;
 pub use error::*;
 pub use replicator::*;
-pub use runtime::{Bootstrapped, Divergence, Subscription, WayBack, bootstrap};
+pub use runtime::{
+    Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest, WayBack, bootstrap,
+};

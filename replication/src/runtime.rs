@@ -20,6 +20,7 @@ mod client;
 mod clock;
 mod core;
 mod follower;
+mod handover;
 mod link;
 mod promise;
 pub(crate) mod promote;
@@ -47,6 +48,8 @@ pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
+pub use handover::{HandedOver, TakeOverRequest};
+pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
 

@@ -52,7 +52,49 @@ pub(crate) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
     let (name, lsn, timeline) = (text("new_primary_name"), text("lsn"), &answer["timeline"]);
     print(format!(
         "{name} is the primary now, on timeline {timeline} from {lsn}"
+    ))?;
+    for notice in answer["notices"].as_array().into_iter().flatten() {
+        print(format!("note: {}", notice.as_str().unwrap_or("?")))?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SwitchoverArgs {
+    #[command(flatten)]
+    node: NodeAddress,
+    /// The standby that takes over [default: the one that is furthest]
+    #[arg(long, value_name = "NAME")]
+    to: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn switchover(args: &SwitchoverArgs) -> Result<(), Failure> {
+    let answer = args.node.client()?.switchover(args.to.as_deref())?;
+    if args.json {
+        return print(answer);
+    }
+    let name = answer["new_primary_name"].as_str().unwrap_or("?");
+    print(format!(
+        "{name} is the primary now, on timeline {}; writes were held for {} ms, and this node \
+         follows it",
+        answer["timeline"], answer["pause_ms"]
     ))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoteArgs {
+    #[command(flatten)]
+    node: NodeAddress,
+    /// postgres://user@host:port[,host:port] of the node that is to be the primary
+    url: String,
+}
+
+pub(crate) fn demote(args: &DemoteArgs) -> Result<(), Failure> {
+    args.node.client()?.demote(&args.url)?;
+    print(format!("no primary any more, following {}", args.url))
 }
 
 #[derive(Debug, Args)]

@@ -39,6 +39,29 @@ pub(crate) async fn promote(
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Switchover {
+    to: Option<String>,
+}
+
+pub(crate) async fn switchover(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Switchover { to } = order(body, true, r#"{"to":"b"} or nothing"#)?;
+    answer(&api.node.switchover(to.as_deref()).await?)
+}
+
+pub(crate) async fn demote(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Follow { url } = order(body, false, r#"{"url":"postgres://host:port"}"#)?;
+    api.node.demote(&url).await?;
+    Ok(json(StatusCode::OK, json!({ "demoted": true, "following": url })))
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Follow {
     url: String,

@@ -37,6 +37,7 @@ use crate::protocol::name::NodeName;
 use crate::protocol::progress::LagSamples;
 use crate::runtime::clock::Clock;
 use crate::runtime::follower::Divergence;
+use crate::runtime::handover::TakeOverRequest;
 use crate::runtime::promote::Overtaken;
 use crate::runtime::slots::Slots;
 use crate::runtime::subscription::Subscriptions;
@@ -60,6 +61,10 @@ pub(crate) struct Core {
     pub(crate) stopping: watch::Sender<bool>,
     /// Name and address of the primary of a newer timeline, as it said itself.
     successor: Mutex<Option<(String, String)>>,
+    /// Whoever promotes this node when its primary asks it to take over.
+    pub(crate) take_over: Mutex<Option<mpsc::Sender<TakeOverRequest>>>,
+    /// Rung with each report of a standby.
+    pub(crate) reported: tokio::sync::Notify,
     /// Set when this node's log cannot follow any more and there is a way back.
     pub(crate) diverged: watch::Sender<Option<Divergence>>,
     /// Flushed here, and written on the standbys that count.
@@ -156,6 +161,8 @@ impl Core {
             switched: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
             successor: Mutex::new(None),
+            take_over: Mutex::new(None),
+            reported: tokio::sync::Notify::new(),
             diverged: watch::Sender::new(None),
             remote_written: Signal::new(Lsn::ZERO),
             remote_applied: Signal::new(Lsn::ZERO),

@@ -22,6 +22,7 @@ use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::runtime::announce;
 use crate::runtime::core::Core;
+use crate::runtime::handover;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
 use crate::runtime::slots::Answer;
@@ -292,6 +293,10 @@ impl Session {
             Command::BaseBackup(options) => return self.base_backup(options).await,
             Command::PromiseTimeline(promise) => {
                 let answer = promise::serve(&self.core, &promise).await;
+                self.answer(answer);
+            }
+            Command::TakeOver(asked) => {
+                let answer = handover::serve(&self.core, &asked).await;
                 self.answer(answer);
             }
             Command::ProbeTimeline => {

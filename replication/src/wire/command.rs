@@ -104,6 +104,8 @@ pub enum Command {
     PromiseTimeline(PromiseTimeline),
     /// `TIMELINE_OPENED`, native.
     TimelineOpened(TimelineOpened),
+    /// `TAKE_OVER`, native.
+    TakeOver(TakeOver),
     /// `IDENTIFY_NODE`, native.
     IdentifyNode,
     /// `REGISTER_STANDBY`, native.
@@ -186,6 +188,15 @@ pub struct TimelineOpened {
     pub primary: String,
     /// Where it can be reached.
     pub address: String,
+}
+
+/// `TAKE_OVER n 'id' X/X`
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct TakeOver {
+    /// The timeline whose primary has stepped down.
+    pub timeline: Timeline,
+    /// Where its log ends.
+    pub end: Lsn,
 }
 
 /// `REGISTER_STANDBY 'name' 'node id' 'incarnation' 'host:port'`

@@ -120,6 +120,14 @@ impl Core {
             timeline,
             positions,
         });
+        self.reported.notify_waiters();
+    }
+
+    /// What the standby said last that it has flushed, while it is connected.
+    pub(crate) fn flushed_by(&self, name: &NodeName) -> Option<Lsn> {
+        let state = self.state.lock();
+        let standby = state.standbys.get(name).filter(|standby| standby.open);
+        standby.map(|standby| standby.reported.flush)
     }
 
     /// A standby was heard, and this much was sent to it.

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::lexer::{Lexer, Token, continues_word, is_blank};
 use super::option::{RawOption, RawValue, push_bounded, refused, slot_kind, unrecognised};
 use super::{
-    BackupOptions, Command, PromiseTimeline, RegisterStandby, StartReplication, TimelineOpened,
-    check_slot_name,
+    BackupOptions, Command, PromiseTimeline, RegisterStandby, StartReplication, TakeOver,
+    TimelineOpened, check_slot_name,
 };
 use crate::wire::{Result, WireError, sqlstate};
 
@@ -42,6 +42,7 @@ fn rule(word: &str, native: bool) -> Option<Rule> {
         "PROBE_TIMELINE" if native => |_| Ok(Command::ProbeTimeline),
         "PROMISE_TIMELINE" if native => |it| it.promise(),
         "TIMELINE_OPENED" if native => |it| it.opened(),
+        "TAKE_OVER" if native => |it| it.take_over(),
         "IDENTIFY_NODE" if native => |_| Ok(Command::IdentifyNode),
         "REGISTER_STANDBY" if native => |it| it.register(),
         _ => return None,
@@ -372,6 +373,15 @@ impl<'a> Parser<'a> {
             timeline: Timeline { number, id },
             primary: self.text()?,
             address: self.text()?,
+        }))
+    }
+
+    fn take_over(&mut self) -> Result<Command> {
+        let number = self.timeline_number()?;
+        let id = self.uuid()?;
+        Ok(Command::TakeOver(TakeOver {
+            timeline: Timeline { number, id },
+            end: self.position()?,
         }))
     }
 

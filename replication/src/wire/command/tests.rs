@@ -278,6 +278,7 @@ fn native_words_are_commands_only_to_native_peers() {
         "IDENTIFY_NODE".to_owned(),
         format!("PROMISE_TIMELINE 3 '{ID}' {address}"),
         format!("REGISTER_STANDBY 'x' '{ID}' '{ID}' 'h:1'"),
+        format!("TAKE_OVER 3 '{ID}' 1/A0"),
         format!("TIMELINE_OPENED 3 '{ID}' {address}"),
     ];
     for text in &words {
@@ -541,6 +542,12 @@ fn any_native_command() -> impl Strategy<Value = Command> {
                 })
             }
         ),
+        (1..=u32::MAX, any_uuid(), any::<u64>()).prop_map(|(number, id, end)| {
+            Command::TakeOver(TakeOver {
+                timeline: Timeline { number, id },
+                end: Lsn::new(end),
+            })
+        }),
         (1..=u32::MAX, any_uuid(), any_text(), any_text()).prop_map(
             |(number, id, primary, address)| {
                 Command::TimelineOpened(TimelineOpened {

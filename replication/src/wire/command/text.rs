@@ -8,7 +8,7 @@ use std::fmt;
 use super::backup::{BackupOptions, BackupTarget, Compression, ManifestMode};
 use super::{
     Command, PromiseTimeline, RegisterStandby, SlotKind, SnapshotAction, StartReplication,
-    TimelineOpened,
+    TakeOver, TimelineOpened,
 };
 
 /// `name` as a quoted identifier.
@@ -67,6 +67,7 @@ impl fmt::Display for Command {
             Self::ProbeTimeline => f.write_str("PROBE_TIMELINE"),
             Self::PromiseTimeline(promise) => promise.fmt(f),
             Self::TimelineOpened(opened) => opened.fmt(f),
+            Self::TakeOver(asked) => asked.fmt(f),
             Self::IdentifyNode => f.write_str("IDENTIFY_NODE"),
             Self::RegisterStandby(standby) => standby.fmt(f),
             Self::ClearSearchPath => {
@@ -111,6 +112,13 @@ impl fmt::Display for TimelineOpened {
         let (number, id) = (self.timeline.number, self.timeline.id);
         let (primary, address) = (quote_literal(&self.primary), quote_literal(&self.address));
         write!(f, "TIMELINE_OPENED {number} '{id}' {primary} {address}")
+    }
+}
+
+impl fmt::Display for TakeOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, id, end) = (self.timeline.number, self.timeline.id, self.end);
+        write!(f, "TAKE_OVER {number} '{id}' {end}")
     }
 }
 

@@ -1,0 +1,100 @@
+//! Switching over: the primary's place is handed to a standby while both are well.
+
+use mainstay_storage::Lsn;
+use tokio::sync::mpsc;
+
+use super::WalReplicator;
+use crate::config::{Role, StandbyState, StreamState};
+use crate::error::{Error, Result};
+use crate::protocol::name::NodeName;
+use crate::runtime::{
+    HandedOver, TakeOverRequest, ask_to_take_over, take_over_requests, until_flushed,
+};
+
+impl WalReplicator {
+    /// The standby that a switchover would hand the primary's place to: the one named, or the one
+    /// that is furthest.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::NotPrimary`]; [`Error::Refused`] when no such standby is
+    /// streaming.
+    pub fn switchover_target(&self, name: Option<&str>) -> Result<StandbyState> {
+        if !self.core()?.is_primary() {
+            return Err(Error::NotPrimary);
+        }
+        let wanted = |state: &StandbyState| name.is_none_or(|name| state.name.as_str() == name);
+        let states = self.standby_states();
+        let known = states.iter().filter(|state| wanted(state));
+        let streaming = known
+            .clone()
+            .filter(|state| state.state == StreamState::Streaming);
+        let best = streaming.max_by_key(|state| state.flush_lsn).cloned();
+        best.ok_or_else(|| {
+            Error::Refused(match (name, known.count()) {
+                (Some(name), 0) => format!("no standby is named {name}"),
+                (Some(name), _) => format!("standby {name} is not streaming"),
+                (None, _) => "no standby is streaming".to_owned(),
+            })
+        })
+    }
+
+    /// Waits until the standby `name` has flushed everything in this log, to which nothing may be
+    /// appended meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Refused`] when that takes too long.
+    pub async fn until_flushed_by(&self, name: &NodeName) -> Result<Lsn> {
+        let core = self.core()?;
+        let end = core.wal.appended();
+        until_flushed(&core, name, end).await?;
+        Ok(end)
+    }
+
+    /// Asks the standby `name` to take over from this primary, whose writes are held; once it has,
+    /// this node is no primary any more.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::NotPrimary`]; [`Error::Refused`] when its address is not
+    /// known.
+    pub async fn hand_over(&self, name: &NodeName) -> Result<HandedOver> {
+        let core = self.core()?;
+        if !core.is_primary() {
+            return Err(Error::NotPrimary);
+        }
+        let address = core.cluster().address_of(name).map(str::to_owned);
+        let address =
+            address.ok_or_else(|| Error::Refused(format!("the address of {name} is not known")))?;
+        let end = core.wal.appended();
+        let handed = ask_to_take_over(&core, &address, end).await;
+        if let HandedOver::Opened { .. } = &handed {
+            core.set_successor(name.as_str().to_owned(), address);
+            core.step_down(Role::Fenced);
+        }
+        Ok(handed)
+    }
+
+    /// Stops being the primary, without knowing of another: until this node is told whom to
+    /// follow, or is started again, it accepts nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn fence(&self) -> Result<()> {
+        let core = self.core()?;
+        if core.is_primary() {
+            core.step_down(Role::Fenced);
+        }
+        Ok(())
+    }
+
+    /// Where requests to take the primary's place arrive; whoever holds this promotes the node.
+    /// The requests of an earlier call then arrive here.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn take_over_requests(&self) -> Result<mpsc::Receiver<TakeOverRequest>> {
+        let core = self.core()?;
+        let (tell, told) = take_over_requests();
+        *core.take_over.lock() = Some(tell);
+        Ok(told)
+    }
+}
