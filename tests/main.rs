@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crash;
+mod database;
 mod examples;
 mod large_transaction;
 mod stock_tools;
