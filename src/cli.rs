@@ -291,7 +291,9 @@ mod tests {
         let code = |error: Error| Failure::from(error).code;
         assert_eq!(code(Error::Refused(String::new())), REFUSED);
         assert_eq!(code(Error::Stopped), NOT_READY);
-        assert_eq!(code(mainstay_storage::Error::Closed.into()), FAILED);
+        assert_eq!(code(mainstay_storage::Error::Closed.into()), NOT_READY);
+        let invalid = mainstay_storage::Error::Invalid(String::new());
+        assert_eq!(code(invalid.into()), FAILED);
         let refused = |status| ClientError::Refused {
             status,
             error: String::new(),

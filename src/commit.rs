@@ -1,7 +1,7 @@
 //! Waiting for a commit: levels, receipts, and the honest "unknown".
 
 use mainstay_replication::protocol::level::Level;
-use mainstay_storage::{Lsn, Signal, Timeline, WaitError};
+use mainstay_storage::{Lsn, Signal, Timeline, WaitError, Wal};
 
 use crate::engine::{Engine, Placed};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ pub struct Receipt {
     pub lsn: Lsn,
     /// The timeline it was written on.
     pub timeline: Timeline,
-    /// The level that was reached.
+    /// The level that was reached: at most [`Level::Local`] without a synchronous policy.
     pub level: Level,
 }
 
@@ -35,11 +35,11 @@ pub(crate) struct RemotePositions {
 }
 
 impl RemotePositions {
-    /// Without standbys: nothing is ever reached there.
-    pub(crate) fn none() -> Self {
+    /// Without standbys: what is committed here is all there is to wait for.
+    pub(crate) fn nobody(wal: &Wal) -> Self {
         Self {
-            written: Signal::new(Lsn::ZERO),
-            applied: Signal::new(Lsn::ZERO),
+            written: wal.commit().clone(),
+            applied: wal.commit().clone(),
         }
     }
 }
@@ -49,6 +49,8 @@ impl Engine {
     fn condition(&self, level: Level) -> Option<Signal> {
         match level {
             Level::Async => None,
+            // The commit position follows a moment later, and a write that returned must be seen.
+            Level::Local if !self.is_synchronous() => Some(self.wal.commit().clone()),
             Level::Local => Some(self.wal.flushed().clone()),
             Level::RemoteWrite => Some(self.remote().written),
             Level::RemoteFlush => Some(self.wal.commit().clone()),
@@ -57,10 +59,14 @@ impl Engine {
     }
 
     fn receipt(&self, lsn: Lsn, level: Level) -> Receipt {
+        let most = match self.is_synchronous() {
+            true => level,
+            false => Level::Local,
+        };
         Receipt {
             lsn,
             timeline: self.wal.timeline(),
-            level,
+            level: level.min(most),
         }
     }
 
@@ -89,7 +95,7 @@ impl WriteTransaction {
     ///
     /// # Errors
     /// A conflict, [`Error::NotPrimary`], a full disk, limits: nothing happened.
-    /// [`Error::Unknown`] when the log stopped before the level was reached.
+    /// [`Error::Unknown`] when the log or the store stopped before the level was reached.
     pub async fn commit_at(self, level: Level) -> Result<Receipt> {
         let engine = self.engine().clone();
         let Placed { end } = place_off_worker(self).await?;
@@ -119,8 +125,8 @@ impl WriteTransaction {
 /// Places a transaction without holding up an async worker: on this thread when that takes
 /// microseconds, else on one that may block.
 async fn place_off_worker(transaction: WriteTransaction) -> Result<Placed> {
-    if !transaction.engine().would_block() && !transaction.is_large() {
-        return transaction.place();
+    if let Some(placed) = transaction.place_at_once() {
+        return placed;
     }
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => {

@@ -165,15 +165,19 @@ impl Database {
     /// # Errors
     /// Disk errors; the next open then recovers as after a crash.
     pub fn close(&self) -> Result<()> {
-        self.inner.engine.close_for_writes();
-        let keeper = self.inner.keeper.lock().take();
+        // Held until the end, so that a second call returns when the directory is free.
+        let mut keeper = self.inner.keeper.lock();
+        let Some(keeper) = keeper.take() else {
+            return Ok(());
+        };
+        self.inner.engine.close_for_writes(None);
         keeper::close(&self.inner.engine, keeper, true)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.engine.close_for_writes();
+        self.engine.close_for_writes(None);
         self.engine.store.close();
         self.engine.wal.stop();
         if let Some(keeper) = self.keeper.lock().take() {

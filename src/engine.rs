@@ -9,21 +9,24 @@
 //! the store sees transactions in log order and a conflict is found against everything that was
 //! decided before, committed or not: a commit that waits for a standby never causes a lost update.
 //! Readers see only what is committed. Waiting happens outside the lock, except for a transaction
-//! larger than memory, which holds back the ones after it until it is committed.
+//! larger than memory, and for one that comes when memory is full: these hold back the commits
+//! after them. Beginning, reading and giving up a transaction wait for no commit.
 //!
 //! This room does not know whether there are standbys: it is told the commit position.
+
+mod commit;
+mod hold;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
-    Applicator, CATALOG, Change, ConflictWindow, Disk, Draft, EntrySource, FlushGate, LogSource,
-    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Store, TableId, Transaction, Wal,
-    WalEntry, WalEntryType, WriteSet, remove_spills,
+    Applicator, CATALOG, ConflictWindow, Disk, Draft, Error as StorageError, FlushGate, LsmOptions,
+    LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Store, TableId, Wal, WriteSet, remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -34,21 +37,23 @@ use crate::transaction::Snapshot;
 /// Longest table name in bytes.
 pub const TABLE_NAME_MAX: usize = 255;
 
-/// Entries appended to the log at once while a large transaction is written.
-const CHUNK_ENTRIES_MAX: usize = 1024;
-
-/// Bytes of changes appended to the log at once while a large transaction is written.
-const CHUNK_BYTES_MAX: u64 = 4 << 20;
-
 /// The log, the store, and the lock that commits go through.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) wal: Wal,
     pub(crate) store: LsmStore,
     reader: LsmReader,
+    /// Held by a commit until it is in the store.
     commits: Mutex<Commits>,
+    /// Held for moments only. Locked after `commits`.
+    window: Mutex<ConflictWindow>,
     tables: RwLock<HashMap<String, TableId>>,
     writable: AtomicBool,
+    /// Closed for good.
+    closed: AtomicBool,
+    /// Who takes writes instead, once that is somebody else.
+    successor: Mutex<Option<String>>,
+    limits: Limits,
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
     remote: RwLock<RemotePositions>,
@@ -58,10 +63,17 @@ pub(crate) struct Engine {
 
 #[derive(Debug)]
 struct Commits {
-    window: ConflictWindow,
     next_tx: u64,
     /// A large transaction that failed half-way and must be rolled back in the log first.
     abandoned: Option<u64>,
+}
+
+/// From where on an insert into the store waits for something.
+#[derive(Debug)]
+struct Limits {
+    memtable_bytes: u64,
+    sealed_max: usize,
+    level0_slow: usize,
 }
 
 /// A transaction that has its place in the log.
@@ -96,22 +108,30 @@ impl Engine {
             }),
         };
         let must_exist = wal.control().store_created;
+        let limits = Limits {
+            memtable_bytes: options.memtable_bytes,
+            sealed_max: options.sealed_max,
+            level0_slow: options.level0_slow,
+        };
         let store = LsmStore::open(&dir, must_exist, gate, options)?;
         wal.update_control(|control| control.store_created = true)?;
         let reader = store.reader();
         let engine = Arc::new(Self {
             commits: Mutex::new(Commits {
-                window: ConflictWindow::new(store.applied()),
                 next_tx: 1,
                 abandoned: None,
             }),
+            window: Mutex::new(ConflictWindow::new(store.applied())),
+            remote: RwLock::new(RemotePositions::nobody(&wal)),
             wal,
             store,
             reader,
             tables: RwLock::default(),
             writable: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            successor: Mutex::new(None),
+            limits,
             stalled: AtomicBool::new(false),
-            remote: RwLock::new(RemotePositions::none()),
             synchronous: AtomicBool::new(false),
         });
         engine.replay(upto)?;
@@ -135,15 +155,31 @@ impl Engine {
         let inserted = self.store.applied();
         // The log's own end is above every transaction id ever given on this log.
         commits.next_tx = commits.next_tx.max(self.wal.appended().get());
-        commits.window = ConflictWindow::new(inserted);
+        *self.window.lock() = ConflictWindow::new(inserted);
         self.tables.write().clear();
         self.writable.store(true, Ordering::Release);
     }
 
-    /// Refuses write transactions from now on, and waits for the one that is being decided.
-    pub(crate) fn close_for_writes(&self) {
+    /// Refuses write transactions from now on. The one that is being decided goes on.
+    pub(crate) fn refuse_writes(&self) {
         self.writable.store(false, Ordering::Release);
-        drop(self.commits.lock());
+    }
+
+    /// As [`refuse_writes`](Self::refuse_writes), for good and in favour of `successor`.
+    pub(crate) fn give_way(&self, successor: String) {
+        *self.successor.lock() = Some(successor);
+        self.refuse_writes();
+    }
+
+    /// Refuses everything from now on, and waits at most `within`, if given, for the transaction
+    /// that is being decided.
+    pub(crate) fn close_for_writes(&self, within: Option<Duration>) {
+        self.closed.store(true, Ordering::Release);
+        self.refuse_writes();
+        match within {
+            Some(within) => drop(self.commits.try_lock_for(within)),
+            None => drop(self.commits.lock()),
+        }
     }
 
     /// Whether write transactions are accepted.
@@ -151,12 +187,30 @@ impl Engine {
         self.writable.load(Ordering::Acquire)
     }
 
-    /// Whether a commit would wait for something slow, so that it should not be called from a
-    /// thread that others need.
-    pub(crate) fn would_block(&self) -> bool {
-        self.stalled.load(Ordering::Acquire)
-            || self.store.status().sealed_memtables > 2
-            || self.wal.appended().bytes_since(self.wal.flushed().get()) > 16 << 20
+    /// Whether it was closed for good.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// # Errors
+    /// Why write transactions are not accepted, when they are not.
+    fn check_writable(&self) -> Result<()> {
+        if self.is_writable() {
+            return Ok(());
+        }
+        if let Some(successor) = self.successor.lock().clone() {
+            let primary = Some(successor);
+            return Err(Error::NotPrimary { primary });
+        }
+        if self.is_closed() {
+            return Err(Error::Stopped);
+        }
+        // A log or store that failed says so itself.
+        if let Some(error) = self.wal.poisoned() {
+            return Err(error.into());
+        }
+        self.reader.get(CATALOG, b"?", Lsn::MAX)?;
+        Err(Error::NotPrimary { primary: None })
     }
 
     /// The position that readers see now.
@@ -166,26 +220,32 @@ impl Engine {
 
     /// What is readable now, kept readable until it is dropped.
     pub(crate) fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
-        Snapshot::open(self.clone(), self.visible())
+        Snapshot::open(self.clone())
     }
 
     /// A write transaction that reads everything decided so far.
     pub(crate) fn begin(&self) -> Result<Draft<LsmReader>> {
-        if !self.is_writable() {
-            return Err(Error::NotPrimary { primary: None });
+        self.check_writable()?;
+        loop {
+            let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+            let writes = WriteSet::new(disk, spill_dir(self.wal.dir()));
+            let mut window = self.window.lock();
+            let at = self.store.applied();
+            match Draft::new(self.reader.clone(), at, writes) {
+                Ok(draft) => {
+                    window.open(at);
+                    return Ok(draft);
+                }
+                // A commit and a flush came between.
+                Err(StorageError::SnapshotTooOld { .. }) if self.store.applied() > at => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
-        let writes = WriteSet::new(disk, spill_dir(self.wal.dir()));
-        let mut commits = self.commits.lock();
-        let at = self.store.applied();
-        let draft = Draft::new(self.reader.clone(), at, writes)?;
-        commits.window.open(at);
-        Ok(draft)
     }
 
     /// Forgets a transaction that read at `at`, committed or not. Called once for each begun.
     pub(crate) fn end(&self, at: Lsn) {
-        self.commits.lock().window.close(at);
+        self.window.lock().close(at);
     }
 
     /// The number of `table` as of a position, or `None` when there was no such table.
@@ -220,112 +280,12 @@ impl Engine {
             .ok_or_else(|| Error::Usage("no table numbers are left".to_owned()))
     }
 
-    /// Decides `draft`, gives it its place in the log and inserts it. Does not wait for its level.
-    ///
-    /// # Errors
-    /// [`Error::NotPrimary`], conflicts, limits, a full disk: nothing happened then. An error of
-    /// the store after the log took the transaction stops all further commits.
-    pub(crate) fn commit(&self, draft: &Draft<LsmReader>) -> Result<Placed> {
-        let mut commits = self.commits.lock();
-        if !self.is_writable() {
-            return Err(Error::NotPrimary { primary: None });
+    /// Returns when every transaction up to `end` that has its place in the log is in the store
+    /// too, which may take as long as a commit that is under way.
+    pub(crate) fn settle(&self, end: Lsn) {
+        if self.store.applied() < end {
+            drop(self.commits.lock());
         }
-        draft.validate(&commits.window)?;
-        let writes = draft.writes();
-        if writes.is_empty() {
-            return Ok(Placed {
-                end: draft.snapshot(),
-            });
-        }
-        let end = if writes.has_spilled() {
-            self.commit_large(&mut commits, writes)?
-        } else {
-            self.commit_small(&mut commits, writes)?
-        };
-        commits.window.record(writes.keys(), end);
-        commits.window.advance(self.store.applied());
-        Ok(Placed { end })
-    }
-
-    fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
-        let changes = writes.changes().collect::<Result<Vec<_>, _>>()?;
-        let mut entries = Vec::with_capacity(changes.len() + 3);
-        entries.extend(commits.abandoned.map(roll_back));
-        if let [change] = &changes[..] {
-            entries.push(WalEntry::new(change.entry_type(), None, change.encode()));
-        } else {
-            let id = commits.next_id();
-            entries.push(WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new()));
-            let entry =
-                |change: &Change| WalEntry::new(change.entry_type(), Some(id), change.encode());
-            entries.extend(changes.iter().map(entry));
-            entries.push(WalEntry::new(
-                WalEntryType::TxCommit,
-                Some(id),
-                Bytes::new(),
-            ));
-        }
-        let end = self.while_stalled(|| self.wal.append(&entries))?.end;
-        commits.abandoned = None;
-        let inserted = self.while_stalled(|| self.store.insert(end, &changes));
-        inserted.inspect_err(|_| self.writable.store(false, Ordering::Release))?;
-        Ok(end)
-    }
-
-    /// Writes a transaction that does not fit in memory to the log in pieces, waits until it is
-    /// committed, and inserts it from there.
-    fn commit_large(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
-        let id = commits.next_id();
-        let entries = commits.abandoned.map(roll_back);
-        let begin = WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new());
-        let entries = entries.into_iter().chain([begin]).collect::<Vec<_>>();
-        let first = self.while_stalled(|| self.wal.append(&entries))?;
-        // From here on the log holds an open transaction until it is committed or rolled back.
-        commits.abandoned = Some(id);
-        let mut chunk = Vec::new();
-        let (mut chunk_bytes, mut bytes) = (0, 0);
-        for change in writes.changes() {
-            let change = change?;
-            let entry = WalEntry::new(change.entry_type(), Some(id), change.encode());
-            chunk_bytes += entry.data.len() as u64;
-            bytes += entry.data.len() as u64;
-            chunk.push(entry);
-            if chunk.len() == CHUNK_ENTRIES_MAX || chunk_bytes >= CHUNK_BYTES_MAX {
-                self.while_stalled(|| self.wal.append(&chunk))?;
-                chunk.clear();
-                chunk_bytes = 0;
-            }
-        }
-        chunk.push(WalEntry::new(
-            WalEntryType::TxCommit,
-            Some(id),
-            Bytes::new(),
-        ));
-        let end = self.while_stalled(|| self.wal.append(&chunk))?.end;
-        commits.abandoned = None;
-        let wal = self.wal.clone();
-        let source = FromLog {
-            wal,
-            from: first.start,
-            to: end,
-            id,
-        };
-        let transaction = Transaction::new(id, first.start, end, bytes, Box::new(source));
-        let inserted = self.while_stalled(|| self.store.apply(&transaction));
-        inserted.inspect_err(|_| self.writable.store(false, Ordering::Release))?;
-        Ok(end)
-    }
-
-    fn while_stalled<T>(&self, run: impl FnOnce() -> T) -> T {
-        self.stalled.store(true, Ordering::Release);
-        let result = run();
-        self.stalled.store(false, Ordering::Release);
-        result
-    }
-
-    /// Returns when every transaction that has its place in the log is in the store too.
-    pub(crate) fn settle(&self) {
-        drop(self.commits.lock());
     }
 
     /// Writes a copy of the store's durable state into the empty directory `into`.
@@ -350,26 +310,20 @@ impl Engine {
 
     /// What a commit waits for unless it says otherwise.
     pub(crate) fn default_level(&self) -> Level {
-        match self.synchronous.load(Ordering::Acquire) {
+        match self.is_synchronous() {
             true => Level::RemoteFlush,
             false => Level::Local,
         }
     }
 
+    /// Whether a synchronous policy is in force.
+    pub(crate) fn is_synchronous(&self) -> bool {
+        self.synchronous.load(Ordering::Acquire)
+    }
+
     pub(crate) fn reader(&self) -> &LsmReader {
         &self.reader
     }
-}
-
-impl Commits {
-    fn next_id(&mut self) -> u64 {
-        self.next_tx += 1;
-        self.next_tx
-    }
-}
-
-fn roll_back(id: u64) -> WalEntry {
-    WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new())
 }
 
 pub(crate) fn table_id(value: &[u8]) -> Result<TableId> {
@@ -387,30 +341,4 @@ pub(crate) fn store_dir(dir: &Path) -> PathBuf {
 /// Where large transactions are kept while they are written.
 fn spill_dir(dir: &Path) -> PathBuf {
     dir.join("spill")
-}
-
-/// A large transaction's entries, read from the log.
-#[derive(Debug)]
-struct FromLog {
-    wal: Wal,
-    from: Lsn,
-    to: Lsn,
-    id: u64,
-}
-
-impl EntrySource for FromLog {
-    fn entries(&self) -> Box<dyn Iterator<Item = mainstay_storage::Result<WalEntry>> + '_> {
-        let ours = |entry: &WalEntry| {
-            let marks = matches!(
-                entry.entry_type,
-                WalEntryType::TxBegin | WalEntryType::TxCommit
-            );
-            entry.tx_id == Some(self.id) && !marks
-        };
-        let entries = self
-            .wal
-            .entries(self.from, self.to)
-            .map(|item| item.map(|(entry, _)| entry));
-        Box::new(entries.filter(move |item| item.as_ref().map_or(true, ours)))
-    }
 }

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The log or the store.
     #[error(transparent)]
-    Storage(#[from] mainstay_storage::Error),
+    Storage(mainstay_storage::Error),
     /// Replication.
     #[error(transparent)]
     Replication(mainstay_replication::Error),
@@ -53,10 +53,19 @@ pub enum Error {
     Stopped,
 }
 
+impl From<mainstay_storage::Error> for Error {
+    fn from(error: mainstay_storage::Error) -> Self {
+        match error {
+            mainstay_storage::Error::Closed => Self::Stopped,
+            error => Self::Storage(error),
+        }
+    }
+}
+
 impl From<mainstay_replication::Error> for Error {
     fn from(error: mainstay_replication::Error) -> Self {
         match error {
-            mainstay_replication::Error::Storage(error) => Self::Storage(error),
+            mainstay_replication::Error::Storage(error) => error.into(),
             mainstay_replication::Error::Refused(why) => Self::Refused(why),
             mainstay_replication::Error::Invalid(why) => Self::Config(why),
             mainstay_replication::Error::NotRunning => Self::Stopped,

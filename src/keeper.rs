@@ -69,7 +69,7 @@ fn checkpoint(engine: &Engine, upto: Option<Lsn>, retain: &dyn Fn() -> Lsn) -> R
 ///
 /// # Errors
 /// Disk errors; the next open then recovers as after a crash.
-pub(crate) fn close(engine: &Engine, keeper: Option<JoinHandle<()>>, save: bool) -> Result<()> {
+pub(crate) fn close(engine: &Engine, keeper: JoinHandle<()>, save: bool) -> Result<()> {
     let flushed = engine
         .wal
         .flushed()
@@ -80,10 +80,8 @@ pub(crate) fn close(engine: &Engine, keeper: Option<JoinHandle<()>>, save: bool)
     };
     engine.store.close();
     let closed = engine.wal.close();
-    if let Some(keeper) = keeper {
-        // It only returns; a panic in it was reported by the panic itself.
-        let _ = keeper.join();
-    }
+    // It only returns; a panic in it was reported by the panic itself.
+    let _ = keeper.join();
     saved?;
     Ok(closed?)
 }

@@ -1,35 +1,34 @@
 //! A node: a database that is the primary of its standbys, or follows one.
 
+mod builder;
 mod discard;
 mod life;
 mod reseed;
 mod rewind;
+mod switchover;
 mod turn;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_replication::protocol::level::OnMiss;
-use mainstay_replication::protocol::policy::SyncPolicy;
-use mainstay_replication::wire::scram::Verifier;
-use mainstay_replication::{Password, Role, WalStreamingConfig};
-use mainstay_storage::{LsmOptions, Lsn, SegmentSize};
+use mainstay_replication::{Promotion, Role};
+use mainstay_storage::{Lsn, Timeline};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+pub use builder::NodeBuilder;
+
 use crate::commit::Receipt;
+use crate::database::CONFLICT_RETRIES_MAX;
 use crate::error::{Error, Result};
 use crate::status::{NodeStatus, Promoted};
 use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
 use life::{Life, Plan};
-
-/// Rounds of key derivation for a password that is configured in clear.
-const SCRAM_ITERATIONS: u32 = 4096;
 
 /// A running node. Clones are handles on the same one.
 ///
@@ -74,6 +73,7 @@ impl Inner {
         });
         inner.keep_address(&life);
         turn::watch(&inner, &life);
+        switchover::serve(&inner, &life);
         inner
     }
 
@@ -88,6 +88,7 @@ impl Inner {
         self.say(None);
         self.keep_address(&next);
         turn::watch(self, &next);
+        switchover::serve(self, &next);
     }
 
     /// Where others reach this node stays the same over its lives.
@@ -109,164 +110,23 @@ impl Inner {
         }
     }
 
+    async fn stop(&self) -> Result<()> {
+        let mut stopped = self.changing.lock().await;
+        if std::mem::replace(&mut *stopped, true) {
+            return Ok(());
+        }
+        self.life().close(true).await
+    }
+
     fn say(&self, trouble: Option<String>) {
         *self.trouble.lock() = trouble;
-    }
-}
-
-/// How a node is set up. Made by [`Node::builder`].
-#[derive(Debug, Clone)]
-#[must_use = "a builder does nothing until it is started"]
-pub struct NodeBuilder {
-    config: WalStreamingConfig,
-    store: LsmOptions,
-    upstream: Option<String>,
-    password: Option<String>,
-    cluster_name: Option<String>,
-}
-
-impl NodeBuilder {
-    /// The node's name, which a synchronous policy counts. Default `node`.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.config.name = name.into();
-        self
-    }
-
-    /// Where standbys and stock PostgreSQL tools connect, `host:port`; port 0 takes a free one.
-    /// Without it nobody can follow this node.
-    pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.config.listen = Some(address.into());
-        self
-    }
-
-    /// The address that other nodes reach this one at; the one it listens on by default.
-    pub fn advertise(mut self, address: impl Into<String>) -> Self {
-        self.config.advertise = Some(address.into());
-        self
-    }
-
-    /// The primary to follow: `postgres://[user@]host:port[,host:port]`. An empty directory is
-    /// filled from it first. A node started so never makes itself primary.
-    pub fn follow(mut self, url: impl Into<String>) -> Self {
-        self.upstream = Some(url.into());
-        self
-    }
-
-    /// Who must confirm a commit; without it, what the log says.
-    pub fn sync(mut self, policy: SyncPolicy) -> Self {
-        self.config.sync = Some(policy);
-        self
-    }
-
-    /// What happens while they cannot; waiting by default.
-    pub fn on_miss(mut self, on_miss: OnMiss) -> Self {
-        self.config.on_miss = on_miss;
-        self
-    }
-
-    /// Accepts losing all log from exactly `lsn` on, although this node had flushed it: the way
-    /// out of damage that no other node can repair.
-    pub fn accept_loss_from(mut self, lsn: Lsn) -> Self {
-        self.config.accept_loss_from = Some(lsn);
-        self
-    }
-
-    /// The password that everybody who connects as user `mainstay` must prove.
-    pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.password = Some(password.into());
-        self
-    }
-
-    /// The password to prove to the primary.
-    pub fn upstream_password(mut self, password: impl Into<String>) -> Self {
-        self.config.follow_password = Some(Password::new(password));
-        self
-    }
-
-    /// Size of a log segment, for a new log.
-    pub fn segment_size(mut self, size: SegmentSize) -> Self {
-        self.config.segment_size = size;
-        self
-    }
-
-    /// Log kept for standbys that are away, in bytes.
-    pub fn wal_keep_size(mut self, bytes: u64) -> Self {
-        self.config.wal_keep_size = bytes;
-        self
-    }
-
-    /// Most log that a slot may hold back, in bytes; one that wants more is invalidated.
-    pub fn slot_keep_size_max(mut self, bytes: u64) -> Self {
-        self.config.max_slot_wal_keep_size = Some(bytes);
-        self
-    }
-
-    /// The slot on the primary to follow through, created if it does not exist.
-    pub fn slot(mut self, name: impl Into<String>) -> Self {
-        self.config.follow_slot = Some(name.into());
-        self
-    }
-
-    /// The cluster's name, for people.
-    pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
-        self.cluster_name = Some(name.into());
-        self
-    }
-
-    /// Sizes and limits of the store.
-    pub fn store(mut self, options: LsmOptions) -> Self {
-        self.store = options;
-        self
-    }
-
-    /// How often a peer hears from this node, and after how much silence one counts as gone.
-    pub fn heartbeat(mut self, interval: Duration, timeout: Duration) -> Self {
-        self.config.heartbeat_interval = interval;
-        self.config.heartbeat_timeout = timeout;
-        self
-    }
-
-    /// Opens the directory, creating or filling it if it is empty, and starts to serve.
-    ///
-    /// # Errors
-    /// The directory is in use, damaged, of a newer version or another cluster; the primary cannot
-    /// be reached to fill it; an address cannot be listened on. The text says what to do.
-    pub async fn start(mut self) -> Result<Node> {
-        if let Some(url) = &self.upstream {
-            let upstream = Upstream::parse(url)?;
-            self.config.follow = upstream.addresses;
-            self.config.follow_user = upstream.user.unwrap_or(self.config.follow_user);
-        }
-        if let Some(password) = &self.password {
-            let salt = uuid::Uuid::new_v4();
-            let verifier = Verifier::from_password(password, salt.as_bytes(), SCRAM_ITERATIONS);
-            self.config.users = vec![("mainstay".to_owned(), verifier)];
-        }
-        let plan = Plan {
-            config: self.config,
-            store: self.store,
-        };
-        let life = plan.open().await?;
-        Ok(Node {
-            inner: Inner::new(plan, life, self.cluster_name),
-        })
     }
 }
 
 impl Node {
     /// A node with its data in directory `dir`.
     pub fn builder(dir: impl AsRef<Path>) -> NodeBuilder {
-        let data_dir: PathBuf = dir.as_ref().to_owned();
-        NodeBuilder {
-            config: WalStreamingConfig {
-                data_dir,
-                ..WalStreamingConfig::default()
-            },
-            store: LsmOptions::default(),
-            upstream: None,
-            password: None,
-            cluster_name: None,
-        }
+        NodeBuilder::new(dir.as_ref())
     }
 
     /// Sets the value of `key` in `table`, creating the table if needed, and waits for the default
@@ -275,9 +135,7 @@ impl Node {
     /// # Errors
     /// As [`WriteTransaction::put`] and [`WriteTransaction::commit_at`].
     pub async fn put(&self, table: &str, key: &[u8], value: &[u8]) -> Result<Receipt> {
-        let mut tx = self.begin()?;
-        tx.put(table, key, value)?;
-        tx.commit().await
+        self.write(|tx| tx.put(table, key, value)).await
     }
 
     /// Deletes `key` from `table`, if it is there.
@@ -285,17 +143,28 @@ impl Node {
     /// # Errors
     /// As [`put`](Self::put).
     pub async fn delete(&self, table: &str, key: &[u8]) -> Result<Receipt> {
-        let mut tx = self.begin()?;
-        tx.delete(table, key)?;
-        tx.commit().await
+        self.write(|tx| tx.delete(table, key)).await
+    }
+
+    /// One write that reads nothing: it conflicts only with who creates a table at the same time.
+    async fn write(&self, work: impl Fn(&mut WriteTransaction) -> Result<()>) -> Result<Receipt> {
+        let mut retries = 0;
+        loop {
+            let mut tx = self.begin()?;
+            work(&mut tx)?;
+            match tx.commit().await {
+                Err(error) if error.is_conflict() && retries < CONFLICT_RETRIES_MAX => retries += 1,
+                committed => return committed,
+            }
+        }
     }
 
     /// Begins a write transaction.
     ///
     /// # Errors
-    /// [`Error::NotPrimary`], naming the primary.
+    /// [`Error::NotPrimary`], naming the primary; [`Error::Stopped`].
     pub fn begin(&self) -> Result<WriteTransaction> {
-        if self.role() != Role::Primary {
+        if self.role() != Role::Primary && !*self.inner.closing.borrow() {
             return Err(self.not_primary());
         }
         WriteTransaction::begin(self.inner.life().engine.clone())
@@ -357,12 +226,7 @@ impl Node {
     /// # Errors
     /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
     pub async fn promote(&self, force: bool) -> Result<Promoted> {
-        let _unchanged = self.inner.unchanged().await?;
-        let life = self.inner.life();
-        let promotion = life.replicator.promote(force).await?;
-        let synchronous = life.replicator.is_synchronous();
-        life.engine.set_remote(life.engine.remote(), synchronous);
-        life.engine.open_for_writes();
+        let promotion = self.opened(force).await?;
         for notice in &promotion.notices {
             tracing::warn!(%notice, "promoted");
         }
@@ -373,6 +237,21 @@ impl Node {
             lsn: promotion.end.to_string(),
             notices: promotion.notices,
         })
+    }
+
+    /// Promotes this node, and returns the timeline that it opened.
+    async fn promoted(&self, force: bool) -> Result<Timeline> {
+        Ok(self.opened(force).await?.timeline)
+    }
+
+    async fn opened(&self, force: bool) -> Result<Promotion> {
+        let _unchanged = self.inner.unchanged().await?;
+        let life = self.inner.life();
+        let promotion = life.replicator.promote(force).await?;
+        let synchronous = life.replicator.is_synchronous();
+        life.engine.set_remote(life.engine.remote(), synchronous);
+        life.engine.open_for_writes();
+        Ok(promotion)
     }
 
     /// Follows another primary from now on, `postgres://[user@]host:port[,host:port]`.
@@ -389,18 +268,31 @@ impl Node {
         turn::step_down(&self.inner, upstream.addresses).await
     }
 
+    /// Makes this primary a standby of the node at `url`, which is to become the primary. Until it
+    /// is, this cluster takes no writes; [`switchover`](Self::switchover) does both.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] on a URL that cannot be read, [`Error::NotPrimary`].
+    pub async fn demote(&self, url: &str) -> Result<()> {
+        let upstream = Upstream::parse(url)?;
+        let _unchanged = self.inner.unchanged().await?;
+        if self.role() != Role::Primary {
+            return Err(self.not_primary());
+        }
+        turn::step_down(&self.inner, upstream.addresses).await
+    }
+
     /// Stops cleanly: connections end as a shutdown does, memory is written out, the log is marked
     /// as properly closed. A second call does nothing.
     ///
     /// # Errors
     /// Disk errors; the next start then recovers as after a crash.
     pub async fn stop(&self) -> Result<()> {
-        self.inner.closing.send_replace(true);
-        let mut stopped = self.inner.changing.lock().await;
-        if std::mem::replace(&mut *stopped, true) {
-            return Ok(());
-        }
-        self.inner.life().close(true).await
+        let inner = self.inner.clone();
+        inner.closing.send_replace(true);
+        // A task of its own, so that a caller who gives up waiting leaves nothing half done.
+        let stopped = tokio::spawn(async move { inner.stop().await }).await;
+        stopped.unwrap_or(Err(Error::Stopped))
     }
 
     /// Where the node listens.

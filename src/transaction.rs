@@ -4,7 +4,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mainstay_storage::{CATALOG, Draft, LsmReader, Lsn, ReadAt, Rows, TableId};
+use mainstay_storage::{CATALOG, Draft, LsmReader, Lsn, ReadAt, Rows, TableId, check_key};
 
 use crate::engine::{Engine, Placed, TABLE_NAME_MAX};
 use crate::error::{Error, Result};
@@ -29,8 +29,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn open(engine: Arc<Engine>, at: Lsn) -> Result<Self> {
-        engine.reader().open_snapshot(at)?;
+    /// What is committed and in the store now.
+    pub(crate) fn open(engine: Arc<Engine>) -> Result<Self> {
+        let at = engine.reader().open_committed()?;
         Ok(Self { engine, at })
     }
 
@@ -45,6 +46,8 @@ impl Snapshot {
     /// A key outside 1 to [`KEY_MAX`](mainstay_storage::KEY_MAX) bytes, `SnapshotTooOld`, disk
     /// errors.
     pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>> {
+        check_table_name(table)?;
+        check_key(key)?;
         match self.engine.table(table, self.at)? {
             Some(id) => Ok(self.engine.reader().get(id, key, self.at)?),
             None => Ok(None),
@@ -56,10 +59,11 @@ impl Snapshot {
     /// # Errors
     /// As [`get`](Self::get), at once or as an item.
     pub fn scan<'a>(&self, table: &str, range: impl RangeBounds<&'a [u8]>) -> Result<Rows> {
+        let (from, to) = check_bounds(&range)?;
+        check_table_name(table)?;
         let Some(id) = self.engine.table(table, self.at)? else {
             return Ok(Box::new(std::iter::empty()));
         };
-        let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
         Ok(self.engine.reader().scan(id, from, to, self.at)?)
     }
 
@@ -122,6 +126,7 @@ impl WriteTransaction {
     /// [`VALUE_MAX`](mainstay_storage::VALUE_MAX) or a quarter of a log segment, a bad table name;
     /// the transaction goes on without the write.
     pub fn put(&mut self, table: &str, key: &[u8], value: &[u8]) -> Result<()> {
+        check_key(key)?;
         let max = self.engine.wal.segment_size().payload_max() - key.len() - RECORD_OVERHEAD;
         if value.len() > max {
             let (size, max) = (value.len() as u64, max as u64);
@@ -143,9 +148,10 @@ impl WriteTransaction {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<()> {
+        check_key(key)?;
         match self.table(table)? {
             Some(id) => Ok(self.draft_mut().delete(id, key)?),
-            None => Ok(mainstay_storage::check_key(key)?),
+            None => Ok(()),
         }
     }
 
@@ -154,6 +160,7 @@ impl WriteTransaction {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>> {
+        check_key(key)?;
         match self.table(table)? {
             Some(id) => Ok(self.draft().get(id, key)?),
             None => Ok(None),
@@ -166,10 +173,10 @@ impl WriteTransaction {
     /// # Errors
     /// As [`Snapshot::scan`].
     pub fn scan<'a>(&self, table: &str, range: impl RangeBounds<&'a [u8]>) -> Result<Rows> {
+        let (from, to) = check_bounds(&range)?;
         let Some(id) = self.table(table)? else {
             return Ok(Box::new(std::iter::empty()));
         };
-        let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
         Ok(self.draft().scan(id, from, to)?)
     }
 
@@ -188,9 +195,9 @@ impl WriteTransaction {
         self.engine.commit(&draft)
     }
 
-    /// Whether it outgrew memory, so that its commit takes long.
-    pub(crate) fn is_large(&self) -> bool {
-        self.draft().writes().has_spilled()
+    /// As [`place`](Self::place), or `None` and nothing done when that would hold up this thread.
+    pub(crate) fn place_at_once(&self) -> Option<Result<Placed>> {
+        self.engine.commit_at_once(self.draft())
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -247,10 +254,21 @@ pub(crate) fn check_table_name(table: &str) -> Result<()> {
     Ok(())
 }
 
-fn prefix_bounds<'a>(
-    prefix: &'a [u8],
-    end: Option<&'a [u8]>,
-) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+/// The two bounds of a range of keys.
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+/// The bounds of a range; each has to be a key that there may be.
+fn check_bounds<'a>(range: &impl RangeBounds<&'a [u8]>) -> Result<Bounds<'a>> {
+    let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+    for bound in [bounds.0, bounds.1] {
+        if let Bound::Included(key) | Bound::Excluded(key) = bound {
+            check_key(key)?;
+        }
+    }
+    Ok(bounds)
+}
+
+fn prefix_bounds<'a>(prefix: &'a [u8], end: Option<&'a [u8]>) -> Bounds<'a> {
     let from = if prefix.is_empty() {
         Bound::Unbounded
     } else {

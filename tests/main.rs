@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod crash;
+mod database;
 mod examples;
 mod large_transaction;
 mod rejoin;
 mod stock_tools;
 mod support;
+mod switchover;
 mod tidy;

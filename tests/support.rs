@@ -43,6 +43,19 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// What `work` returns, which has to come within [`DEADLINE`]. A thread of its own does it, so that
+/// what blocks for ever fails a test instead of holding it up.
+#[track_caller]
+pub(crate) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        // When nobody waits any more, nobody needs it.
+        let _ = sender.send(work());
+    });
+    let done = receiver.recv_timeout(DEADLINE);
+    done.expect("it failed, or took too long")
+}
+
 /// Checks that `text` holds each of `parts`, whatever the case.
 #[track_caller]
 pub(crate) fn assert_says(text: &str, parts: &[&str]) {

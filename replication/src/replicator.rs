@@ -21,7 +21,7 @@ use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStream
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
 use crate::runtime::{
-    self, CopyStore, Core, Divergence, Follower, SubscribeSource, Subscription, never_seen, promote,
+    self, CopyStore, Core, Follower, SubscribeSource, Subscription, never_seen, promote,
 };
 use running::{Given, Running};
 
@@ -283,14 +283,6 @@ impl WalReplicator {
         core.map_or(Role::Standby, |core| core.role())
     }
 
-    /// Tells of every change of role.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`].
-    pub fn role_changes(&self) -> Result<tokio::sync::watch::Receiver<Role>> {
-        Ok(self.core()?.role.subscribe())
-    }
-
     /// Where it listens.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
         self.inner
@@ -320,14 +312,6 @@ impl WalReplicator {
     pub fn problem(&self) -> Option<String> {
         let core = self.inner.core.read().clone();
         core.and_then(|core| core.trouble())
-    }
-
-    /// Tells when this node's log cannot follow any more, and what takes it back.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`].
-    pub fn divergence(&self) -> Result<tokio::sync::watch::Receiver<Option<Divergence>>> {
-        Ok(self.core()?.diverged.subscribe())
     }
 
     /// The positions that the remote levels wait for: written, and applied.

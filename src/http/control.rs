@@ -58,7 +58,10 @@ pub(crate) async fn demote(
 ) -> ApiResult<Response> {
     let Follow { url } = order(body, false, r#"{"url":"postgres://host:port"}"#)?;
     api.node.demote(&url).await?;
-    Ok(json(StatusCode::OK, json!({ "demoted": true, "following": url })))
+    Ok(json(
+        StatusCode::OK,
+        json!({ "demoted": true, "following": url }),
+    ))
 }
 
 #[derive(Debug, Default, Deserialize)]

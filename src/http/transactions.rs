@@ -70,7 +70,7 @@ pub(crate) async fn post(
         match done {
             Ok(receipt) => break receipt,
             // Nothing was read, so nothing that another transaction did can matter to it.
-            Err(error) if is_conflict(&error) && retries < CONFLICT_RETRIES_MAX => retries += 1,
+            Err(error) if error.is_conflict() && retries < CONFLICT_RETRIES_MAX => retries += 1,
             Err(error) => return Err(error.into()),
         }
     };
@@ -78,13 +78,6 @@ pub(crate) async fn post(
     let level = receipt.level.as_str();
     let answer = json!({ "lsn": lsn, "timeline": timeline, "level": level });
     Ok(json(StatusCode::OK, answer))
-}
-
-fn is_conflict(error: &crate::Error) -> bool {
-    matches!(
-        error,
-        crate::Error::Storage(mainstay_storage::Error::Conflict { .. })
-    )
 }
 
 fn parse(body: &[u8]) -> ApiResult<(Vec<Op>, Option<Level>)> {

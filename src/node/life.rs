@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mainstay_replication::{Role, WalReplicator, WalStreamingConfig, bootstrap};
 use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
@@ -18,6 +19,10 @@ use crate::error::{Error, Result};
 use crate::keeper;
 
 use super::reseed;
+
+/// Longest time that closing waits for a commit that is being decided: one that waits for a
+/// standby may never end.
+const DECIDING_MAX: Duration = Duration::from_secs(5);
 
 /// What a life is opened with.
 #[derive(Debug, Clone)]
@@ -131,34 +136,51 @@ impl Life {
     /// # Errors
     /// [`Error::Stopped`] when the life ends before.
     pub(super) async fn reached(&self, lsn: Lsn) -> Result<()> {
-        let stopped = |_| Error::Stopped;
-        self.engine.wal.commit().wait(lsn).await.map_err(stopped)?;
-        if self.replicator.role() == Role::Primary {
-            self.engine.settle();
-            return Ok(());
+        let (engine, replicator) = (&self.engine, &self.replicator);
+        if engine.is_closed() {
+            return Err(Error::Stopped);
         }
-        let applied = self.replicator.applied()?;
-        applied.wait(lsn).await.map(|_| ()).map_err(stopped)
+        let committed = engine.wal.commit().wait(lsn).await;
+        committed.map_err(|_| Error::Stopped)?;
+        let mut roles = replicator.role_changes()?;
+        while *roles.borrow_and_update() != Role::Primary {
+            tokio::select! {
+                applied = async {
+                    replicator.applied()?.wait(lsn).await.map_err(|_| Error::Stopped)
+                } => return applied.map(|_| ()),
+                // Whoever applied the log may have stopped doing so.
+                changed = roles.changed() => changed.map_err(|_| Error::Stopped)?,
+            }
+        }
+        let engine = engine.clone();
+        let settled = tokio::task::spawn_blocking(move || engine.settle(lsn)).await;
+        settled.map_err(|_| Error::Stopped)
     }
 
     /// Ends it cleanly: connections end as a shutdown does. `save` writes out what is in memory
-    /// and may be; without it the store stays as far back as it is.
+    /// and may be; without it the store stays as far back as it is. A second call does nothing.
     ///
     /// # Errors
     /// Disk errors; the next start then recovers as after a crash.
     pub(super) async fn close(&self, save: bool) -> Result<()> {
-        self.engine.close_for_writes();
+        let engine = self.engine.clone();
+        let decided =
+            tokio::task::spawn_blocking(move || engine.close_for_writes(Some(DECIDING_MAX)));
+        decided.await.map_err(|_| Error::Stopped)?;
         let streams = self.replicator.stop().await;
-        let (engine, keeper) = (self.engine.clone(), self.keeper.lock().take());
-        let closed = tokio::task::spawn_blocking(move || keeper::close(&engine, keeper, save));
-        closed.await.map_err(|_| Error::Stopped)??;
+        let keeper = self.keeper.lock().take();
+        if let Some(keeper) = keeper {
+            let engine = self.engine.clone();
+            let closed = tokio::task::spawn_blocking(move || keeper::close(&engine, keeper, save));
+            closed.await.map_err(|_| Error::Stopped)??;
+        }
         Ok(streams?)
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.engine.close_for_writes();
+        self.engine.close_for_writes(Some(Duration::ZERO));
         self.engine.store.close();
         self.engine.wal.stop();
     }
@@ -168,9 +190,7 @@ impl Drop for Life {
 async fn follow_role(engine: Arc<Engine>, mut roles: tokio::sync::watch::Receiver<Role>) {
     while roles.changed().await.is_ok() {
         if *roles.borrow_and_update() != Role::Primary && engine.is_writable() {
-            let closing = engine.clone();
-            // It only waits for the commit at hand; a panic there has said so itself.
-            let _ = tokio::task::spawn_blocking(move || closing.close_for_writes()).await;
+            engine.refuse_writes();
         }
     }
 }

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::{HandedOver, Role};
 use mainstay_storage::{Lsn, Timeline};
 use tokio::time::timeout;
@@ -51,7 +50,7 @@ impl Node {
             )));
         }
         let begun = Instant::now();
-        let (timeline, address) = hand_over(&life, &target.name).await?;
+        let (timeline, address) = hand_over(&life, target.name.as_str()).await?;
         let pause = begun.elapsed();
         let upstreams = vec![address];
         turn::step_down(&self.inner, upstreams).await?;
@@ -65,7 +64,7 @@ impl Node {
 }
 
 /// Holds writes until the standby has taken over, or has refused to.
-async fn hand_over(life: &Life, to: &NodeName) -> Result<(Timeline, String)> {
+async fn hand_over(life: &Life, to: &str) -> Result<(Timeline, String)> {
     let holding = life.engine.clone();
     let held = tokio::task::spawn_blocking(move || holding.hold_commits()).await;
     let held = held.map_err(|_| Error::Stopped)??;
@@ -73,7 +72,7 @@ async fn hand_over(life: &Life, to: &NodeName) -> Result<(Timeline, String)> {
     until_committed(&life.engine, end).await?;
     match life.replicator.hand_over(to).await? {
         HandedOver::Opened { timeline, address } => {
-            life.engine.refuse_writes();
+            life.engine.give_way(format!("{to} ({address})"));
             Ok((timeline, address))
         }
         HandedOver::Refused(why) => Err(Error::Refused(format!(

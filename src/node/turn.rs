@@ -156,9 +156,11 @@ async fn close(life: &Life) {
 /// What opening leads to; the node must be restarted then.
 pub(super) async fn step_down(inner: &Arc<Inner>, upstreams: Vec<String>) -> Result<()> {
     let mut plan = inner.plan.lock().clone();
+    let life = inner.life();
+    life.engine.give_way(upstreams.join(", "));
     plan.config.follow = upstreams;
     plan.config.accept_loss_from = None;
-    close(&inner.life()).await;
+    close(&life).await;
     let next = plan.open().await?;
     inner.live(plan, next);
     Ok(())

@@ -18,7 +18,7 @@ const COLUMNS_MAX: usize = 100;
 
 /// Files that are longer, and how long each may be: their size, rounded up to the next 25 lines.
 /// Only to be turned down. Nothing but these may pass 600.
-const LONG_FILES: [(&str, usize); 16] = [
+const LONG_FILES: [(&str, usize); 14] = [
     ("replication/src/protocol/commit.rs", 425),
     ("replication/src/protocol/promotion/candidate.rs", 550),
     ("replication/src/protocol/promotion/model.rs", 700),
@@ -29,8 +29,6 @@ const LONG_FILES: [(&str, usize); 16] = [
     ("replication/src/runtime/session.rs", 550),
     ("replication/src/runtime/walreceiver.rs", 550),
     ("replication/src/runtime/walsender.rs", 475),
-    ("src/engine.rs", 450),
-    ("src/node.rs", 475),
     ("storage/src/wal.rs", 450),
     ("storage/src/wal/directory.rs", 450),
     ("storage/src/wal/recovery.rs", 600),

@@ -1,4 +1,5 @@
-//! Switching over: the primary's place is handed to a standby while both are well.
+//! Changing sides: handing the primary's place to a standby while both are well, and learning that
+//! this node's log cannot follow any more.
 
 use mainstay_storage::Lsn;
 use tokio::sync::mpsc;
@@ -8,7 +9,7 @@ use crate::config::{Role, StandbyState, StreamState};
 use crate::error::{Error, Result};
 use crate::protocol::name::NodeName;
 use crate::runtime::{
-    HandedOver, TakeOverRequest, ask_to_take_over, take_over_requests, until_flushed,
+    Divergence, HandedOver, TakeOverRequest, ask_to_take_over, take_over_requests, until_flushed,
 };
 
 impl WalReplicator {
@@ -43,10 +44,10 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::NotRunning`]; [`Error::Refused`] when that takes too long.
-    pub async fn until_flushed_by(&self, name: &NodeName) -> Result<Lsn> {
+    pub async fn until_flushed_by(&self, name: &str) -> Result<Lsn> {
         let core = self.core()?;
         let end = core.wal.appended();
-        until_flushed(&core, name, end).await?;
+        until_flushed(&core, &named(name)?, end).await?;
         Ok(end)
     }
 
@@ -56,18 +57,18 @@ impl WalReplicator {
     /// # Errors
     /// [`Error::NotRunning`], [`Error::NotPrimary`]; [`Error::Refused`] when its address is not
     /// known.
-    pub async fn hand_over(&self, name: &NodeName) -> Result<HandedOver> {
+    pub async fn hand_over(&self, name: &str) -> Result<HandedOver> {
         let core = self.core()?;
         if !core.is_primary() {
             return Err(Error::NotPrimary);
         }
-        let address = core.cluster().address_of(name).map(str::to_owned);
+        let address = core.cluster().address_of(&named(name)?).map(str::to_owned);
         let address =
             address.ok_or_else(|| Error::Refused(format!("the address of {name} is not known")))?;
         let end = core.wal.appended();
         let handed = ask_to_take_over(&core, &address, end).await;
         if let HandedOver::Opened { .. } = &handed {
-            core.set_successor(name.as_str().to_owned(), address);
+            core.set_successor(name.to_owned(), address);
             core.step_down(Role::Fenced);
         }
         Ok(handed)
@@ -86,6 +87,22 @@ impl WalReplicator {
         Ok(())
     }
 
+    /// Tells of every change of role.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn role_changes(&self) -> Result<tokio::sync::watch::Receiver<Role>> {
+        Ok(self.core()?.role.subscribe())
+    }
+
+    /// Tells when this node's log cannot follow any more, and what takes it back.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn divergence(&self) -> Result<tokio::sync::watch::Receiver<Option<Divergence>>> {
+        Ok(self.core()?.diverged.subscribe())
+    }
+
     /// Where requests to take the primary's place arrive; whoever holds this promotes the node.
     /// The requests of an earlier call then arrive here.
     ///
@@ -97,4 +114,9 @@ impl WalReplicator {
         *core.take_over.lock() = Some(tell);
         Ok(told)
     }
+}
+
+fn named(name: &str) -> Result<NodeName> {
+    name.parse()
+        .map_err(|error| Error::Invalid(format!("{error}")))
 }

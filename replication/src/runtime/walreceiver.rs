@@ -4,6 +4,8 @@
 //! bytes go to the log as they are, whole records at a time; what is incomplete waits for the rest.
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
+mod upstreams;
+
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use uuid::Uuid;
 
+use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::receiver::{
-    Action, Event, GiveUp, Receiver, ReceiverConfig, State, newest_known,
+    Action, Event, GiveUp, Receiver, ReceiverConfig, State, is_stale, newest_known,
 };
 use crate::runtime::client::{Answered, Client};
 use crate::runtime::core::Core;
@@ -25,6 +27,7 @@ use crate::runtime::link::Turn;
 use crate::wire::command::{Command, RegisterStandby, StartReplication};
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage, SenderMessage};
 use crate::wire::{BackendMessage, FrontendMessage, sqlstate};
+use upstreams::Upstreams;
 
 /// Bytes that may be on their way to our disk before we stop taking in more.
 const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
@@ -58,9 +61,10 @@ struct Driver {
     core: Arc<Core>,
     receiver: Receiver,
     orders: mpsc::Receiver<Order>,
-    upstreams: Vec<String>,
-    next_upstream: usize,
+    upstreams: Upstreams,
     client: Option<Client>,
+    /// Whether the upstream was the primary when the session began, not a standby itself.
+    from_primary: bool,
     /// Bytes of a record whose rest has not come yet, and where they begin.
     carry: BytesMut,
     carry_at: Lsn,
@@ -99,9 +103,9 @@ pub(crate) async fn run(
     let mut driver = Driver {
         receiver: Receiver::new(config, core.clock.now()),
         orders,
-        upstreams,
-        next_upstream: 0,
+        upstreams: Upstreams::new(upstreams),
         client: None,
+        from_primary: false,
         carry: BytesMut::new(),
         carry_at: flushed,
         written: flushed,
@@ -151,11 +155,15 @@ impl Driver {
     }
 
     async fn disconnected(&mut self, error: &Error) {
-        tracing::info!(%error, "lost the upstream; dialling again");
+        let now = self.core.clock.now();
+        match self.upstreams.awaits_candidate(now) {
+            true => tracing::debug!(%error, "the candidate is not the primary yet"),
+            false => tracing::info!(%error, "lost the upstream; dialling again"),
+        }
         self.core.set_upstream(None);
         self.client = None;
         self.drop_carry();
-        let random = random();
+        let random = self.upstreams.redial(now);
         self.events.clear();
         self.events.push_back(Event::Disconnected { random });
     }
@@ -231,9 +239,10 @@ impl Driver {
             Some(Order::Follow(upstreams)) => {
                 let connected = self.client.is_some();
                 let followed = self.core.upstream().filter(|_| connected);
-                self.upstreams = upstreams;
-                self.next_upstream = 0;
-                if followed.is_some_and(|(_, address)| self.upstreams.contains(&address)) {
+                self.upstreams = Upstreams::new(upstreams);
+                if followed
+                    .is_some_and(|(_, address)| self.upstreams.addresses().contains(&address))
+                {
                     return None;
                 }
                 self.client = None;
@@ -241,9 +250,7 @@ impl Driver {
                 Some(Event::Disconnected { random: 0 })
             }
             Some(Order::Accepted(timeline, address, done)) => {
-                self.upstreams.retain(|known| *known != address);
-                self.upstreams.insert(0, address);
-                self.next_upstream = 0;
+                self.upstreams.promise(address, self.core.clock.now());
                 self.left = Some(done);
                 Some(Event::Accepted(timeline))
             }
@@ -301,7 +308,9 @@ impl Driver {
                 Event::Received { range }
             }
             SenderMessage::Advance(advance) => {
-                self.core.heard_primary();
+                if self.from_primary {
+                    self.core.heard_primary();
+                }
                 Event::Advance {
                     flushed: advance.flush,
                     commit: advance.commit,
@@ -383,26 +392,26 @@ impl Driver {
                 self.client = None;
                 self.core.set_upstream(None);
                 self.drop_carry();
-                self.events
-                    .push_back(Event::Disconnected { random: random() });
+                self.events.push_back(Event::Disconnected {
+                    random: self.upstreams.redial(self.core.clock.now()),
+                });
             }
             Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
             Action::GiveUp(why) => {
-                self.ended = Some(Ended::GaveUp(why, self.upstreams.clone()));
+                self.ended = Some(Ended::GaveUp(why, self.upstreams.addresses().to_vec()));
             }
         }
         Ok(())
     }
 
+    /// The newest timeline that this node opened, follows or promised.
+    fn newest_known(&self) -> Timeline {
+        newest_known(&self.core.wal.history(), self.core.wal.control().promised())
+    }
+
     async fn connect(&mut self) -> Result<()> {
-        let Some(address) = self
-            .upstreams
-            .get(self.next_upstream % self.upstreams.len().max(1))
-        else {
-            return Err(Error::Invalid("no address to follow is known".to_owned()));
-        };
-        let address = address.clone();
-        self.next_upstream += 1;
+        let now = self.core.clock.now();
+        let address = self.upstreams.next(now)?;
         let mut client = Client::connect(&self.core.config, &address).await?;
         let identity = self.core.wal.identity();
         // Another cluster must not count on this node, not even for a moment.
@@ -413,7 +422,16 @@ impl Driver {
                 incarnation: identity.incarnation,
                 address: self.core.address(),
             };
-            client.rows(&Command::RegisterStandby(register)).await?;
+            let answer = client.rows(&Command::RegisterStandby(register)).await?;
+            let role = answer.sets.first().and_then(|set| set.rows.first());
+            let role = role.and_then(|row| row.text(0));
+            self.from_primary = role == Some(Role::Primary.as_str());
+            if !self.from_primary && self.upstreams.pass_over(now) {
+                return Err(client.broken("it is a standby itself, not the primary"));
+            }
+            if self.from_primary && !is_stale(client.server.timeline, self.newest_known()) {
+                self.upstreams.found_primary();
+            }
             if let Some(slot) = &self.core.config.follow_slot {
                 client.make_slot(slot).await?;
             }
@@ -523,9 +541,4 @@ impl Driver {
             client.link.queue(out.freeze());
         }
     }
-}
-
-/// Spreads reconnections; nothing depends on its quality.
-fn random() -> u64 {
-    Uuid::new_v4().as_u64_pair().0
 }

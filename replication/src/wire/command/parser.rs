@@ -4,15 +4,14 @@
 //! parse is PostgreSQL's bare "syntax error"; what parses and cannot be meant gets the message
 //! and code PostgreSQL gives it. It knows no state of the server.
 
-use mainstay_storage::{Lsn, Timeline};
+mod native;
+
+use mainstay_storage::Lsn;
 use uuid::Uuid;
 
 use super::lexer::{Lexer, Token, continues_word, is_blank};
 use super::option::{RawOption, RawValue, push_bounded, refused, slot_kind, unrecognised};
-use super::{
-    BackupOptions, Command, PromiseTimeline, RegisterStandby, StartReplication, TakeOver,
-    TimelineOpened, check_slot_name,
-};
+use super::{BackupOptions, Command, StartReplication, check_slot_name};
 use crate::wire::{Result, WireError, sqlstate};
 
 /// Parses `text` if its first word is a command; `None` if it is not.
@@ -354,44 +353,6 @@ impl<'a> Parser<'a> {
             let name = name.to_owned();
             push_bounded(&mut options, RawOption { name, value })?;
         }
-    }
-
-    fn promise(&mut self) -> Result<Command> {
-        let number = self.timeline_number()?;
-        let id = self.uuid()?;
-        Ok(Command::PromiseTimeline(PromiseTimeline {
-            timeline: Timeline { number, id },
-            candidate: self.text()?,
-            address: self.text()?,
-        }))
-    }
-
-    fn opened(&mut self) -> Result<Command> {
-        let number = self.timeline_number()?;
-        let id = self.uuid()?;
-        Ok(Command::TimelineOpened(TimelineOpened {
-            timeline: Timeline { number, id },
-            primary: self.text()?,
-            address: self.text()?,
-        }))
-    }
-
-    fn take_over(&mut self) -> Result<Command> {
-        let number = self.timeline_number()?;
-        let id = self.uuid()?;
-        Ok(Command::TakeOver(TakeOver {
-            timeline: Timeline { number, id },
-            end: self.position()?,
-        }))
-    }
-
-    fn register(&mut self) -> Result<Command> {
-        Ok(Command::RegisterStandby(RegisterStandby {
-            name: self.text()?,
-            node: self.uuid()?,
-            incarnation: self.uuid()?,
-            address: self.text()?,
-        }))
     }
 }
 

@@ -1,0 +1,206 @@
+//! Committing: a transaction is decided, gets its place in the log, and goes into the store.
+//!
+//! One at a time, under the lock of [`Commits`]. This room knows what an insert may have to wait
+//! for, so that a thread that others need is not held up; it waits for no level.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainstay_storage::{
+    Change, Draft, EntrySource, Error as StorageError, LogSource, LsmReader, Lsn, Transaction, Wal,
+    WalEntry, WalEntryType, WriteSet,
+};
+use parking_lot::MutexGuard;
+
+use super::{Commits, Engine, Placed};
+use crate::error::{Error, Result};
+
+/// Entries appended to the log at once while a large transaction is written.
+const CHUNK_ENTRIES_MAX: usize = 1024;
+
+/// Bytes of changes appended to the log at once while a large transaction is written.
+const CHUNK_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes appended and not flushed from which on an append may wait for the disk.
+const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
+
+/// How long a thread that others need may wait for the commit before its own.
+const TURN_WAIT_MAX: Duration = Duration::from_millis(1);
+
+impl Engine {
+    /// Decides `draft`, gives it its place in the log and inserts it. Does not wait for its level.
+    ///
+    /// # Errors
+    /// [`Error::NotPrimary`], [`Error::Stopped`], conflicts, limits, a full disk: nothing happened
+    /// then. [`Error::Unknown`] when the store failed after the log took the transaction; all
+    /// further commits are refused then.
+    pub(crate) fn commit(&self, draft: &Draft<LsmReader>) -> Result<Placed> {
+        self.commit_next(self.commits.lock(), draft)
+    }
+
+    /// As [`commit`](Self::commit), or `None` when that would hold up this thread: for something
+    /// slow, or for another commit that waits for something slow.
+    pub(crate) fn commit_at_once(&self, draft: &Draft<LsmReader>) -> Option<Result<Placed>> {
+        if self.stalled.load(Ordering::Acquire) {
+            return None;
+        }
+        let commits = self.commits.try_lock_for(TURN_WAIT_MAX)?;
+        let writes = draft.writes();
+        let slow = writes.has_spilled() || self.would_block(writes.bytes());
+        (!slow).then(|| self.commit_next(commits, draft))
+    }
+
+    fn commit_next(
+        &self,
+        mut commits: MutexGuard<'_, Commits>,
+        draft: &Draft<LsmReader>,
+    ) -> Result<Placed> {
+        self.check_writable()?;
+        draft.validate(&self.window.lock())?;
+        let writes = draft.writes();
+        if writes.is_empty() {
+            return Ok(Placed {
+                end: draft.snapshot(),
+            });
+        }
+        let end = if writes.has_spilled() {
+            self.commit_large(&mut commits, writes)?
+        } else {
+            self.commit_small(&mut commits, writes)?
+        };
+        let mut window = self.window.lock();
+        window.record(writes.keys(), end);
+        window.advance(self.store.applied());
+        Ok(Placed { end })
+    }
+
+    /// What became of a transaction that the log took and the store did not.
+    fn not_inserted(&self, end: Lsn, error: &StorageError) -> Error {
+        self.refuse_writes();
+        let why = error.to_string();
+        Error::Unknown { lsn: end, why }
+    }
+
+    fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
+        let changes = writes.changes().collect::<Result<Vec<_>, _>>()?;
+        let mut entries = Vec::with_capacity(changes.len() + 3);
+        entries.extend(commits.abandoned.map(roll_back));
+        if let [change] = &changes[..] {
+            entries.push(WalEntry::new(change.entry_type(), None, change.encode()));
+        } else {
+            let id = commits.next_id();
+            entries.push(WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new()));
+            let entry =
+                |change: &Change| WalEntry::new(change.entry_type(), Some(id), change.encode());
+            entries.extend(changes.iter().map(entry));
+            entries.push(WalEntry::new(
+                WalEntryType::TxCommit,
+                Some(id),
+                Bytes::new(),
+            ));
+        }
+        let end = self.while_stalled(|| self.wal.append(&entries))?.end;
+        commits.abandoned = None;
+        let inserted = self.while_stalled(|| self.store.insert(end, &changes));
+        inserted.map_err(|error| self.not_inserted(end, &error))?;
+        Ok(end)
+    }
+
+    /// Writes a transaction that does not fit in memory to the log in pieces, waits until it is
+    /// committed, and inserts it from there.
+    fn commit_large(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
+        let id = commits.next_id();
+        let entries = commits.abandoned.map(roll_back);
+        let begin = WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new());
+        let entries = entries.into_iter().chain([begin]).collect::<Vec<_>>();
+        let first = self.while_stalled(|| self.wal.append(&entries))?;
+        // From here on the log holds an open transaction until it is committed or rolled back.
+        commits.abandoned = Some(id);
+        let mut chunk = Vec::new();
+        let (mut chunk_bytes, mut bytes) = (0, 0);
+        for change in writes.changes() {
+            let change = change?;
+            let entry = WalEntry::new(change.entry_type(), Some(id), change.encode());
+            chunk_bytes += entry.data.len() as u64;
+            bytes += entry.data.len() as u64;
+            chunk.push(entry);
+            if chunk.len() == CHUNK_ENTRIES_MAX || chunk_bytes >= CHUNK_BYTES_MAX {
+                self.while_stalled(|| self.wal.append(&chunk))?;
+                chunk.clear();
+                chunk_bytes = 0;
+            }
+        }
+        chunk.push(WalEntry::new(
+            WalEntryType::TxCommit,
+            Some(id),
+            Bytes::new(),
+        ));
+        let end = self.while_stalled(|| self.wal.append(&chunk))?.end;
+        commits.abandoned = None;
+        let wal = self.wal.clone();
+        let source = FromLog {
+            wal,
+            from: first.start,
+            to: end,
+            id,
+        };
+        let transaction = Transaction::new(id, first.start, end, bytes, Box::new(source));
+        let inserted = self.while_stalled(|| self.store.apply(&transaction));
+        inserted.map_err(|error| self.not_inserted(end, &error))?;
+        Ok(end)
+    }
+
+    fn while_stalled<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.stalled.store(true, Ordering::Release);
+        let result = run();
+        self.stalled.store(false, Ordering::Release);
+        result
+    }
+
+    /// Whether inserting `bytes` would wait for something slow.
+    fn would_block(&self, bytes: u64) -> bool {
+        let (store, limits) = (self.store.status(), &self.limits);
+        bytes > limits.memtable_bytes
+            || store.sealed_memtables + 1 >= limits.sealed_max
+            || store.level0_runs >= limits.level0_slow
+            || self.wal.appended().bytes_since(self.wal.flushed().get()) > UNFLUSHED_BYTES_SLOW
+    }
+}
+
+impl Commits {
+    fn next_id(&mut self) -> u64 {
+        self.next_tx += 1;
+        self.next_tx
+    }
+}
+
+fn roll_back(id: u64) -> WalEntry {
+    WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new())
+}
+
+/// A large transaction's entries, read from the log.
+#[derive(Debug)]
+struct FromLog {
+    wal: Wal,
+    from: Lsn,
+    to: Lsn,
+    id: u64,
+}
+
+impl EntrySource for FromLog {
+    fn entries(&self) -> Box<dyn Iterator<Item = mainstay_storage::Result<WalEntry>> + '_> {
+        let ours = |entry: &WalEntry| {
+            let marks = matches!(
+                entry.entry_type,
+                WalEntryType::TxBegin | WalEntryType::TxCommit
+            );
+            entry.tx_id == Some(self.id) && !marks
+        };
+        let entries = self
+            .wal
+            .entries(self.from, self.to)
+            .map(|item| item.map(|(entry, _)| entry));
+        Box::new(entries.filter(move |item| item.as_ref().map_or(true, ours)))
+    }
+}
