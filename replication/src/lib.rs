@@ -13,4 +13,7 @@ pub use cluster::*;
 pub use config::*;
 pub use error::*;
 pub use replicator::*;
-pub use runtime::{Bootstrapped, Subscription, bootstrap};
+pub use runtime::{
+    Backup, BackupRequest, Bootstrapped, Subscription, adopt_backup, bootstrap, finish_bootstrap,
+    holds_backup, restore_backup, take_backup, verify_backup,
+};

@@ -461,7 +461,7 @@ impl Driver {
         };
         let client = self.client()?;
         let event = match client.ask(&Command::StartReplication(start)).await {
-            Ok(Answered::Copy) => Event::Started,
+            Ok(Answered::Copy(_)) => Event::Started,
             // The stream begins exactly where the timeline ended.
             Ok(Answered::Done(_)) => Event::NextTimeline,
             Err(Error::Answer {
@@ -501,7 +501,7 @@ impl Driver {
 }
 
 /// Asks the upstream who it is.
-async fn system_identity(client: &mut Client) -> Result<SystemIdentity> {
+pub(super) async fn system_identity(client: &mut Client) -> Result<SystemIdentity> {
     let answer = client.rows(&Command::IdentifySystem).await?;
     let set = answer.sets.first();
     let set = set.ok_or_else(|| client.broken("it did not say who it is"))?;
