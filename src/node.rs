@@ -10,7 +10,10 @@ use bytes::Bytes;
 use mainstay_replication::protocol::level::OnMiss;
 use mainstay_replication::protocol::policy::SyncPolicy;
 use mainstay_replication::wire::scram::Verifier;
-use mainstay_replication::{Password, Role, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_replication::{
+    Password, Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
+    holds_backup,
+};
 use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -20,6 +23,7 @@ use crate::database::{report, wall_clock};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::keeper;
+use crate::standby_signal;
 use crate::status::{NodeStatus, Promoted};
 use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
@@ -181,6 +185,7 @@ impl NodeBuilder {
             let verifier = Verifier::from_password(password, salt.as_bytes(), SCRAM_ITERATIONS);
             self.config.users = vec![("mainstay".to_owned(), verifier)];
         }
+        self.fill().await?;
         let (wal, primary) = self.open_log().await?;
         let store = self.store.clone();
         let opened = tokio::task::spawn_blocking(move || {
@@ -226,17 +231,31 @@ impl NodeBuilder {
         })
     }
 
-    /// Opens the log, creating it or filling the directory first; also says whether this node is
-    /// the primary.
+    /// Fills the directory if it holds no log yet, and finds out whom to follow.
+    async fn fill(&mut self) -> Result<()> {
+        let dir = self.config.data_dir.clone();
+        if !Wal::exists(&OsDisk, &dir)? {
+            if holds_backup(&dir)? {
+                let adopted = adopt_backup(&self.config).await?;
+                tracing::info!(label = %adopted.label, end = %adopted.end, "opened a base backup");
+            } else if !self.config.follow.is_empty() {
+                let filled = bootstrap(&self.config).await?;
+                tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
+            }
+        }
+        finish_bootstrap(&dir)?;
+        if self.config.follow.is_empty() {
+            standby_signal::follow(&mut self.config)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the log, creating it if need be; also says whether this node is the primary.
     async fn open_log(&self) -> Result<(Wal, bool)> {
         let config = &self.config;
         let dir = config.data_dir.clone();
         let primary = config.follow.is_empty();
         let disk = Arc::new(OsDisk);
-        if !Wal::exists(&*disk, &dir)? && !primary {
-            let filled = bootstrap(config).await?;
-            tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
-        }
         let options = WalOptions {
             segment_size: config.segment_size,
             accept_loss_from: config.accept_loss_from,

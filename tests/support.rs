@@ -6,12 +6,14 @@
 
 mod http;
 mod node;
+mod proxy;
 mod run;
 mod skip;
 mod writers;
 
 pub(crate) use http::Http;
 pub(crate) use node::{Node, Start};
+pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
 pub(crate) use skip::{find_tool, skipped};
 pub(crate) use writers::{Ledger, Writers};
