@@ -33,6 +33,20 @@ fn a_standby_that_was_killed_while_it_was_filled_begins_again() {
 }
 
 #[test]
+fn a_standby_that_is_being_filled_stops_when_it_is_told_to() {
+    let dir = TempDir::new().unwrap();
+    let primary = start(&dir, "a").start();
+    fill(&primary, "row-", 20);
+    let proxy = Proxy::to(&primary.replication, MIDDLE, Then::Hold, 1);
+    let standby = start(&dir, "b").arg("--follow", proxy.url());
+    let mut begun = standby.begin();
+    until("the transfer stops in the middle", || proxy.broken() == 1);
+    assert_eq!(begun.interrupt(), Some(0), "{}", begun.said());
+    let standby = standby.start();
+    assert_same_rows(&standby, &primary, "t");
+}
+
+#[test]
 fn a_transfer_that_breaks_off_begins_again_by_itself() {
     let dir = TempDir::new().unwrap();
     let primary = start(&dir, "a").start();
@@ -102,20 +116,21 @@ fn a_conversion_that_was_killed_anywhere_is_done_by_the_next_start() {
             "marked",
             Box::new(|data| {
                 std::fs::create_dir_all(data.join("bootstrap/prepared/wal")).unwrap();
+                std::fs::create_dir_all(data.join("bootstrap/in_place")).unwrap();
                 std::fs::write(data.join("bootstrap/prepared/wal/x"), b"half").unwrap();
             }),
         ),
         (
             "moved",
             Box::new(|data| {
-                std::fs::create_dir_all(data.join("bootstrap")).unwrap();
+                std::fs::create_dir_all(data.join("bootstrap/in_place")).unwrap();
                 copy_tree(&done.join("wal"), &data.join("wal"));
             }),
         ),
         (
             "complete",
             Box::new(|data| {
-                std::fs::create_dir_all(data.join("bootstrap/prepared")).unwrap();
+                std::fs::create_dir_all(data.join("bootstrap/in_place")).unwrap();
                 copy_tree(&done.join("wal"), &data.join("wal"));
                 std::fs::copy(done.join("control"), data.join("control")).unwrap();
             }),
@@ -123,7 +138,7 @@ fn a_conversion_that_was_killed_anywhere_is_done_by_the_next_start() {
         (
             "cleaned",
             Box::new(|data| {
-                std::fs::create_dir_all(data.join("bootstrap")).unwrap();
+                std::fs::create_dir_all(data.join("bootstrap/in_place")).unwrap();
                 copy_tree(&done.join("wal"), &data.join("wal"));
                 std::fs::copy(done.join("control"), data.join("control")).unwrap();
                 std::fs::remove_file(data.join("backup_label")).unwrap();
@@ -141,6 +156,32 @@ fn a_conversion_that_was_killed_anywhere_is_done_by_the_next_start() {
             assert!(!data.join(left).exists(), "{name}: {left} is left");
         }
     }
+}
+
+#[test]
+fn a_start_on_a_backup_may_be_killed_at_any_time() {
+    let dir = TempDir::new().unwrap();
+    let mut primary = start(&dir, "a").start();
+    fill(&primary, "row-", 20);
+    let kept = dir.path().join("kept");
+    backup(&primary, &kept, &[]).ok();
+    let (rows, gone) = (primary.http.rows("t"), primary.url());
+    primary.kill();
+    let data = dir.path().join("b");
+    copy_tree(&kept, &data);
+    let node = start(&dir, "b").arg("--follow", &gone);
+    for reached in [
+        "lock",
+        "bootstrap",
+        "bootstrap/prepared/wal",
+        "wal",
+        "control",
+    ] {
+        let begun = node.begin();
+        until(reached, || data.join(reached).exists());
+        drop(begun);
+    }
+    assert!(node.start().http.rows("t") == rows);
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::{assert_same_rows, fill, start, verify};
-use crate::support::{Done, Ledger, Node, Writers, find_tool, run, scrub};
+use crate::support::{Done, Ledger, Node, Writers, find_tool, lsn, run, scrub};
 
 /// Runs `pg_basebackup` of `node` into `into`; `None` when it is missing and may be.
 pub(super) fn pg_basebackup(node: &Node, into: &Path, more: &[&str]) -> Option<Done> {
@@ -111,6 +112,67 @@ fn a_standby_made_by_the_tool_follows_after_a_restart_and_not_once_it_was_promot
     standby.kill_and_restart();
     assert_eq!(standby.http.status()["role"], "primary");
     fill(&standby, "promoted-", 2);
+}
+
+#[test]
+fn a_standby_made_with_a_password_follows_with_it() {
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "correct horse\n").unwrap();
+    let secret = secret.to_string_lossy().into_owned();
+    let protected = |name: &str| start(&dir, name).arg("--password-file", &secret);
+    let primary = protected("a").start();
+    fill(&primary, "row-", 3);
+    let Some(mut command) = tool("pg_basebackup") else {
+        return;
+    };
+    let conninfo = format!("host=127.0.0.1 port={} user=mainstay", primary.port());
+    command
+        .args(["-w", "-R", "-d", &conninfo, "-D"])
+        .arg(dir.path().join("b"));
+    assert_ne!(run(&mut command).code, Some(0), "without the password");
+    run(command.env("PGPASSWORD", "correct horse")).ok();
+    let standby = protected("b").start();
+    fill(&primary, "more-", 2);
+    assert_same_rows(&standby, &primary, "t");
+}
+
+#[test]
+fn what_is_not_committed_is_not_in_a_backup() {
+    let dir = TempDir::new().unwrap();
+    let mut primary = start(&dir, "a").start();
+    let committed = fill(&primary, "row-", 5);
+    primary.terminate();
+    let primary = start(&dir, "a").arg("--sync", "ANY 1 (nobody)").start();
+    let local = json!({ "level": "local", "ops": [
+        { "op": "put", "table": "t", "key": "not-yet", "value": "x".repeat(200_000) },
+    ]});
+    let body = local.to_string().into_bytes();
+    let flushed = primary
+        .http
+        .send("POST", "/v1/transactions", &body)
+        .unwrap()
+        .ok()
+        .lsn();
+    let into = dir.path().join("b");
+    let Some(done) = pg_basebackup(&primary, &into, &["-X", "stream"]) else {
+        return;
+    };
+    done.ok();
+    let manifest = std::fs::read_to_string(into.join("backup_manifest")).unwrap();
+    let end = manifest.split("\"End-LSN\": \"").nth(1).unwrap();
+    let end = lsn(end.split('"').next().unwrap());
+    assert!(
+        committed <= end && end < flushed,
+        "{committed} {end} {flushed}"
+    );
+    verify(&into).ok();
+    let mut log = Vec::new();
+    for entry in std::fs::read_dir(into.join("pg_wal")).unwrap() {
+        // The directory for what was archived is empty.
+        log.extend(std::fs::read(entry.unwrap().path()).unwrap_or_default());
+    }
+    assert!(!log.windows(7).any(|bytes| bytes == b"not-yet"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::{assert_same_rows, backup, fill, restore, start, verify};
-use crate::support::{Background, Ledger, Writers, scrub, until};
+use crate::support::{Background, Ledger, Writers, assert_says, scrub, until};
 
 #[test]
 fn a_backup_is_taken_verified_restored_and_followed() {
@@ -96,6 +96,67 @@ fn a_standby_is_filled_from_another_standby() {
     assert_same_rows(&second, &primary, "t");
     let kept = dir.path().join("kept");
     backup(&first, &kept, &[]).ok();
+    verify(&kept).ok();
+}
+
+#[test]
+fn a_backup_over_a_promotion_begins_again_on_the_new_timeline() {
+    let dir = TempDir::new().unwrap();
+    let mut primary = start(&dir, "a").start();
+    let standby = start(&dir, "b").follow(&primary).start();
+    fill(&primary, "row-", 20);
+    assert_same_rows(&standby, &primary, "t");
+    let kept = dir.path().join("kept");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    scrub(&mut command);
+    command.args(["backup", "--max-rate", "1MiB", "--from", &standby.url()]);
+    let taking = Background::start(command.arg(&kept), &dir.path().join("taking.log"));
+    until("the backup begins", || kept.join("store").exists());
+    primary.kill();
+    standby.http.promote();
+    let end = fill(&standby, "promoted-", 1);
+    until("the backup ends", || taking.said().contains("complete"));
+    let said = verify(&kept).ok().out;
+    restore(&kept, &dir.path().join("c")).ok();
+    let third = start(&dir, "c").follow(&standby).start();
+    third.http.wait_for(end);
+    assert_same_rows(&third, &standby, "t");
+    assert!(said.contains("timeline 2"), "{said}");
+}
+
+#[test]
+fn a_backup_of_a_protected_node_needs_its_password() {
+    let dir = TempDir::new().unwrap();
+    let secret = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let (right, wrong) = (
+        secret("right", "correct horse\n"),
+        secret("wrong", "battery\n"),
+    );
+    let primary = start(&dir, "a").arg("--password-file", &right).start();
+    fill(&primary, "row-", 1);
+    let kept = dir.path().join("kept");
+    for options in [&["--upstream-password-file", &wrong][..], &[]] {
+        let done = backup(&primary, &kept, options);
+        assert_ne!(done.code, Some(0));
+        assert_says(&done.err, &["password"]);
+        assert!(!kept.exists(), "nothing was created");
+    }
+    backup(&primary, &kept, &["--upstream-password-file", &right]).ok();
+}
+
+#[test]
+fn an_embedder_gets_no_new_database_where_a_backup_lies() {
+    let dir = TempDir::new().unwrap();
+    let primary = start(&dir, "a").start();
+    fill(&primary, "row-", 1);
+    let kept = dir.path().join("kept");
+    backup(&primary, &kept, &[]).ok();
+    let error = mainstay::Database::open(&kept).unwrap_err().to_string();
+    assert_says(&error, &["holds a base backup", "restore it"]);
     verify(&kept).ok();
 }
 

@@ -262,6 +262,12 @@ fn joined<T>(done: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
 /// Refuses a directory whose control file went missing: what lies there may be all that is left of
 /// somebody's data. Leftovers of an interrupted bootstrap come with its own directory.
 fn check_empty(dir: &Path) -> Result<()> {
+    if holds_backup(dir)? {
+        return Err(Error::Invalid(format!(
+            "{} holds a base backup; open that, or choose an empty directory",
+            dir.display()
+        )));
+    }
     if files::exists(&dir.join(BOOTSTRAP_DIR))? {
         return Ok(());
     }

@@ -5,7 +5,7 @@
 //! incomplete, so whatever was interrupted is done again from the begin; after that only remains
 //! are left to remove.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,6 +24,9 @@ pub(super) const LOG_ARCHIVE: &str = "pg_wal.tar";
 
 /// What says whom a standby follows, written by `pg_basebackup -R`.
 pub(super) const KEPT: [&str; 2] = ["standby.signal", "postgresql.auto.conf"];
+
+/// In `bootstrap/`: the backup lies in the data directory itself.
+const IN_PLACE: &str = "in_place";
 
 /// What a backup consists of besides store, log and [`KEPT`].
 const REMAINS: [&str; 6] = [
@@ -45,11 +48,24 @@ pub(super) struct Parts<'a> {
 }
 
 /// Marks `dir` as incomplete, durably, and returns the path of `bootstrap/`.
-pub(super) fn mark(dir: &Path) -> Result<std::path::PathBuf> {
+pub(super) fn mark(dir: &Path) -> Result<PathBuf> {
     let staging = dir.join(BOOTSTRAP_DIR);
     files::create_dir(&staging)?;
     files::sync(dir)?;
     Ok(staging)
+}
+
+/// As [`mark`], for a backup that lies in `dir` itself: what is left of it then goes.
+pub(super) fn mark_in_place(dir: &Path) -> Result<PathBuf> {
+    let staging = mark(dir)?;
+    files::create_dir(&staging.join(IN_PLACE))?;
+    files::sync(&staging)?;
+    Ok(staging)
+}
+
+/// Whether the backup that lies in `dir` is being converted, or was when it was interrupted.
+pub(super) fn is_marked_in_place(dir: &Path) -> Result<bool> {
+    files::exists(&dir.join(BOOTSTRAP_DIR).join(IN_PLACE))
 }
 
 /// Makes `dir`, which is marked, a data directory.
@@ -84,12 +100,15 @@ pub(super) fn install(
     remove_remains(dir)
 }
 
-/// Removes what is left of the backup in a directory that has its control file; the mark last.
+/// Removes what is left of a backup in a directory that has its control file; the mark last.
+/// Nothing but a backup that lay there itself is removed beside the mark.
 pub(super) fn remove_remains(dir: &Path) -> Result<()> {
-    for name in REMAINS {
-        files::clear(&dir.join(name))?;
+    if is_marked_in_place(dir)? {
+        for name in REMAINS {
+            files::clear(&dir.join(name))?;
+        }
+        files::sync(dir)?;
     }
-    files::sync(dir)?;
     files::clear(&dir.join(BOOTSTRAP_DIR))
 }
 

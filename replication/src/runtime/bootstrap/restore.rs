@@ -116,25 +116,33 @@ pub async fn adopt_backup(config: &WalStreamingConfig) -> Result<Backup> {
 }
 
 fn adopt(dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
-    if files::exists(&dir.join(BACKUP_ARCHIVE))? {
-        let _lock = lock(dir)?;
-        let staging = install::mark(dir)?;
-        let root = staging.join(UNPACKED);
-        files::clear(&root)?;
-        let checked = unpack_checked(dir, &root, &staging)?;
-        let parts = Parts {
-            log: &root,
-            store: &root,
-        };
-        install::install(dir, parts, &checked, node_id)?;
-        return Ok(Backup::of(&checked));
+    let log = dir.join("wal");
+    if files::exists(&log)? && !install::is_marked_in_place(dir)? {
+        return Err(Error::Refused(format!(
+            "{} lies in a base backup, which holds no such directory; move it away",
+            log.display()
+        )));
     }
-    let checked = Checked::of(dir)?;
+    let archived = files::exists(&dir.join(BACKUP_ARCHIVE))?;
+    let before = match archived {
+        // Nothing is touched before it is known to be whole.
+        false => Some(Checked::of(dir)?),
+        true => None,
+    };
     let _lock = lock(dir)?;
-    install::mark(dir)?;
+    let staging = install::mark_in_place(dir)?;
+    let unpacked = staging.join(UNPACKED);
+    let (root, checked) = match before {
+        Some(checked) => (dir, checked),
+        None => {
+            files::clear(&unpacked)?;
+            let checked = unpack_checked(dir, &unpacked, &staging)?;
+            (&*unpacked, checked)
+        }
+    };
     let parts = Parts {
-        log: dir,
-        store: dir,
+        log: root,
+        store: root,
     };
     install::install(dir, parts, &checked, node_id)?;
     Ok(Backup::of(&checked))
