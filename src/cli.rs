@@ -4,6 +4,7 @@
 //! says what is known, what was not touched and what to do, and ends with a code that a script can
 //! tell apart (see `--help`).
 
+mod backup;
 mod start;
 mod status;
 mod table;
@@ -84,6 +85,10 @@ enum Verb {
     Import(import::ImportArgs),
     /// Print a whole table, one JSON object a line
     Export(export::ExportArgs),
+    /// Take a base backup of a node, or check one
+    Backup(backup::BackupArgs),
+    /// Make a data directory out of a base backup
+    Restore(backup::RestoreArgs),
     /// Look at the log of a node that is not running
     #[command(subcommand)]
     Wal(wal::WalVerb),
@@ -195,6 +200,7 @@ impl From<Error> for Failure {
         let code = match &error {
             Error::Storage(Storage::Corrupt { .. }) => DAMAGED,
             Error::Storage(Storage::Foreign { .. } | Storage::Format { .. }) => REFUSED,
+            Error::Replication(Replication::DamagedBackup { .. }) => DAMAGED,
             Error::Replication(Replication::Foreign { .. }) | Error::Refused(_) => REFUSED,
             Error::Replication(Replication::Connection { .. } | Replication::Silent { .. }) => {
                 NOT_READY
@@ -247,6 +253,8 @@ pub fn run() -> ExitCode {
         Verb::Scan(args) => verbs::scan(&args),
         Verb::Import(args) => import::run(&args),
         Verb::Export(args) => export::run(&args),
+        Verb::Backup(args) => backup::run(args),
+        Verb::Restore(args) => backup::restore(&args),
         Verb::Wal(verb) => wal::run(&verb),
         Verb::Demo(args) => crate::demo::run(args),
     };

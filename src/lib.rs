@@ -21,6 +21,7 @@ pub mod http;
 mod import;
 mod keeper;
 mod node;
+mod standby_signal;
 mod status;
 mod transaction;
 #[cfg(feature = "node")]

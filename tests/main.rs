@@ -1,6 +1,7 @@
 //! Integration tests of the whole product. One binary, so that it links once.
 
 mod bad_input;
+mod base_backup;
 mod crash;
 mod database;
 mod examples;

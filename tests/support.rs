@@ -7,6 +7,7 @@
 mod hold;
 mod http;
 mod node;
+mod proxy;
 mod run;
 mod skip;
 mod writers;
@@ -14,6 +15,7 @@ mod writers;
 pub(crate) use hold::Relay;
 pub(crate) use http::Http;
 pub(crate) use node::{Node, Start};
+pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
 pub(crate) use skip::{find_tool, skipped};
 pub(crate) use writers::{Ledger, Writers};

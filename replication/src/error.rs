@@ -1,6 +1,7 @@
 //! Everything that can go wrong between nodes, told apart by what to do about it.
 
 use std::io;
+use std::path::PathBuf;
 
 use mainstay_storage::{Lsn, Remedy, Timeline};
 use uuid::Uuid;
@@ -93,6 +94,14 @@ pub enum Error {
         /// What it has.
         oldest: Lsn,
     },
+    /// Disk: a file of a base backup is not what it was when the backup was taken.
+    #[error("{}: {why}. Take the backup again, or use another copy of it", path.display())]
+    DamagedBackup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Rule: no standby of this id is registered.
     #[error("no standby {0} is registered")]
     UnknownStandby(Uuid),
@@ -130,7 +139,7 @@ impl Error {
                 Remedy::Refuse
             }
             Self::NotRunning | Self::NotPrimary | Self::Refused(_) => Remedy::Refuse,
-            Self::Invalid(_) => Remedy::Refuse,
+            Self::DamagedBackup { .. } | Self::Invalid(_) => Remedy::Refuse,
         }
     }
 }

@@ -14,5 +14,7 @@ pub use config::*;
 pub use error::*;
 pub use replicator::*;
 pub use runtime::{
-    Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest, WayBack, bootstrap,
+    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest,
+    WayBack, adopt_backup, bootstrap, finish_bootstrap, holds_backup, restore_backup, take_backup,
+    verify_backup,
 };

@@ -22,6 +22,7 @@
 //! * [`sender`], [`receiver`]: the two ends of a connection.
 //! * [`liveness`]: silence, lag, and the words operators see for them.
 //! * [`slot`]: what log is kept, and for whom.
+//! * [`throttle`]: a transfer that keeps to a rate.
 //! * [`promotion`]: how a timeline is opened, and who must agree.
 //!
 //! Input from a peer is refused with an action and costs the peer its connection at most; what this
@@ -40,6 +41,7 @@ pub mod promotion;
 pub mod receiver;
 pub mod sender;
 pub mod slot;
+pub mod throttle;
 
 #[cfg(test)]
 mod script;

@@ -45,7 +45,11 @@ use crate::protocol::commit::Event;
 pub(crate) use self::core::{CopyStore, Core, never_seen};
 pub(crate) use announce::tell;
 pub(crate) use applicator::{Replay, SharedStore};
-pub use bootstrap::{Bootstrapped, bootstrap};
+pub(crate) use backup::remove_left_copies;
+pub use bootstrap::{
+    Backup, BackupRequest, Bootstrapped, adopt_backup, bootstrap, finish_bootstrap, holds_backup,
+    restore_backup, take_backup, verify_backup,
+};
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
 pub use handover::{HandedOver, TakeOverRequest};

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,7 +150,7 @@ fn log_to_stderr() -> Result<(), Failure> {
 
 async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure> {
     let stop = Arc::new(Notify::new());
-    let told = told_to_stop(stop.clone(), until_stdin_ends)?;
+    let mut told = pin!(told_to_stop(stop.clone(), until_stdin_ends)?);
     // Before the data are touched, so that a port in use costs nothing.
     let listener = TcpListener::bind(&settings.http).await.map_err(|error| {
         Failure::failed(format!(
@@ -158,7 +159,14 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
         ))
     })?;
     let http = listener.local_addr()?.to_string();
-    let node = start_node(&settings).await?;
+    let node = tokio::select! {
+        node = start_node(&settings) => node?,
+        // It may be being filled, which takes long; the next start does that again.
+        () = &mut told => {
+            tracing::info!("stopped before it was ready");
+            return Ok(());
+        }
+    };
     let options = HttpOptions {
         token: settings.token.clone(),
         level: settings.level,

@@ -158,7 +158,7 @@ impl NodeBuilder {
             let verifier = Verifier::from_password(password, salt.as_bytes(), SCRAM_ITERATIONS);
             self.config.users = vec![("mainstay".to_owned(), verifier)];
         }
-        let plan = Plan {
+        let mut plan = Plan {
             config: self.config,
             store: self.store,
         };

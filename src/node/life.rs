@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mainstay_replication::{Role, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_replication::{
+    Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
+    holds_backup,
+};
 use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
 use parking_lot::Mutex;
 
@@ -17,6 +20,7 @@ use crate::database::{report, wall_clock};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::keeper;
+use crate::standby_signal;
 
 use super::reseed;
 
@@ -57,7 +61,8 @@ impl Plan {
     ///
     /// # Errors
     /// As [`NodeBuilder::start`](crate::NodeBuilder::start).
-    pub(super) async fn open(&self) -> Result<Arc<Life>> {
+    pub(super) async fn open(&mut self) -> Result<Arc<Life>> {
+        self.fill().await?;
         let wal = self.open_log().await?;
         let (store, primary) = (self.store.clone(), self.is_primary());
         let opened = tokio::task::spawn_blocking(move || {
@@ -104,20 +109,33 @@ impl Plan {
         }))
     }
 
-    /// Opens the log, creating it or filling the directory first.
-    async fn open_log(&self) -> Result<Wal> {
-        let config = &self.config;
-        let dir = config.data_dir.clone();
-        let disk = Arc::new(OsDisk);
+    /// Fills the directory if it holds no log yet, and finds out whom to follow.
+    async fn fill(&mut self) -> Result<()> {
+        let dir = self.config.data_dir.clone();
         let finishing = dir.clone();
         let finished = tokio::task::spawn_blocking(move || reseed::finish(&finishing));
         finished.await.map_err(|_| Error::Stopped)??;
-        if !Wal::exists(&*disk, &dir)? && !self.is_primary() {
-            let filled = bootstrap(config).await?;
-            tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
+        if !Wal::exists(&OsDisk, &dir)? {
+            if holds_backup(&dir)? {
+                let adopted = adopt_backup(&self.config).await?;
+                tracing::info!(label = %adopted.label, end = %adopted.end, "opened a base backup");
+            } else if !self.is_primary() {
+                let filled = bootstrap(&self.config).await?;
+                tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
+            }
         }
-        let options = self.wal_options();
+        finish_bootstrap(&dir)?;
+        if self.is_primary() {
+            standby_signal::follow(&mut self.config)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the log, creating it if need be.
+    async fn open_log(&self) -> Result<Wal> {
+        let (dir, options) = (self.config.data_dir.clone(), self.wal_options());
         let opened = tokio::task::spawn_blocking(move || {
+            let disk = Arc::new(OsDisk);
             if Wal::exists(&*disk, &dir)? {
                 let (wal, recovered) = Wal::open(disk, &dir, &options)?;
                 report(&dir, &recovered);

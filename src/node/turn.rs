@@ -54,8 +54,8 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
     plan.config.follow = divergence.upstreams;
     plan.config.accept_loss_from = None;
     let turned = match divergence.way_back {
-        WayBack::Rewind { to } => go_back(&inner, &life, &plan, to).await,
-        WayBack::Backup { .. } => copy(&inner, &life, &plan, "the log it needs is gone").await,
+        WayBack::Rewind { to } => go_back(&inner, &life, &mut plan, to).await,
+        WayBack::Backup { .. } => copy(&inner, &life, &mut plan, "the log it needs is gone").await,
     };
     match turned {
         Ok(next) => inner.live(plan, next),
@@ -68,7 +68,7 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
 }
 
 /// Takes the data back to `to`, or copies the upstream's where they cannot go back so far.
-async fn go_back(inner: &Inner, life: &Life, plan: &Plan, to: Lsn) -> Result<Arc<Life>> {
+async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result<Arc<Life>> {
     let durable = life.engine.store.durable();
     let checkpoint = life.engine.wal.control().checkpoint;
     if let Some(why) = rewind::obstacle(to, checkpoint, durable) {
@@ -101,7 +101,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &Plan, to: Lsn) -> Result<Arc
 
 /// Replaces the data by a copy of an upstream's, which may take its time; until it is complete the
 /// old data can be read.
-async fn copy(inner: &Inner, life: &Life, plan: &Plan, why: &str) -> Result<Arc<Life>> {
+async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<Arc<Life>> {
     tracing::warn!(%why, "a copy of the primary's data is needed; the old data stay readable");
     inner.say(Some(format!("copying the primary's data: {why}")));
     if let Err(error) = life.replicator.stop().await {

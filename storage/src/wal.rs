@@ -36,6 +36,7 @@
 //! What this room does not do: it does not know transactions, peers, policies or clocks; the time
 //! of a segment's creation is asked of a function it is given.
 
+mod check;
 mod directory;
 mod inspect;
 mod log_file;
@@ -50,6 +51,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod timelines;
+mod unfinished;
 mod writer;
 
 use std::ops::Range;
@@ -70,6 +72,7 @@ use crate::lsn::{Lsn, SegmentSize};
 use crate::signal::Signal;
 use crate::timeline::{Timeline, TimelineHistory};
 
+pub use check::LogCheck;
 pub use directory::NewLog;
 pub use inspect::{LogFileName, LogFileRecords, LogFiles, Verified};
 pub use reader::{LogBytes, WalReader};
@@ -79,6 +82,7 @@ pub use segment::{
     FORMAT_VERSION, SEGMENT_HEADER_LEN, SEGMENT_HEADER_RECORD_LEN, SEGMENT_MAGIC, SegmentHeader,
     WalSegment, checksum, parse_segment_file_name, segment_file_name,
 };
+pub use unfinished::{BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR};
 pub use writer::QUEUE_BYTES_MAX;
 
 use record::PayloadCrc;

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use serde_json::Value;
 
-use super::run::{Done, scrub, signal, wait};
+use super::run::{Background, Done, scrub, signal, wait};
 use super::{DEADLINE, Http, mainstay};
 
 /// Lines of a node's log that are shown when its test fails.
@@ -103,6 +103,15 @@ impl Start {
         (node.replication, node.http_address) = (text("replication"), text("http"));
         node.http = Http::new(&node.http_address);
         node
+    }
+
+    /// Starts it without waiting for anything.
+    #[track_caller]
+    pub(crate) fn begin(&self) -> Background {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+        scrub(&mut command);
+        let log = self.dir.join(format!("{}.begun.log", self.name));
+        Background::start(command.args(self.command_line()), &log)
     }
 
     /// Starts it although it must not come up, and returns what it ended with.

@@ -74,6 +74,7 @@ impl Inner {
         let core = &running.core;
         core.check_role()?;
         check_node_id(&self.config, &core.wal)?;
+        runtime::remove_left_copies(&core.wal);
         if let Some(listener) = listener {
             let at = listener.local_addr().map_err(|source| Error::Connection {
                 peer: "this node".to_owned(),

@@ -46,8 +46,8 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) enum Answered {
     Done(Answer),
-    /// Copying begins.
-    Copy,
+    /// Copying begins; what came before.
+    Copy(Answer),
 }
 
 impl Client {
@@ -76,7 +76,7 @@ impl Client {
     pub(crate) async fn rows(&mut self, command: &Command) -> Result<Answer> {
         match self.ask(command).await? {
             Answered::Done(answer) => Ok(answer),
-            Answered::Copy => Err(self.broken("copying began where rows were expected")),
+            Answered::Copy(_) => Err(self.broken("copying began where rows were expected")),
         }
     }
 
@@ -143,7 +143,7 @@ impl Client {
                 .map_err(|source| self.wire(source))?;
             match progress {
                 Progress::More => {}
-                Progress::Copy(..) => return Ok(Answered::Copy),
+                Progress::Copy(_, _, before) => return Ok(Answered::Copy(before)),
                 Progress::Done(answer, _) => {
                     return match answer.error {
                         Some(error) => Err(Error::Answer {

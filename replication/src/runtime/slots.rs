@@ -76,13 +76,13 @@ impl Session {
     }
 
     pub(crate) fn create_slot(&mut self, slot: &str, temporary: bool, reserve: bool) -> Answer {
+        // Log that a running backup keeps is for the stream of its client.
+        let pinned = self.core.pinned_from().unwrap_or(Lsn::MAX);
         let from = match reserve {
-            true => self
-                .core
-                .wal
-                .control()
-                .checkpoint
-                .max(self.core.wal.oldest()),
+            true => {
+                let needed = self.core.wal.control().checkpoint.min(pinned);
+                needed.max(self.core.wal.oldest())
+            }
             false => Lsn::ZERO,
         };
         let session = self.number;

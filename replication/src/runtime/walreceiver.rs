@@ -504,7 +504,7 @@ impl Driver {
         };
         let client = self.client()?;
         let event = match client.ask(&Command::StartReplication(start)).await {
-            Ok(Answered::Copy) => Event::Started,
+            Ok(Answered::Copy(_)) => Event::Started,
             // The stream begins exactly where the timeline ended.
             Ok(Answered::Done(_)) => Event::NextTimeline,
             Err(Error::Answer {

@@ -18,6 +18,7 @@ use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, parse_segment_file_name};
 use crate::wal::spares::Spares;
 use crate::wal::tail::Tail;
+use crate::wal::unfinished::refuse_unfinished;
 use crate::wal::writer::{Queue, Shared};
 use crate::wal::{Identity, Inner, Wal, WalOptions};
 
@@ -106,6 +107,7 @@ impl Wal {
                 "a log cannot begin at {begin}, inside a segment"
             )));
         }
+        refuse_unfinished(&*disk, dir)?;
         let wal = wal_dir(dir);
         create_dirs(&*disk, dir, &wal).map_err(|source| Error::io("create", &wal, source))?;
         let lock = lock(&*disk, dir)?;

@@ -45,6 +45,11 @@ impl Core {
         }
     }
 
+    /// The oldest log that something which runs needs.
+    pub(crate) fn pinned_from(&self) -> Option<Lsn> {
+        self.pins.held.lock().values().min().copied()
+    }
+
     /// Log from here on is needed by a slot, a backup, or the configured reserve.
     pub(crate) fn retain_from(&self) -> Lsn {
         let flushed = self.wal.flushed().get();
@@ -59,14 +64,7 @@ impl Core {
         }
         let end = flushed.get();
         let reserve = Lsn::new(end.saturating_sub(self.config.wal_keep_size));
-        let pinned = self
-            .pins
-            .held
-            .lock()
-            .values()
-            .min()
-            .copied()
-            .unwrap_or(Lsn::MAX);
+        let pinned = self.pinned_from().unwrap_or(Lsn::MAX);
         let slots = self.slots.retain_from().unwrap_or(Lsn::MAX);
         reserve.min(pinned).min(slots)
     }

@@ -47,7 +47,7 @@ async fn fetch_log(
         timeline_id: Some(timeline.id),
     };
     match client.ask(&Command::StartReplication(start)).await? {
-        Answered::Copy => {}
+        Answered::Copy(_) => {}
         Answered::Done(_) => return Err(client.broken("it has nothing to send")),
     }
     let mut carry = BytesMut::new();

@@ -240,7 +240,7 @@ impl ChecksumAlgorithm {
         }
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let mut all = Self::ALL.into_iter();
         let found = all.find(|it| it.as_str().eq_ignore_ascii_case(text));
         found.ok_or_else(|| refused(format!("unrecognized checksum algorithm: \"{text}\"")))

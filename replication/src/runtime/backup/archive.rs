@@ -1,0 +1,314 @@
+//! Making the archive of a base backup: the copy of the store, and the tar stream over it.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use mainstay_storage::{
+    BACKUP_LABEL, LogBytes, Lsn, Timeline, TimelineHistory, Wal, segment_file_name,
+};
+use tokio::sync::mpsc;
+
+use super::checksum::Checksum;
+use super::files::{self, Tree};
+use super::label::Label;
+use super::manifest::{LogStretch, ManifestWriter};
+use crate::error::Result;
+use crate::runtime::core::CopyStore;
+use crate::wire::command::{BackupOptions, ChecksumAlgorithm, ManifestMode};
+
+/// The store's directory in a backup and in a data directory.
+pub(crate) const STORE: &str = "store";
+
+/// Where the log lies in a backup, as in PostgreSQL's.
+pub(crate) const BACKUP_LOG: &str = "pg_wal";
+
+/// Directories that stock tools look for, besides the log's.
+pub(crate) const EMPTY_DIRS: [&str; 2] = ["pg_wal/archive_status", "pg_tblspc"];
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) label: Label,
+    wal: Wal,
+    /// Where the copy of the store lies.
+    dir: PathBuf,
+    store: Tree,
+    with_log: bool,
+    manifest: ManifestMode,
+    algorithm: ChecksumAlgorithm,
+    begun_us: i64,
+}
+
+/// What was sent.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    /// The log up to here makes the backup consistent.
+    pub(crate) end: Lsn,
+    /// The manifest's text, if one was asked for.
+    pub(crate) manifest: Option<String>,
+}
+
+impl Plan {
+    /// Copies the store into `dir` and says which log belongs to it. What holds the log from the
+    /// checkpoint on must be there already.
+    ///
+    /// # Errors
+    /// The store's, disk errors.
+    pub(crate) fn make(
+        wal: Wal,
+        dir: PathBuf,
+        copy: Option<CopyStore>,
+        options: &BackupOptions,
+    ) -> Result<Self> {
+        // Taken first: replay from here completes every later copy too.
+        let checkpoint = wal.control().checkpoint;
+        files::clear(&dir)?;
+        files::create_dir(&dir)?;
+        // Without a store of ours, a standby begins with the oldest log.
+        let copied = match copy {
+            Some(copy) => (copy.0)(&dir)?,
+            None => wal.oldest(),
+        };
+        let control = wal.control();
+        // A store that has nothing durable yet begins with the log.
+        let copied = copied.max(control.log_begin);
+        let history = wal.history();
+        let timeline = timeline_of(&history, wal.commit().get().max(copied));
+        let until = history.until(timeline.number);
+        let begun_us = crate::runtime::wall_clock();
+        let label = Label {
+            system_id: wal.identity().system_id,
+            segment_size: wal.segment_size(),
+            replay: copied.min(checkpoint.max(control.log_begin)),
+            copy: copied,
+            timeline,
+            history_begin: control.history_begin,
+            history: until.unwrap_or_else(|| (*history).clone()).to_text(),
+            begun: begun_us.div_euclid(1_000_000),
+            name: options.label.clone(),
+        };
+        Ok(Self {
+            store: Tree::of(&dir, STORE)?,
+            label,
+            wal,
+            dir,
+            with_log: options.wal,
+            manifest: options.manifest,
+            algorithm: options
+                .manifest_checksums
+                .unwrap_or(ChecksumAlgorithm::Crc32c),
+            begun_us,
+        })
+    }
+
+    /// About how many bytes the archive will have.
+    pub(crate) fn size(&self) -> u64 {
+        let store = self.store.files.iter().map(|(_, size)| size).sum::<u64>();
+        let log = match self.with_log {
+            true => self.wal.commit().get().bytes_since(self.label.log_begin()),
+            false => 0,
+        };
+        store + log
+    }
+
+    /// Writes the archive.
+    ///
+    /// # Errors
+    /// Disk errors, `BrokenPipe` when nobody wants it any more, and when a timeline began
+    /// meanwhile.
+    pub(crate) fn pack(&self, to: impl Write, chunk: usize) -> io::Result<Packed> {
+        let mut packing = Packing {
+            archive: tar::Builder::new(io::BufWriter::with_capacity(chunk, to)),
+            manifest: ManifestWriter::new(self.manifest, self.algorithm, self.begun_us),
+            algorithm: self.algorithm,
+            modified: self.label.begun.unsigned_abs(),
+        };
+        let label = self.label.to_text();
+        packing.file(BACKUP_LABEL, label.len() as u64, label.as_bytes())?;
+        for dir in &self.store.dirs {
+            packing.dir(dir)?;
+        }
+        for (name, size) in &self.store.files {
+            let inside = name.strip_prefix(STORE).unwrap_or(name);
+            let path = self.dir.join(inside.trim_start_matches('/'));
+            packing.file(name, *size, std::fs::File::open(path)?)?;
+        }
+        for dir in [BACKUP_LOG].iter().chain(&EMPTY_DIRS) {
+            packing.dir(dir)?;
+        }
+        // As late as possible, so that a restore comes as far as possible.
+        let end = self.wal.commit().get().max(self.label.copy);
+        if timeline_of(&self.wal.history(), end) != self.label.timeline {
+            let why = "a new timeline began while the backup was taken; take it again";
+            return Err(io::Error::other(why));
+        }
+        if self.with_log {
+            self.pack_log(&mut packing, end)?;
+        }
+        packing.archive.into_inner()?.flush()?;
+        let stretch = LogStretch {
+            timeline: self.label.timeline.number,
+            start: self.label.replay,
+            end,
+        };
+        let wanted = self.manifest != ManifestMode::No;
+        Ok(Packed {
+            end,
+            manifest: wanted.then(|| packing.manifest.finish(stretch)),
+        })
+    }
+
+    /// The segments of the log; the last only as far as it is needed. They are not in the
+    /// manifest, since every record has a checksum of its own.
+    fn pack_log(&self, packing: &mut Packing<impl Write>, end: Lsn) -> io::Result<()> {
+        let size = self.label.segment_size;
+        let mut at = self.label.log_begin();
+        while at < end {
+            let number = size.segment_of(at);
+            let to = (at + size.bytes()).min(end);
+            let name = segment_file_name(self.label.timeline.number, number, size);
+            let log = LogBytes::new(self.wal.clone());
+            let range = LogRange { log, at, to };
+            let name = format!("{BACKUP_LOG}/{name}");
+            packing.member(&name, to.bytes_since(at), range)?;
+            at = to;
+        }
+        Ok(())
+    }
+}
+
+/// The timeline of the last byte below `end`.
+fn timeline_of(history: &TimelineHistory, end: Lsn) -> Timeline {
+    let first = history.spans()[0].begin;
+    history.owner(Lsn::new(end.get().saturating_sub(1)).max(first))
+}
+
+struct Packing<W: Write> {
+    archive: tar::Builder<W>,
+    manifest: ManifestWriter,
+    algorithm: ChecksumAlgorithm,
+    modified: u64,
+}
+
+impl<W: Write> Packing<W> {
+    fn dir(&mut self, name: &str) -> io::Result<()> {
+        let mut header = self.header(tar::EntryType::Directory, 0o700, 0);
+        let name = format!("{name}/");
+        self.archive.append_data(&mut header, name, io::empty())
+    }
+
+    fn header(&self, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_mtime(self.modified);
+        header.set_uid(0);
+        header.set_gid(0);
+        header
+    }
+
+    fn member(&mut self, name: &str, size: u64, content: impl Read) -> io::Result<()> {
+        let mut header = self.header(tar::EntryType::Regular, 0o600, size);
+        let mut content = Exactly {
+            content,
+            left: size,
+        };
+        self.archive.append_data(&mut header, name, &mut content)?;
+        match content.left {
+            0 => Ok(()),
+            _ => Err(io::Error::other(format!(
+                "{name} changed while it was read"
+            ))),
+        }
+    }
+
+    /// A member that stands in the manifest.
+    fn file(&mut self, name: &str, size: u64, content: impl Read) -> io::Result<()> {
+        let mut summed = Summed {
+            content,
+            checksum: Checksum::new(self.algorithm),
+        };
+        self.member(name, size, &mut summed)?;
+        let digits = summed.checksum.finish();
+        self.manifest.add(name, size, digits.as_deref());
+        Ok(())
+    }
+}
+
+/// Reads no more than was announced, and knows whether it was less.
+struct Exactly<R> {
+    content: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Exactly<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let most = most.min(buffer.len());
+        let read = self.content.read(&mut buffer[..most])?;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+/// Computes a checksum of what is read.
+struct Summed<R> {
+    content: R,
+    checksum: Checksum,
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buffer)?;
+        self.checksum.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+/// A stretch of log, read as a file.
+struct LogRange {
+    log: LogBytes,
+    at: Lsn,
+    to: Lsn,
+}
+
+impl Read for LogRange {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at >= self.to || buffer.is_empty() {
+            return Ok(0);
+        }
+        let bytes = self.log.read(self.at, self.to, buffer.len());
+        let bytes = bytes.map_err(io::Error::other)?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        self.at = self.at + bytes.len() as u64;
+        Ok(bytes.len())
+    }
+}
+
+/// Hands what is written to a channel, from a thread that may block.
+pub(crate) struct ChannelWriter {
+    pub(crate) to: mpsc::Sender<Bytes>,
+    /// Bytes in one chunk at most.
+    pub(crate) chunk: usize,
+}
+
+impl Write for ChannelWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for chunk in bytes.chunks(self.chunk) {
+            let sent = self.to.blocking_send(Bytes::copy_from_slice(chunk));
+            sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The directory of the store's copy under its data directory.
+pub(crate) fn copy_dir(wal: &Wal, session: u64) -> PathBuf {
+    files::copy_dir(Path::new(wal.dir()), session)
+}

@@ -1,0 +1,271 @@
+//! Backups that lie in a directory: checking one, restoring it, and starting on it in place.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use mainstay_storage::{BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR, Disk, DiskLock, OsDisk};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::install::{self, KEPT, LOG_ARCHIVE, Parts};
+use super::unpack::unpack_file;
+use super::{Backup, UNPACKED, joined};
+use crate::config::WalStreamingConfig;
+use crate::error::{Error, Result};
+use crate::runtime::backup::files::{self, Tree, io_error};
+use crate::runtime::backup::label::Label;
+use crate::runtime::backup::manifest::MANIFEST;
+use crate::runtime::backup::verify::Checked;
+use crate::runtime::backup::{BACKUP_LOG, STORE};
+use crate::runtime::client::Client;
+
+/// Whether `dir` is a base backup that was not made a data directory yet.
+///
+/// # Errors
+/// Disk errors; [`Error::Invalid`] for one in compressed archives.
+pub fn holds_backup(dir: &Path) -> Result<bool> {
+    let there = files::names(dir)?;
+    let has = |wanted: &str| there.iter().any(|name| name == wanted);
+    if has("control") {
+        return Ok(false);
+    }
+    let compressed = there.iter().find(|name| {
+        let more = name.strip_prefix(BACKUP_ARCHIVE);
+        more.is_some_and(|more| more.starts_with('.'))
+    });
+    match compressed {
+        Some(name) => Err(Error::Invalid(format!(
+            "{} is a compressed base backup; decompress its archives first",
+            dir.join(name).display()
+        ))),
+        None => Ok(has(BACKUP_LABEL) || has(BACKUP_ARCHIVE)),
+    }
+}
+
+/// Checks the backup in `dir`: every file against the manifest, every record of its log. Nothing
+/// is changed.
+///
+/// # Errors
+/// [`Error::DamagedBackup`] for the first file that is not as it was; [`Error::Invalid`] for
+/// archives; disk errors.
+pub fn verify_backup(dir: &Path) -> Result<Backup> {
+    refuse_no_backup(dir)?;
+    if files::exists(&dir.join(BACKUP_ARCHIVE))? {
+        let dir = dir.display();
+        return Err(Error::Invalid(format!(
+            "{dir} holds a backup as tar archives, which are checked when they are restored; to \
+             check it now, unpack {BACKUP_ARCHIVE} and, into its {BACKUP_LOG}, {LOG_ARCHIVE}, and \
+             put {MANIFEST} beside them"
+        )));
+    }
+    Ok(Backup::of(&Checked::of(dir)?))
+}
+
+/// Restores the backup in `from`, plain or as tar archives, into the data directory `dir`, which
+/// is empty or missing. The backup is only read. The directory is a standby's: it follows, or is
+/// promoted.
+///
+/// # Errors
+/// [`Error::Refused`] when `dir` is not empty, [`Error::DamagedBackup`], disk errors. Nothing that
+/// starts is in `dir` then; what was interrupted may be repeated.
+pub fn restore_backup(from: &Path, dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
+    refuse_no_backup(from)?;
+    if !files::exists(&dir.join(BOOTSTRAP_DIR))? || files::exists(&dir.join("control"))? {
+        refuse_filled(dir)?;
+    }
+    let archived = files::exists(&from.join(BACKUP_ARCHIVE))?;
+    let before = match archived {
+        // Nothing is touched before it is known to be whole.
+        false => Some(Checked::of(from)?),
+        true => None,
+    };
+    files::create_dir(dir)?;
+    let _lock = lock(dir)?;
+    let staging = install::mark(dir)?;
+    let root = staging.join(UNPACKED);
+    files::clear(&root)?;
+    let checked = match before {
+        None => unpack_checked(from, &root, &staging)?,
+        Some(checked) => {
+            copy_store(from, &root)?;
+            checked
+        }
+    };
+    let parts = Parts {
+        log: if archived { &root } else { from },
+        store: &root,
+    };
+    install::install(dir, parts, &checked, node_id)?;
+    Ok(Backup::of(&checked))
+}
+
+/// Makes the configured data directory, which holds a base backup as PostgreSQL's tools or ours
+/// wrote it, a data directory. Interrupted, it is repeated by the next call.
+///
+/// # Errors
+/// [`Error::Foreign`] when an upstream that can be asked is of another cluster,
+/// [`Error::DamagedBackup`], disk errors. The backup is unchanged then.
+pub async fn adopt_backup(config: &WalStreamingConfig) -> Result<Backup> {
+    let dir = config.data_dir.clone();
+    if files::exists(&dir.join(BACKUP_LABEL))? {
+        check_cluster(config, Label::read(&dir)?.system_id).await?;
+    }
+    let node_id = config.node_id;
+    joined(spawn_blocking(move || adopt(&dir, node_id)).await)
+}
+
+fn adopt(dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
+    let log = dir.join("wal");
+    if files::exists(&log)? && !install::is_marked_in_place(dir)? {
+        return Err(Error::Refused(format!(
+            "{} lies in a base backup, which holds no such directory; move it away",
+            log.display()
+        )));
+    }
+    let archived = files::exists(&dir.join(BACKUP_ARCHIVE))?;
+    let before = match archived {
+        // Nothing is touched before it is known to be whole.
+        false => Some(Checked::of(dir)?),
+        true => None,
+    };
+    let _lock = lock(dir)?;
+    let staging = install::mark_in_place(dir)?;
+    let unpacked = staging.join(UNPACKED);
+    let (root, checked) = match before {
+        Some(checked) => (dir, checked),
+        None => {
+            files::clear(&unpacked)?;
+            let checked = unpack_checked(dir, &unpacked, &staging)?;
+            (&*unpacked, checked)
+        }
+    };
+    let parts = Parts {
+        log: root,
+        store: root,
+    };
+    install::install(dir, parts, &checked, node_id)?;
+    Ok(Backup::of(&checked))
+}
+
+/// Removes what an interrupted bootstrap left in a directory that is complete.
+///
+/// # Errors
+/// Disk errors.
+pub fn finish_bootstrap(dir: &Path) -> Result<()> {
+    if files::exists(&dir.join(BOOTSTRAP_DIR))? && files::exists(&dir.join("control"))? {
+        install::remove_remains(dir)?;
+    }
+    Ok(())
+}
+
+/// Unpacks the archives in `from` into `root` and checks them; on damage, `staging` is removed.
+fn unpack_checked(from: &Path, root: &Path, staging: &Path) -> Result<Checked> {
+    let unpacked = unpack_archives(from, root).and_then(|()| Checked::of(root));
+    if unpacked.is_err() {
+        // The first error is the one to tell.
+        let _ = files::clear(staging);
+    }
+    unpacked
+}
+
+fn unpack_archives(from: &Path, root: &Path) -> Result<()> {
+    unpack_file(root, &from.join(BACKUP_ARCHIVE))?;
+    let log = from.join(LOG_ARCHIVE);
+    if files::exists(&log)? {
+        unpack_file(&root.join(BACKUP_LOG), &log)?;
+    }
+    let manifest = from.join(MANIFEST);
+    if files::exists(&manifest)? {
+        copy(&manifest, &root.join(MANIFEST))?;
+    }
+    Ok(())
+}
+
+/// Copies what becomes part of a data directory.
+fn copy_store(from: &Path, root: &Path) -> Result<()> {
+    let tree = Tree::of(&from.join(STORE), STORE)?;
+    for dir in &tree.dirs {
+        files::create_dir(&root.join(dir))?;
+    }
+    for (path, _) in &tree.files {
+        copy(&from.join(path), &root.join(path))?;
+    }
+    for name in KEPT {
+        if files::exists(&from.join(name))? {
+            copy(&from.join(name), &root.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = || {
+        let mut file = File::create_new(to)?;
+        std::io::copy(&mut File::open(from)?, &mut file)
+    };
+    copied()
+        .map(|_| ())
+        .map_err(|source| io_error("copy", from, source))
+}
+
+/// Refuses a directory that holds anything.
+pub(super) fn refuse_filled(dir: &Path) -> Result<()> {
+    let found = match fs::metadata(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(|source| io_error("inspect", dir, source))?,
+    };
+    let shown = dir.display();
+    let instead = "choose an empty directory, or one that does not exist";
+    if !found.is_dir() {
+        return Err(Error::Refused(format!(
+            "{shown} is no directory; {instead}"
+        )));
+    }
+    match files::names(dir)?.first() {
+        Some(name) => Err(Error::Refused(format!(
+            "{shown} is not empty, it holds {name}; {instead}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn refuse_no_backup(dir: &Path) -> Result<()> {
+    if holds_backup(dir)? {
+        return Ok(());
+    }
+    let (label, archive) = (BACKUP_LABEL, BACKUP_ARCHIVE);
+    Err(Error::Invalid(format!(
+        "{} is no base backup: it has neither {label} nor {archive}",
+        dir.display()
+    )))
+}
+
+/// Refuses to follow another cluster with this backup, if one of the upstreams can be asked.
+async fn check_cluster(config: &WalStreamingConfig, expected: u64) -> Result<()> {
+    for address in &config.follow {
+        // One that cannot be reached is followed later, and says no then.
+        let Ok(mut client) = Client::connect(config, address).await else {
+            continue;
+        };
+        let found = client.system_identity().await?.system_id;
+        if found != expected {
+            return Err(Error::Foreign {
+                peer: address.clone(),
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Takes the lock of a data directory.
+pub(super) fn lock(dir: &Path) -> Result<Box<dyn DiskLock>> {
+    let path: PathBuf = dir.join("lock");
+    OsDisk.lock(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => Error::Storage(mainstay_storage::Error::Locked {
+            path: dir.to_owned(),
+        }),
+        _ => io_error("lock", &path, source),
+    })
+}
