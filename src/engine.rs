@@ -22,7 +22,7 @@ use bytes::Bytes;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, Change, ConflictWindow, Disk, Draft, EntrySource, FlushGate, LogSource,
-    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Store, TableId, Transaction, Wal,
+    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Transaction, Wal,
     WalEntry, WalEntryType, WriteSet, remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
@@ -52,6 +52,9 @@ pub(crate) struct Engine {
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
     remote: RwLock<RemotePositions>,
+    /// Climbs by one whenever write transactions end, because this node stops or is no primary any
+    /// more: who waits for standbys then waits for nothing.
+    endings: Signal,
     /// Whether a synchronous policy is in force, so that commits wait for it by default.
     synchronous: AtomicBool,
 }
@@ -112,6 +115,7 @@ impl Engine {
             writable: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             remote: RwLock::new(RemotePositions::none()),
+            endings: Signal::new(Lsn::ZERO),
             synchronous: AtomicBool::new(false),
         });
         engine.replay(upto)?;
@@ -140,10 +144,17 @@ impl Engine {
         self.writable.store(true, Ordering::Release);
     }
 
-    /// Refuses write transactions from now on, and waits for the one that is being decided.
+    /// Refuses write transactions from now on, waits for the one that is being decided, and ends
+    /// the waits for standbys.
     pub(crate) fn close_for_writes(&self) {
         self.writable.store(false, Ordering::Release);
         drop(self.commits.lock());
+        self.endings.raise(self.endings.get() + 1);
+    }
+
+    /// Climbs by one whenever write transactions end.
+    pub(crate) fn endings(&self) -> &Signal {
+        &self.endings
     }
 
     /// Whether write transactions are accepted.
