@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
+use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;
@@ -329,6 +330,13 @@ impl WalReplicator {
     pub fn is_connected(&self) -> bool {
         let core = self.inner.core.read().clone();
         core.is_some_and(|core| core.upstream().is_some())
+    }
+
+    /// The one word for how replication fares: for a primary the worst of what its standbys and its
+    /// policy say, for a standby whether it is connected. `Broken` while nothing runs.
+    pub fn health(&self) -> Health {
+        let core = self.inner.core.read().clone();
+        core.map_or(Health::Broken, |core| core.health())
     }
 
     /// Why this node cannot follow, when it cannot.
