@@ -26,7 +26,7 @@ use std::time::Duration;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, ConflictWindow, Disk, Draft, Error as StorageError, FlushGate, LsmOptions,
-    LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Store, TableId, Wal, WriteSet, remove_spills,
+    LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Wal, WriteSet, remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -57,6 +57,9 @@ pub(crate) struct Engine {
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
     remote: RwLock<RemotePositions>,
+    /// Climbs by one whenever write transactions end, because this node stops or is no primary any
+    /// more: who waits for standbys then waits for nothing.
+    endings: Signal,
     /// Whether a synchronous policy is in force, so that commits wait for it by default.
     synchronous: AtomicBool,
 }
@@ -132,6 +135,7 @@ impl Engine {
             successor: Mutex::new(None),
             limits,
             stalled: AtomicBool::new(false),
+            endings: Signal::new(Lsn::ZERO),
             synchronous: AtomicBool::new(false),
         });
         engine.replay(upto)?;
@@ -160,9 +164,16 @@ impl Engine {
         self.writable.store(true, Ordering::Release);
     }
 
-    /// Refuses write transactions from now on. The one that is being decided goes on.
+    /// Refuses write transactions from now on, and ends the waits for standbys. The one that is
+    /// being decided goes on.
     pub(crate) fn refuse_writes(&self) {
         self.writable.store(false, Ordering::Release);
+        self.endings.raise(self.endings.get() + 1);
+    }
+
+    /// Climbs by one whenever write transactions end.
+    pub(crate) fn endings(&self) -> &Signal {
+        &self.endings
     }
 
     /// As [`refuse_writes`](Self::refuse_writes), for good and in favour of `successor`.

@@ -117,6 +117,12 @@ pub enum Error {
     /// Rule: only the primary does that.
     #[error("not the primary")]
     NotPrimary,
+    /// Rule: this node is no primary any more, so nobody here learns what became of the entry.
+    #[error(
+        "the outcome of the entry at {0} is unknown: this node is no primary any more. Read the \
+         data on the new primary"
+    )]
+    Unknown(Lsn),
     /// Rule: a promotion that would break a promise; the text says how to go on.
     #[error("refused: {0}")]
     Refused(String),
@@ -138,8 +144,8 @@ impl Error {
             Self::UnknownStandby(_) | Self::NotConnected(_) | Self::AlreadyRunning => {
                 Remedy::Refuse
             }
-            Self::NotRunning | Self::NotPrimary | Self::Refused(_) => Remedy::Refuse,
-            Self::DamagedBackup { .. } | Self::Invalid(_) => Remedy::Refuse,
+            Self::NotRunning | Self::NotPrimary | Self::Unknown(_) => Remedy::Refuse,
+            Self::DamagedBackup { .. } | Self::Refused(_) | Self::Invalid(_) => Remedy::Refuse,
         }
     }
 }

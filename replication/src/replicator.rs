@@ -7,6 +7,7 @@
 mod handover;
 mod running;
 mod segment;
+mod takeover;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,13 +21,16 @@ use uuid::Uuid;
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::level::Level;
-use crate::runtime::{
-    self, CopyStore, Core, Follower, SubscribeSource, Subscription, never_seen, promote,
-};
-use running::{Given, Running};
+use crate::protocol::liveness::Health;
+use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
+use running::{Given, Kept, Running};
+pub use takeover::Promotion;
 
 /// Longest time that [`WalReplicator::stop`] takes in all.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes from which on computing a checksum is left to a thread that may block.
+const BYTES_SLOW: usize = 1 << 20;
 
 /// Bytes appended and not flushed from which on an append goes to a thread that may block.
 const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
@@ -55,39 +59,34 @@ struct Inner {
     standbys: Vec<StandbyConfig>,
     wall_clock: fn() -> i64,
     given: Given,
+    /// Whom to follow since it was told so, nobody after a promotion; as configured before.
+    upstreams: Mutex<Option<Vec<String>>>,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
-}
-
-/// What a promotion led to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Promotion {
-    /// The timeline that was opened.
-    pub timeline: mainstay_storage::Timeline,
-    /// Where it begins.
-    pub fork: Lsn,
-    /// End of the entry that opened it.
-    pub end: Lsn,
-    /// What the operator should know, a sentence each.
-    pub notices: Vec<String>,
 }
 
 impl WalReplicator {
     /// A replicator that is not running yet. `standbys` lists who is admitted and how they count;
     /// empty admits everybody who can authenticate.
     pub fn new(config: WalStreamingConfig, standbys: Vec<StandbyConfig>) -> Self {
-        Self::build(config, standbys, Given::Directory(Mutex::new(None)))
+        Self::build(
+            config,
+            standbys,
+            Given::Directory(Mutex::new(Kept::Nothing)),
+        )
     }
 
     /// As [`new`](Self::new), with a store that the log is applied to, on every role: on a primary
-    /// as commits are confirmed, on a standby as the primary says they are.
+    /// as commits are confirmed, on a standby as the primary says they are. [`stop`](Self::stop)
+    /// closes it, so a node that is to go on afterwards is made anew, with its store opened again.
     pub fn with_store(
         config: WalStreamingConfig,
         standbys: Vec<StandbyConfig>,
         store: Box<dyn Store>,
     ) -> Self {
         let store = Arc::new(Mutex::new(store));
-        Self::build(config, standbys, Given::Directory(Mutex::new(Some(store))))
+        let given = Given::Directory(Mutex::new(Kept::Store(store)));
+        Self::build(config, standbys, given)
     }
 
     /// For an engine that opened the log itself: `store` is applied to while this node is a
@@ -113,6 +112,7 @@ impl WalReplicator {
             standbys,
             wall_clock,
             given,
+            upstreams: Mutex::new(None),
             running,
             core,
         };
@@ -121,10 +121,13 @@ impl WalReplicator {
         }
     }
 
-    /// Opens the log, listens, follows if configured, and serves.
+    /// Opens the log, listens, follows if configured, and serves. After a [`stop`](Self::stop) it
+    /// goes on as what it was: a standby that was promoted as primary, one that was told to follow
+    /// somebody else as a standby of that.
     ///
     /// # Errors
-    /// [`Error::AlreadyRunning`]; the log's errors; an address that cannot be listened on, or that
+    /// [`Error::AlreadyRunning`]; [`Error::Refused`] when its store was closed by an earlier stop;
+    /// the log's errors; an address that cannot be listened on, or that
     /// is refused because there are no credentials.
     pub async fn start(&self) -> Result<()> {
         let mut running = self.inner.running.lock().await;
@@ -139,16 +142,19 @@ impl WalReplicator {
     }
 
     /// Ends every task: connections are closed as a shutdown does, what does not end within the
-    /// configured deadline is aborted, and everything takes [`STOP_DEADLINE`] at most. A second
-    /// call does nothing.
+    /// configured deadline is aborted, the store is closed, and everything takes [`STOP_DEADLINE`]
+    /// at most. A second call does nothing.
     ///
     /// # Errors
-    /// Disk errors while closing the log; [`Error::Invalid`] when the store given does not return:
-    /// the directory is then released when it does.
+    /// Disk errors while closing the store or the log; [`Error::Invalid`] when the store given does
+    /// not return: the directory is then released when it does.
     pub async fn stop(&self) -> Result<()> {
         let mut running = self.inner.running.lock().await;
         match running.take() {
-            Some(running) => running.stop(&self.inner.config).await,
+            Some(running) => {
+                self.inner.given.closes();
+                running.stop(&self.inner.config).await
+            }
             None => Ok(()),
         }
     }
@@ -191,7 +197,9 @@ impl WalReplicator {
             return Err(Error::NotPrimary);
         }
         let wal = core.wal.clone();
-        let slow = wal.appended().bytes_since(wal.flushed().get()) > UNFLUSHED_BYTES_SLOW;
+        let bytes = entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+        let slow = bytes > BYTES_SLOW
+            || wal.appended().bytes_since(wal.flushed().get()) > UNFLUSHED_BYTES_SLOW;
         if !slow {
             return Ok(wal.append(&entries)?);
         }
@@ -202,7 +210,8 @@ impl WalReplicator {
     /// Waits until the entry that starts at `lsn` has reached `level`.
     ///
     /// # Errors
-    /// [`Error::NotRunning`] when the log ends before.
+    /// [`Error::NotRunning`] when the log ends before; [`Error::Unknown`] for a level beyond own
+    /// disk when this node is fenced, or stops being the primary that it was.
     pub async fn wait_for(&self, lsn: Lsn, level: Level) -> Result<()> {
         let core = self.core()?;
         let signal = match level {
@@ -212,11 +221,19 @@ impl WalReplicator {
             Level::RemoteFlush => core.wal.commit().clone(),
             Level::RemoteApply => core.remote_applied.clone(),
         };
-        signal
-            .wait(lsn + 1)
-            .await
-            .map(|_| ())
-            .map_err(|_| Error::NotRunning)
+        let reached = signal.wait(lsn + 1);
+        let mut roles = core.role.subscribe();
+        let primary = *roles.borrow() == Role::Primary;
+        let ended = roles.wait_for(|role| match role {
+            Role::Primary => false,
+            Role::Standby => primary,
+            Role::Fenced => true,
+        });
+        tokio::select! {
+            biased;
+            reached = reached => reached.map(|_| ()).map_err(|_| Error::NotRunning),
+            Ok(_) = ended, if level != Level::Local => Err(Error::Unknown(lsn)),
+        }
     }
 
     /// The committed entries from `from` on, the log's own ones left out, then live. A slow reader
@@ -308,6 +325,13 @@ impl WalReplicator {
         core.is_some_and(|core| core.upstream().is_some())
     }
 
+    /// The one word for how replication fares: for a primary the worst of what its standbys and its
+    /// policy say, for a standby whether it is connected. `Broken` while nothing runs.
+    pub fn health(&self) -> Health {
+        let core = self.inner.core.read().clone();
+        core.map_or(Health::Broken, |core| core.health())
+    }
+
     /// Why this node cannot follow, when it cannot.
     pub fn problem(&self) -> Option<String> {
         let core = self.inner.core.read().clone();
@@ -375,77 +399,6 @@ impl WalReplicator {
     pub fn retain_from(&self) -> Lsn {
         let core = self.inner.core.read().clone();
         core.map_or(Lsn::ZERO, |core| core.retain_from())
-    }
-
-    /// Makes this standby the primary of a new timeline: asks who must agree, fetches what it
-    /// lacks, opens the timeline. `force` skips the checks for a living primary and for lag, never
-    /// the rule that enough members must agree. Returns when the timeline is open and durable
-    /// here, and everything in the log is in the store.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with the reason and the way to go on; nothing was opened then.
-    pub async fn promote(&self, force: bool) -> Result<Promotion> {
-        let mut running = self.inner.running.lock().await;
-        let running = running.as_mut().ok_or(Error::NotRunning)?;
-        if running.core.is_primary() {
-            return Err(Error::Refused(
-                "this node is the primary already".to_owned(),
-            ));
-        }
-        let opened = promote::run(&running.core, force, &mut running.follower).await;
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                running.follow_again();
-                return Err(error);
-            }
-        };
-        if let Some(replay) = &running.replay {
-            replay.apply_everything();
-            let applied = running.core.applied.wait(opened.promotion.end).await;
-            applied.map_err(|_| Error::NotRunning)?;
-        }
-        if matches!(self.inner.given, Given::Engine { .. })
-            && let Some(replay) = running.replay.take()
-        {
-            let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
-            stopped.map_err(|error| Error::Invalid(error.to_string()))?;
-        }
-        running.core.become_primary(opened.promotion.end)?;
-        if opened.overtaken {
-            running
-                .core
-                .commit_event(crate::protocol::commit::Event::Suspended(true));
-        }
-        running.core.switched.send_modify(|count| *count += 1);
-        let old = opened.old_primary;
-        if old.name != running.core.name && !old.address.is_empty() {
-            let (core, timeline) = (running.core.clone(), opened.promotion.timeline);
-            running
-                .tasks
-                .spawn(runtime::tell(core, timeline, old.address));
-        }
-        Ok(opened.promotion)
-    }
-
-    /// Follows other addresses from now on. On a primary that is refused.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`], [`Error::Refused`].
-    pub async fn follow(&self, upstreams: Vec<String>) -> Result<()> {
-        let mut running = self.inner.running.lock().await;
-        let running = running.as_mut().ok_or(Error::NotRunning)?;
-        if running.core.is_primary() {
-            let text = "this node is the primary; another node must be promoted first";
-            return Err(Error::Refused(text.to_owned()));
-        }
-        if let Some(follower) = &mut running.follower
-            && follower.follow(upstreams.clone()).await
-        {
-            return Ok(());
-        }
-        running.follower = Some(Follower::start(running.core.clone(), upstreams));
-        Ok(())
     }
 
     fn core(&self) -> Result<Arc<Core>> {

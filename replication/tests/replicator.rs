@@ -7,3 +7,4 @@ mod standbys;
 mod stores;
 mod streams;
 mod subscribe;
+mod takeover;

@@ -25,7 +25,7 @@ const LONG_FILES: [(&str, usize); 14] = [
     ("replication/src/protocol/receiver.rs", 525),
     ("replication/src/protocol/sender.rs", 500),
     ("replication/src/protocol/slot.rs", 450),
-    ("replication/src/replicator.rs", 475),
+    ("replication/src/replicator.rs", 450),
     ("replication/src/runtime/session.rs", 550),
     ("replication/src/runtime/walreceiver.rs", 550),
     ("replication/src/runtime/walsender.rs", 475),

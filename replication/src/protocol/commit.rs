@@ -208,6 +208,7 @@ impl Committer {
             condition: self.condition,
             waiting_since: self.waiting_since,
             suspended: self.suspended,
+            met: self.met,
             policies: self
                 .policies
                 .iter()

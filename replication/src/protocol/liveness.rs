@@ -11,6 +11,8 @@
 //!                    broken ──connects──▶ syncing
 //! ```
 //!
+//! [`primary_health`] makes one word for a primary out of those of its standbys and its policy.
+//!
 //! Nothing here closes a connection or counts for a policy.
 
 use std::fmt;
@@ -18,6 +20,10 @@ use std::time::Duration;
 
 use super::progress::Lag;
 use crate::time::Moment;
+
+mod primary;
+
+pub use primary::{PolicyStanding, primary_health};
 
 /// When a peer was last heard, and how long silence may last.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

@@ -16,11 +16,15 @@ use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
 
+/// Why a start after a stop is refused.
+const STORE_CLOSED: &str = "the store given was closed when this replicator stopped; open it again \
+                            and make a new replicator with it";
+
 /// What the caller brought.
 pub(super) enum Given {
     /// Nothing: the log is opened in the data directory. With a store, perhaps, which is kept
     /// applied on every role.
-    Directory(Mutex<Option<SharedStore>>),
+    Directory(Mutex<Kept>),
     /// An engine that opened the log itself, and applies its own writes while it is primary.
     Engine {
         wal: Wal,
@@ -29,11 +33,29 @@ pub(super) enum Given {
     },
 }
 
+/// The store that was given with a directory.
+pub(super) enum Kept {
+    Nothing,
+    Store(SharedStore),
+    /// There was one, and stopping closed it.
+    Closed,
+}
+
 impl Given {
     pub(super) fn has_store(&self) -> bool {
         match self {
-            Self::Directory(store) => store.lock().is_some(),
+            Self::Directory(kept) => !matches!(*kept.lock(), Kept::Nothing),
             Self::Engine { .. } => true,
+        }
+    }
+
+    /// What runs is about to be stopped, and its store closed with it.
+    pub(super) fn closes(&self) {
+        if let Self::Directory(kept) = self {
+            let mut kept = kept.lock();
+            if matches!(*kept, Kept::Store(_)) {
+                *kept = Kept::Closed;
+            }
         }
     }
 }
@@ -46,6 +68,8 @@ pub(super) struct Running {
     pub(super) follower: Option<Follower>,
     /// The log is ours to close.
     owned: bool,
+    /// The store that is ours to close.
+    store: Option<SharedStore>,
 }
 
 impl Inner {
@@ -54,14 +78,21 @@ impl Inner {
             Given::Engine { wal, store, copy } => {
                 (wal.clone(), Some(store.clone()), Some(copy.clone()), false)
             }
-            Given::Directory(store) => {
-                let store = store.lock().clone();
+            Given::Directory(kept) => {
+                let store = match &*kept.lock() {
+                    Kept::Nothing => None,
+                    Kept::Store(store) => Some(store.clone()),
+                    Kept::Closed => return Err(Error::Refused(STORE_CLOSED.to_owned())),
+                };
                 let copy = store.clone().map(copier);
                 (self.open_log().await?, store, copy, true)
             }
         };
         let applied = Signal::new(Lsn::ZERO);
-        let config = self.config.clone();
+        let config = WalStreamingConfig {
+            follow: self.upstreams(),
+            ..self.config.clone()
+        };
         let core = Core::new(config, self.standbys.clone(), wal, applied, copy)?;
         // From here on whatever was begun ends when this is dropped.
         let mut running = Running {
@@ -70,6 +101,7 @@ impl Inner {
             replay: None,
             follower: None,
             owned,
+            store: store.clone().filter(|_| owned),
         };
         let core = &running.core;
         core.check_role()?;
@@ -99,10 +131,15 @@ impl Inner {
             None => None,
         };
         if !core.is_primary() {
-            let upstreams = self.config.follow.clone();
-            running.follower = Some(Follower::start(core.clone(), upstreams));
+            running.follow_again(self.upstreams());
         }
         Ok(running)
+    }
+
+    /// Whom to follow: nobody on a primary.
+    pub(super) fn upstreams(&self) -> Vec<String> {
+        let told = self.upstreams.lock().clone();
+        told.unwrap_or_else(|| self.config.follow.clone())
     }
 
     async fn open_log(&self) -> Result<Wal> {
@@ -161,9 +198,8 @@ fn copier(store: SharedStore) -> CopyStore {
 }
 
 impl Running {
-    pub(super) fn follow_again(&mut self) {
+    pub(super) fn follow_again(&mut self, upstreams: Vec<String>) {
         if self.follower.is_none() {
-            let upstreams = self.core.config.follow.clone();
             self.follower = Some(Follower::start(self.core.clone(), upstreams));
         }
     }
@@ -186,11 +222,14 @@ impl Running {
         }
         self.core.disconnect_all();
         let (replay, wal, owned) = (self.replay.take(), self.core.wal.clone(), self.owned);
+        let store = self.store.take();
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(replay) = replay {
                 replay.stop();
             }
-            if owned { wal.close() } else { Ok(()) }
+            let store = store.map_or(Ok(()), |store| store.lock().close());
+            let log = if owned { wal.close() } else { Ok(()) };
+            store.and(log)
         });
         let Ok(closed) = timeout_at(end, closed).await else {
             // The thread goes on and closes the log when it can.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mainstay_storage::{Lsn, WalEntry, WalEntryType, WalSegment};
 use uuid::Uuid;
 
-use super::WalReplicator;
+use super::{BYTES_SLOW, WalReplicator};
 use crate::error::{Error, Result};
 
 /// Bytes of an engine's segment in one entry.
@@ -19,7 +19,15 @@ impl WalReplicator {
     /// [`Error::Invalid`] when size or checksum of `bytes` are not what `segment` says; as
     /// [`append`](Self::append).
     pub async fn append_segment(&self, segment: &WalSegment, bytes: Bytes) -> Result<Lsn> {
-        check_segment(segment, &bytes)?;
+        if bytes.len() > BYTES_SLOW {
+            let (segment, bytes) = (segment.clone(), bytes.clone());
+            let checked = tokio::task::spawn_blocking(move || check_segment(&segment, &bytes));
+            checked
+                .await
+                .map_err(|error| Error::Invalid(error.to_string()))??;
+        } else {
+            check_segment(segment, &bytes)?;
+        }
         let tx = Some(Uuid::new_v4().as_u64_pair().0 | 1);
         let described = segment.encode();
         let mut entries = vec![

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::cluster::{ClusterConfig, Member};
+use crate::cluster::ClusterConfig;
 use crate::error::{Error, Result};
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
@@ -46,8 +46,6 @@ pub(crate) struct Opened {
     pub(crate) promotion: Promotion,
     /// A newer timeline was promised to another candidate: nothing may be confirmed.
     pub(crate) overtaken: bool,
-    /// The primary of the timeline before.
-    pub(crate) old_primary: Member,
 }
 
 /// Runs one attempt to become primary.
@@ -72,12 +70,10 @@ async fn attempt(
     follower: &mut Option<Follower>,
     mut overtaken: mpsc::Receiver<Overtaken>,
 ) -> Result<Opened> {
-    let old = core.cluster();
     let (to, mut events) = mpsc::channel(EVENTS_MAX);
-    let candidate = Candidate::new(config(core, &old, force)?);
+    let candidate = Candidate::new(config(core, force)?);
     let mut attempt = Attempt {
         core,
-        old,
         to,
         candidate,
         follower,
@@ -116,7 +112,6 @@ async fn attempt(
 /// One attempt to become primary.
 struct Attempt<'a> {
     core: &'a Arc<Core>,
-    old: ClusterConfig,
     /// For answers of other nodes.
     to: mpsc::Sender<Event>,
     candidate: Candidate,
@@ -171,7 +166,7 @@ impl Attempt<'_> {
                 return Ok(Some(fetch::run(core, self.address_of(&name), end).await));
             }
             Action::OpenTimeline(timeline) => {
-                let (fork, end) = open(core, &self.old, timeline).await?;
+                let (fork, end) = open(core, timeline).await?;
                 return Ok(Some(Event::Opened { fork, end }));
             }
             Action::Done {
@@ -194,7 +189,6 @@ impl Attempt<'_> {
                 self.opened = Some(Opened {
                     promotion,
                     overtaken: overtaken.is_some(),
-                    old_primary: self.old.primary.clone(),
                 });
             }
             Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),
@@ -202,13 +196,15 @@ impl Attempt<'_> {
         Ok(None)
     }
 
+    /// As the log says now: what was received or fetched meanwhile may name more nodes.
     fn address_of(&self, name: &NodeName) -> Option<String> {
-        self.old.address_of(name).map(str::to_owned)
+        let cluster = self.core.cluster();
+        cluster.address_of(name).map(str::to_owned)
     }
 }
 
-fn config(core: &Core, old: &ClusterConfig, force: bool) -> Result<CandidateConfig> {
-    let primary = &old.primary.name;
+fn config(core: &Core, force: bool) -> Result<CandidateConfig> {
+    let primary = &core.cluster().primary.name;
     let also_probe = (primary != &core.name).then(|| primary.clone());
     Ok(CandidateConfig {
         name: core.name.clone(),
@@ -302,15 +298,13 @@ async fn ask_promise(
 }
 
 /// Opens the timeline in this node's log, together with the configuration that goes with it.
-async fn open(core: &Arc<Core>, old: &ClusterConfig, timeline: Timeline) -> Result<(Lsn, Lsn)> {
-    let mut new = old.clone();
+async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
+    let mut new = core.cluster();
     new.standbys.retain(|member| member.name != core.name);
     new.primary = core.me();
-    new.policy = core
-        .config
-        .sync
-        .clone()
-        .unwrap_or_else(|| old.policy.clone());
+    if let Some(configured) = &core.config.sync {
+        new.policy = configured.clone();
+    }
     let config = WalEntry::new(WalEntryType::Config, None, new.encode()?);
     let (wal, reason) = (core.wal.clone(), format!("promoted {}", core.name));
     let opened = tokio::task::spawn_blocking(move || {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, TimelineHistory, history_file_name};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -28,6 +28,7 @@ use crate::runtime::promise;
 use crate::runtime::slots::Answer;
 use crate::runtime::stopped;
 use crate::wire::command::{Command, Dialect, RegisterStandby, SlotKind};
+use crate::wire::replication::ReceiverMessage;
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
 use crate::wire::{
     Authentication, BackendMessage, Column, ErrorFields, FirstPacket, Frame, FrontendDecoder,
@@ -236,6 +237,7 @@ impl Session {
                 FrontendMessage::Terminate => return Ok(()),
                 FrontendMessage::Sync => self.ready(),
                 FrontendMessage::Extended { .. } => self.refuse_extended(),
+                FrontendMessage::CopyData(payload) if self.native => self.told(payload),
                 // Remains of an ended copy.
                 _ => {}
             }
@@ -371,6 +373,13 @@ impl Session {
         let mut out = BytesMut::new();
         BackendMessage::ReadyForQuery(TransactionStatus::Idle).encode(&mut out);
         self.link.queue(out.freeze());
+    }
+
+    /// A standby that knows a newer timeline says so before it leaves, whether it streams or not.
+    fn told(&self, payload: Bytes) {
+        if let Ok(ReceiverMessage::Fence(fence)) = ReceiverMessage::decode(payload, true) {
+            self.core.claimed(fence.timeline, fence.opened);
+        }
     }
 
     fn refuse_extended(&mut self) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use mainstay_storage::{Lsn, WalEntry, WalReader};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
 
@@ -30,9 +30,10 @@ const BATCHES_MAX: usize = 1;
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Subscription {
-    batches: mpsc::Receiver<Batch>,
+    batches: mpsc::Receiver<Vec<WalEntry>>,
     entries: std::vec::IntoIter<WalEntry>,
-    failed: Option<mainstay_storage::Error>,
+    /// Why there are no more batches, if that is an error; told before they end.
+    failed: oneshot::Receiver<mainstay_storage::Error>,
 }
 
 impl Stream for Subscription {
@@ -43,13 +44,11 @@ impl Stream for Subscription {
             if let Some(entry) = self.entries.next() {
                 return Poll::Ready(Some(Ok(entry)));
             }
-            if let Some(error) = self.failed.take() {
-                return Poll::Ready(Some(Err(error.into())));
-            }
-            let Some((entries, failed)) = ready!(self.batches.poll_recv(context)) else {
-                return Poll::Ready(None);
+            let Some(entries) = ready!(self.batches.poll_recv(context)) else {
+                let failed = self.failed.try_recv().ok();
+                return Poll::Ready(failed.map(|error| Err(error.into())));
             };
-            (self.entries, self.failed) = (entries.into_iter(), failed);
+            self.entries = entries.into_iter();
         }
     }
 }
@@ -106,16 +105,21 @@ impl SubscribeSource {
     /// Starts to read, and returns where the entries come out. Dropping that ends the reading.
     pub(crate) fn spawn(self) -> Subscription {
         let (to, batches) = mpsc::channel(BATCHES_MAX);
+        let (fail, failed) = oneshot::channel();
         let core = self.core.clone();
-        core.subscriptions.spawn(self.run(to));
+        core.subscriptions.spawn(self.run(to, fail));
         Subscription {
             batches,
             entries: Vec::new().into_iter(),
-            failed: None,
+            failed,
         }
     }
 
-    async fn run(self, to: mpsc::Sender<Batch>) {
+    async fn run(
+        self,
+        to: mpsc::Sender<Vec<WalEntry>>,
+        fail: oneshot::Sender<mainstay_storage::Error>,
+    ) {
         let mut stopping = self.core.stopping.subscribe();
         // Nobody waits for a reader that does not read when this node stops.
         tokio::select! {
@@ -124,13 +128,13 @@ impl SubscribeSource {
             _ = to.closed() => {}
             error = self.feed(&to) => if let Some(error) = error {
                 // Whoever dropped the stream does not want to know.
-                let _ = to.send((Vec::new(), Some(error))).await;
+                let _ = fail.send(error);
             },
         }
     }
 
     /// Reads and sends until something ends it: an error, or the log with `None`.
-    async fn feed(self, to: &mpsc::Sender<Batch>) -> Option<mainstay_storage::Error> {
+    async fn feed(self, to: &mpsc::Sender<Vec<WalEntry>>) -> Option<mainstay_storage::Error> {
         let Self { core, mut reader } = self;
         loop {
             let upto = core.wal.commit().get().min(core.wal.flushed().get());
@@ -142,7 +146,7 @@ impl SubscribeSource {
             reader = moved;
             let more = !batch.is_empty();
             if more {
-                to.send((batch, None)).await.ok()?;
+                to.send(batch).await.ok()?;
             }
             if failed.is_some() {
                 return failed;
@@ -154,9 +158,11 @@ impl SubscribeSource {
     }
 }
 
-type Batch = (Vec<WalEntry>, Option<mainstay_storage::Error>);
-
-fn read_batch(reader: &mut WalReader, upto: Lsn) -> Batch {
+/// A batch, and why it is the last one.
+fn read_batch(
+    reader: &mut WalReader,
+    upto: Lsn,
+) -> (Vec<WalEntry>, Option<mainstay_storage::Error>) {
     let mut batch = Vec::new();
     let mut bytes = 0;
     while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {

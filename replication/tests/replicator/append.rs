@@ -1,5 +1,7 @@
 //! Appending: it needs nobody, and checks what it is given.
 
+use std::task::{Context, Waker};
+
 use bytes::Bytes;
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::{Error, WalReplicator};
@@ -220,4 +222,33 @@ async fn a_segment_arrives_whole_in_order_and_as_one_transaction() {
     assert_eq!(&next().await.data[..], b"after");
     b.stop().await.unwrap();
     a.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_large_segment_is_checked_on_a_thread_that_may_block() {
+    let dir = TempDir::new().unwrap();
+    let node = primary(dir.path(), None).await;
+    for (size, at_once) in [(1000, true), (3 << 20, false)] {
+        let bytes = Bytes::from(vec![7; size]);
+        let described = segment(&bytes);
+        let mut appending = Box::pin(node.append_segment(&described, bytes));
+        let mut context = Context::from_waker(Waker::noop());
+        let first = appending.as_mut().poll(&mut context);
+        assert_eq!(first.is_ready(), at_once, "{size} bytes");
+        if first.is_pending() {
+            within(appending).await.unwrap();
+        }
+        let other = WalSegment {
+            checksum: !described.checksum,
+            ..described
+        };
+        let mut appending = Box::pin(node.append_segment(&other, vec![7; size].into()));
+        let first = appending.as_mut().poll(&mut context);
+        assert_eq!(
+            first.is_ready(),
+            at_once,
+            "{size} bytes of another checksum"
+        );
+    }
+    node.stop().await.unwrap();
 }

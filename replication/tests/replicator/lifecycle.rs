@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use mainstay_replication::{Error, WalReplicator, WalStreamingConfig};
+use mainstay_replication::{Error, Role, WalReplicator, WalStreamingConfig};
 use mainstay_storage::Lsn;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use uuid::Uuid;
 
-use crate::support::{DEADLINE, config, primary, put, standby, until, within};
+use super::proxy::Proxy;
+use crate::support::{DEADLINE, config, flushed, primary, put, standby, until, within};
 
 #[tokio::test]
 async fn a_second_start_is_an_error_and_disturbs_nothing() {
@@ -235,4 +236,41 @@ async fn without_credentials_only_loopback_is_listened_on() {
         panic!("{refused:?}");
     };
     assert!(text.contains("credentials"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_node_that_is_started_again_is_a_primary() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    let lsn = a.append(put("kept")).await.unwrap();
+    until("the standby has it", || flushed(&b) > lsn).await;
+    a.stop().await.unwrap();
+    within(b.promote(true)).await.unwrap();
+    b.stop().await.unwrap();
+    b.start().await.unwrap();
+    assert_eq!(b.role(), Role::Primary);
+    assert_eq!(b.wal().unwrap().timeline().number, 2);
+    b.append(put("and goes on")).await.unwrap();
+    b.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_started_again_follows_whom_it_was_told_to() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    let line = Proxy::to(a.listen_addr().unwrap().to_string()).await;
+    b.follow(vec![line.address.clone()]).await.unwrap();
+    let told = ("a".to_owned(), line.address.clone());
+    for _ in 0..2 {
+        until("it follows by that address", || {
+            b.is_connected() && b.primary() == Some(told.clone())
+        })
+        .await;
+        b.stop().await.unwrap();
+        b.start().await.unwrap();
+    }
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mainstay_replication::protocol::level::Level;
+use mainstay_replication::protocol::liveness::Health;
 use mainstay_replication::{
     Error, ReplicationLag, Role, StandbyConfig, StreamState, SyncMode, WalReplicator,
     WalStreamingConfig, bootstrap,
@@ -310,5 +311,20 @@ async fn a_standby_refuses_to_append_and_knows_its_primary() {
     until("it is connected", || b.is_connected()).await;
     assert_eq!(b.primary(), Some(("a".to_owned(), address(&a))));
     b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_is_not_synchronized_before_its_policy_is_met() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), Some("ANY 1 (*)")).await;
+    assert_eq!(a.health(), Health::Syncing);
+    let b = standby(db.path(), "b", &a).await;
+    until("its standby has caught up", || {
+        a.health() == Health::Synchronized && b.health() == Health::Synchronized
+    })
+    .await;
+    b.stop().await.unwrap();
+    until("its standby is gone", || a.health() == Health::Broken).await;
     a.stop().await.unwrap();
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use mainstay_replication::{WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_replication::{Error, WalReplicator, WalStreamingConfig, bootstrap};
 use mainstay_storage::{Lsn, Result, Store, Transaction, WalEntry, WalEntryType};
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -18,6 +19,7 @@ struct Journal {
     file: PathBuf,
     lines: Lines,
     durable: Lsn,
+    closed: Arc<AtomicBool>,
 }
 
 impl Journal {
@@ -34,6 +36,7 @@ impl Journal {
             file,
             durable: last(&lines),
             lines: Arc::new(Mutex::new(lines)),
+            closed: Arc::default(),
         }
     }
 
@@ -62,6 +65,10 @@ impl Store for Journal {
 
     fn apply(&mut self, transaction: &Transaction) -> Result<()> {
         assert!(transaction.end > self.applied(), "given twice");
+        assert!(
+            !self.closed.load(Ordering::Acquire),
+            "used after it was closed"
+        );
         let texts = transaction
             .entries()
             .map(|entry| Ok(String::from_utf8_lossy(&entry?.data).into_owned()));
@@ -84,6 +91,8 @@ impl Store for Journal {
     }
 
     fn close(&mut self) -> Result<()> {
+        let closed = self.closed.swap(true, Ordering::AcqRel);
+        assert!(!closed, "closed twice");
         Ok(())
     }
 }
@@ -138,30 +147,20 @@ async fn a_store_gets_every_transaction_once_on_both_nodes_whatever_restarts() {
         if round % 4 == 3 {
             until("the standby applied it", || applied(&lines_b)).await;
         }
-        // Stopped, or dropped as a crash would leave it; reopened, or started again.
-        match round {
-            1 | 5 => {
-                b.stop().await.unwrap();
-                b.start().await.unwrap();
-            }
-            2 | 6 => {
-                let crashed = round == 6;
-                if !crashed {
-                    a.stop().await.unwrap();
-                }
-                drop(a);
-                (a, lines_a) = journalling(&at(&listen));
-                until_started(&a).await;
-            }
-            3 | 7 => {
-                drop(b);
-                (b, lines_b) = journalling(&config_b);
-                until_started(&b).await;
-            }
-            _ => {
-                a.stop().await.unwrap();
-                a.start().await.unwrap();
-            }
+        // Stopped, or dropped as a crash would leave it.
+        if round % 4 == 1 {
+            b.stop().await.unwrap();
+        } else if round == 2 || round % 4 == 0 {
+            a.stop().await.unwrap();
+        }
+        if round % 2 == 1 {
+            drop(b);
+            (b, lines_b) = journalling(&config_b);
+            until_started(&b).await;
+        } else {
+            drop(a);
+            (a, lines_a) = journalling(&at(&listen));
+            until_started(&a).await;
         }
     }
     until("the standby applied it all", || {
@@ -219,6 +218,7 @@ async fn only_whole_committed_transactions_are_applied() {
     until("the second is whole", || texts(&lines_b).len() == 2).await;
     // The standby restarts while the first is open, and still applies all of it.
     b.stop().await.unwrap();
+    let (b, lines_b) = journalling(&config_b);
     b.start().await.unwrap();
     a.append(in_tx(1, TxCommit, "")).await.unwrap();
     let expected = ["alone", "two", "one+uno"];
@@ -234,7 +234,8 @@ async fn only_whole_committed_transactions_are_applied() {
 async fn a_backup_taken_while_a_transaction_is_open_holds_all_of_it() {
     use WalEntryType::{Insert, TxBegin, TxCommit};
     let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (a, lines_a) = journalling(&config(da.path(), "a"));
+    let config_a = config(da.path(), "a");
+    let (a, lines_a) = journalling(&config_a);
     a.start().await.unwrap();
     for entry in [
         put("first"),
@@ -247,6 +248,7 @@ async fn a_backup_taken_while_a_transaction_is_open_holds_all_of_it() {
     until("it is applied", || texts(&lines_a).len() == 2).await;
     // Stopping makes the store durable past the beginning of the open transaction.
     a.stop().await.unwrap();
+    let (a, lines_a) = journalling(&config_a);
     a.start().await.unwrap();
     let config_b = following(&db, &a);
     within(bootstrap(&config_b)).await.unwrap();
@@ -261,4 +263,26 @@ async fn a_backup_taken_while_a_transaction_is_open_holds_all_of_it() {
     assert_eq!(texts(&lines_b), expected);
     b.stop().await.unwrap();
     a.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_closes_the_store_once_after_the_last_use_and_it_is_not_used_again() {
+    let dir = TempDir::new().unwrap();
+    let config = config(dir.path(), "a");
+    let journal = Journal::open(&dir.path().join("store"));
+    let (lines, closed) = (journal.lines.clone(), journal.closed.clone());
+    let node = WalReplicator::with_store(config.clone(), vec![], Box::new(journal));
+    node.start().await.unwrap();
+    node.append(put("one")).await.unwrap();
+    until("it is applied", || texts(&lines) == ["one"]).await;
+    assert!(!closed.load(Ordering::Acquire));
+    within(node.stop()).await.unwrap();
+    assert!(closed.load(Ordering::Acquire), "its store is open");
+    node.stop().await.unwrap();
+    let refused = node.start().await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    let (again, lines) = journalling(&config);
+    again.start().await.unwrap();
+    assert_eq!(texts(&lines), ["one"], "it was made durable before");
+    again.stop().await.unwrap();
 }

@@ -169,6 +169,41 @@ async fn a_subscription_whose_log_is_gone_says_so_with_a_gap() {
     node.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_failed_waits_for_nobody_to_read_why() {
+    let dir = TempDir::new().unwrap();
+    let node = thrifty(&dir).await;
+    let from = node.current_lsn().unwrap();
+    for n in 0..400 {
+        node.append(large(n)).await.unwrap();
+    }
+    let end = node.current_lsn().unwrap();
+    until("it is committed", || {
+        node.wal().unwrap().commit().get() == end
+    })
+    .await;
+    let mut slow = node.subscribe(from).unwrap();
+    assert_eq!(number(&next(&mut slow).await), 0);
+    node.checkpoint(end).await.unwrap();
+    // Into the second batch: the next one waits behind it, and then comes the gap.
+    for n in 1..8 {
+        assert_eq!(number(&next(&mut slow).await), n);
+    }
+    until("its task has ended", || node.subscription_count() == 0).await;
+    let mut expected = 8;
+    let failed = loop {
+        match within(slow.next()).await.expect("it ends with an error") {
+            Ok(entry) => assert_eq!(number(&entry), expected),
+            Err(error) => break error,
+        }
+        expected += 1;
+    };
+    let gap = matches!(failed, Error::Storage(mainstay_storage::Error::Gap { .. }));
+    assert!(gap, "{failed}");
+    assert!(within(slow.next()).await.is_none());
+    node.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_position_in_the_future_or_inside_an_entry_is_refused() {
     let dir = TempDir::new().unwrap();

@@ -137,6 +137,8 @@ pub struct CommitStatus {
     pub waiting_since: Option<Moment>,
     /// Whether confirming is suspended.
     pub suspended: bool,
+    /// Whether as many standbys are caught up as every policy needs.
+    pub met: bool,
     /// The policies that bind, oldest first.
     pub policies: Vec<BoundPolicy>,
     /// The connected native standbys by name.

@@ -2,16 +2,19 @@
 //!
 //! It tells what is known and decides nothing; who counts is the commit machine's business.
 
+use std::time::Duration;
+
 use mainstay_storage::Lsn;
 use uuid::Uuid;
 
 use super::{Connected, Core, State};
 use crate::cluster::Member;
-use crate::config::{StandbyConfig, StandbyState, StreamState};
+use crate::config::{Role, StandbyConfig, StandbyState, StreamState};
 use crate::error::{Error, Result};
 use crate::protocol::commit::Committer;
+use crate::protocol::liveness::{Health, LagAlarm, LagThresholds, PolicyStanding, primary_health};
 use crate::protocol::name::NodeName;
-use crate::protocol::progress::Positions;
+use crate::protocol::progress::{Lag, Positions};
 
 impl Core {
     /// All registered standbys, then those that are configured and never registered.
@@ -61,6 +64,36 @@ impl Core {
         states
     }
 
+    /// The one word for how replication fares here.
+    pub(crate) fn health(&self) -> Health {
+        match self.role() {
+            Role::Fenced => return Health::Broken,
+            Role::Standby if self.upstream().is_none() => return Health::Broken,
+            Role::Standby => return Health::Synchronized,
+            Role::Primary => {}
+        }
+        let now = self.clock.now();
+        let status = self.state.lock().committer.as_ref().map(Committer::status);
+        let standing = status.map(|status| PolicyStanding {
+            met: status.met && !status.suspended,
+            waiting: Lag {
+                bytes: status.flushed.bytes_since(status.commit),
+                time: status
+                    .waiting_since
+                    .map_or(Duration::ZERO, |since| now - since),
+            },
+        });
+        // Between two roles nothing is confirmed.
+        let standing = standing.unwrap_or(PolicyStanding {
+            met: false,
+            waiting: Lag::default(),
+        });
+        let thresholds = LagThresholds::default();
+        let standbys = self.standby_states();
+        let standbys = standbys.iter().map(|state| health_of(state, &thresholds));
+        primary_health(standbys, standing, &thresholds)
+    }
+
     /// An acknowledgement that did not come over a stream of ours.
     ///
     /// # Errors
@@ -101,6 +134,20 @@ impl Core {
     }
 }
 
+/// The word for a standby, as its primary sees it.
+fn health_of(state: &StandbyState, thresholds: &LagThresholds) -> Health {
+    let lag = Lag {
+        bytes: state.lag_bytes,
+        time: state.replay_lag,
+    };
+    match state.state {
+        StreamState::Disconnected => Health::Broken,
+        StreamState::Catchup => Health::Syncing,
+        StreamState::Streaming if thresholds.alarm(lag) == LagAlarm::None => Health::Synchronized,
+        StreamState::Streaming => Health::Lagging,
+    }
+}
+
 /// The standbys that are configured and never registered.
 fn absent(state: &State) -> impl Iterator<Item = &StandbyConfig> {
     let registered = &state.cluster.standbys;
@@ -127,8 +174,8 @@ pub(crate) fn never_seen(configured: &StandbyConfig) -> StandbyState {
         write_lsn: Lsn::ZERO,
         flush_lsn: Lsn::ZERO,
         replay_lsn: Lsn::ZERO,
-        write_lag: std::time::Duration::ZERO,
-        flush_lag: std::time::Duration::ZERO,
-        replay_lag: std::time::Duration::ZERO,
+        write_lag: Duration::ZERO,
+        flush_lag: Duration::ZERO,
+        replay_lag: Duration::ZERO,
     }
 }
