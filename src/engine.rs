@@ -22,8 +22,8 @@ use bytes::Bytes;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, Change, ConflictWindow, Disk, Draft, EntrySource, FlushGate, LogSource,
-    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Transaction, Wal,
-    WalEntry, WalEntryType, WriteSet, remove_spills,
+    LsmOptions, LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Timeline,
+    Transaction, Wal, WalEntry, WalEntryType, WriteSet, remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -63,8 +63,9 @@ pub(crate) struct Engine {
 struct Commits {
     window: ConflictWindow,
     next_tx: u64,
-    /// A large transaction that failed half-way and must be rolled back in the log first.
-    abandoned: Option<u64>,
+    /// A large transaction that failed half-way and must be rolled back in the log first, unless
+    /// its timeline ended, which does it too.
+    abandoned: Option<(u64, Timeline)>,
 }
 
 /// A transaction that has its place in the log.
@@ -261,7 +262,8 @@ impl Engine {
     fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
         let changes = writes.changes().collect::<Result<Vec<_>, _>>()?;
         let mut entries = Vec::with_capacity(changes.len() + 3);
-        entries.extend(commits.abandoned.map(roll_back));
+        let unit = self.wal.unit();
+        entries.extend(commits.roll_back(self.wal.timeline()));
         if let [change] = &changes[..] {
             entries.push(WalEntry::new(change.entry_type(), None, change.encode()));
         } else {
@@ -277,6 +279,7 @@ impl Engine {
             ));
         }
         let end = self.while_stalled(|| self.wal.append(&entries))?.end;
+        drop(unit);
         commits.abandoned = None;
         let inserted = self.while_stalled(|| self.store.insert(end, &changes));
         inserted.inspect_err(|_| self.writable.store(false, Ordering::Release))?;
@@ -287,12 +290,14 @@ impl Engine {
     /// committed, and inserts it from there.
     fn commit_large(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
         let id = commits.next_id();
-        let entries = commits.abandoned.map(roll_back);
+        let unit = self.wal.unit();
+        let timeline = self.wal.timeline();
+        let entries = commits.roll_back(timeline);
         let begin = WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new());
         let entries = entries.into_iter().chain([begin]).collect::<Vec<_>>();
         let first = self.while_stalled(|| self.wal.append(&entries))?;
         // From here on the log holds an open transaction until it is committed or rolled back.
-        commits.abandoned = Some(id);
+        commits.abandoned = Some((id, timeline));
         let mut chunk = Vec::new();
         let (mut chunk_bytes, mut bytes) = (0, 0);
         for change in writes.changes() {
@@ -313,6 +318,7 @@ impl Engine {
             Bytes::new(),
         ));
         let end = self.while_stalled(|| self.wal.append(&chunk))?.end;
+        drop(unit);
         commits.abandoned = None;
         let wal = self.wal.clone();
         let source = FromLog {
@@ -377,10 +383,12 @@ impl Commits {
         self.next_tx += 1;
         self.next_tx
     }
-}
 
-fn roll_back(id: u64) -> WalEntry {
-    WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new())
+    /// What must come first in the log while `timeline` is its current one.
+    fn roll_back(&self, timeline: Timeline) -> Option<WalEntry> {
+        let open = self.abandoned.filter(|(_, begun)| *begun == timeline);
+        open.map(|(id, _)| WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new()))
+    }
 }
 
 fn table_id(value: &[u8]) -> Result<TableId> {
@@ -423,5 +431,27 @@ impl EntrySource for FromLog {
             .entries(self.from, self.to)
             .map(|item| item.map(|(entry, _)| entry));
         Box::new(entries.filter(move |item| item.as_ref().map_or(true, ours)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_transaction_is_rolled_back_unless_a_new_timeline_did_it() {
+        let timeline = |number| Timeline {
+            number,
+            id: uuid::Uuid::from_u128(7),
+        };
+        let commits = Commits {
+            window: ConflictWindow::new(Lsn::ZERO),
+            next_tx: 5,
+            abandoned: Some((4, timeline(1))),
+        };
+        let first = commits.roll_back(timeline(1)).unwrap();
+        let found = (first.entry_type, first.tx_id);
+        assert_eq!(found, (WalEntryType::TxRollback, Some(4)));
+        assert!(commits.roll_back(timeline(2)).is_none());
     }
 }

@@ -4,6 +4,7 @@
 //!   accept ──▶ session (one task a connection) ──▶ walsender      log out, status in
 //!   follower ──▶ walreceiver (one task)                           log in, status out
 //!   watch_commits (one task)     flushed, timers ──▶ commit machine
+//!   keep_going (one task)        a primary that may not confirm ──▶ candidate machine
 //!   applicator (one thread)      log ──▶ store
 //!   subscription (one task each) log ──▶ a stream of entries
 //! ```
@@ -19,6 +20,7 @@ mod client;
 mod clock;
 mod core;
 mod follower;
+mod going_on;
 mod link;
 mod promise;
 pub(crate) mod promote;
@@ -44,6 +46,7 @@ pub(crate) use self::core::{CopyStore, Core, never_seen};
 pub(crate) use applicator::{Replay, SharedStore};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub(crate) use follower::Follower;
+pub(crate) use going_on::keep_going;
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
 

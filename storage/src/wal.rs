@@ -59,7 +59,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::control::Control;
@@ -136,6 +136,10 @@ struct Inner {
     dir: PathBuf,
     size: SegmentSize,
     identity: Identity,
+    /// Whether it had been closed properly.
+    clean: bool,
+    /// Read while entries that belong together are appended, written while a timeline begins.
+    units: RwLock<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
 }

@@ -21,7 +21,7 @@ const COLUMNS_MAX: usize = 100;
 const LONG_FILES: [(&str, usize); 16] = [
     ("replication/src/protocol/commit.rs", 425),
     ("replication/src/protocol/promotion/candidate.rs", 550),
-    ("replication/src/protocol/promotion/model.rs", 700),
+    ("replication/src/protocol/promotion/model.rs", 650),
     ("replication/src/protocol/receiver.rs", 525),
     ("replication/src/protocol/sender.rs", 500),
     ("replication/src/protocol/slot.rs", 450),
@@ -39,7 +39,7 @@ const LONG_FILES: [(&str, usize); 16] = [
 
 /// Functions that are longer, and how long each may be. Only to be turned down.
 const LONG_FUNCTIONS: [(&str, &str, usize); 1] =
-    [("storage/src/wal/directory.rs", "open_locked", 101)];
+    [("storage/src/wal/directory.rs", "open_locked", 99)];
 
 /// Files with lines that are longer, and how many. Only to be turned down.
 const LONG_LINES: [(&str, usize); 7] = [

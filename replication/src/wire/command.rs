@@ -164,7 +164,7 @@ pub enum SnapshotAction {
     Nothing,
 }
 
-/// `PROMISE_TIMELINE n 'id' 'candidate name' 'candidate host:port'`
+/// `PROMISE_TIMELINE n 'id' 'candidate name' 'candidate host:port' [(n 'id', ...)]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromiseTimeline {
     /// The timeline the candidate asks the member to accept.
@@ -173,6 +173,9 @@ pub struct PromiseTimeline {
     pub candidate: String,
     /// Where it can be reached.
     pub address: String,
+    /// The timelines opened in its log, if it is a restarted primary that only continues them;
+    /// else none.
+    pub continues: Vec<Timeline>,
 }
 
 /// `REGISTER_STANDBY 'name' 'node id' 'incarnation' 'host:port'`

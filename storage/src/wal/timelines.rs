@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::RwLockReadGuard;
 use uuid::Uuid;
 
 use crate::control::CONFIG_BYTES_MAX;
@@ -41,6 +42,35 @@ impl Wal {
                 .map_err(|error| Error::Invalid(error.to_string()))?;
             Ok((opened, end))
         })
+    }
+
+    /// Whether this log had been closed properly when it was opened, or is new.
+    pub fn was_clean(&self) -> bool {
+        self.inner.clean
+    }
+
+    /// While this is held no timeline begins, so that entries which belong together are not torn
+    /// apart by the `NewTimeline` that rolls back what is open. For appends alone: whoever waits
+    /// for a commit meanwhile may wait for ever.
+    pub fn unit(&self) -> RwLockReadGuard<'_, ()> {
+        self.inner.units.read()
+    }
+
+    /// As [`open_timeline`](Self::open_timeline), with its `NewTimeline` entry and `also` behind
+    /// it, between two [`unit`](Self::unit)s of appenders. Returns the fork, and where the last
+    /// entry ends.
+    ///
+    /// # Errors
+    /// As [`open_timeline`](Self::open_timeline) and [`append`](Self::append).
+    pub fn begin_timeline(
+        &self,
+        next: Timeline,
+        reason: &str,
+        also: &[WalEntry],
+    ) -> Result<(Lsn, Lsn)> {
+        let _alone = self.inner.units.write();
+        let fork = self.open_timeline(next, reason)?;
+        Ok((fork, self.append_new_timeline(also)?.end))
     }
 
     /// Adopts the history of a primary whose log continues ours, as its standby.

@@ -4,7 +4,7 @@
 //! parse is PostgreSQL's bare "syntax error"; what parses and cannot be meant gets the message
 //! and code PostgreSQL gives it. It knows no state of the server.
 
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_storage::{HISTORY_ENTRIES_MAX, Lsn, Timeline};
 use uuid::Uuid;
 
 use super::lexer::{Lexer, Token, continues_word, is_blank};
@@ -360,7 +360,22 @@ impl<'a> Parser<'a> {
             timeline: Timeline { number, id },
             candidate: self.text()?,
             address: self.text()?,
+            continues: self.timelines()?,
         }))
+    }
+
+    fn timelines(&mut self) -> Result<Vec<Timeline>> {
+        let mut listed = Vec::new();
+        let mut more = self.take_mark('(')?;
+        while more {
+            let (number, id) = (self.timeline_number()?, self.uuid()?);
+            listed.push(Timeline { number, id });
+            more = self.take_mark(',')?;
+            if listed.len() > HISTORY_ENTRIES_MAX || !(more || self.take_mark(')')?) {
+                return Err(WireError::syntax());
+            }
+        }
+        Ok(listed)
     }
 
     fn register(&mut self) -> Result<Command> {

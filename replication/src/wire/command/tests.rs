@@ -291,8 +291,15 @@ fn native_words_are_commands_only_to_native_peers() {
             timeline: Timeline { number: 3, id },
             candidate: "a b".to_owned(),
             address: "host:5433".to_owned(),
+            continues: Vec::new(),
         }))
     );
+    let restart = format!("{} (1 '{ID}', 2 '{ID}')", words[2]);
+    let Ok(Command::PromiseTimeline(promise)) = Command::parse(&restart, NATIVE) else {
+        panic!("{restart}");
+    };
+    let continues = [1, 2].map(|number| Timeline { number, id });
+    assert_eq!(promise.continues, continues);
     let start = format!("START_REPLICATION 0/0 TIMELINE 2 (timeline_id '{ID}')");
     assert_eq!(refused(&start), ("42601".into(), "syntax error".into()));
     assert_eq!(
@@ -309,6 +316,10 @@ fn native_words_are_commands_only_to_native_peers() {
         "START_REPLICATION 0/0 TIMELINE 2 (other 'x')".to_owned(),
         format!("START_REPLICATION 0/0 (timeline_id '{ID}')"),
         format!("PROMISE_TIMELINE 0 '{ID}' {address}"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} ()"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} (1 '{ID}'"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} (1 '{ID}' 2 '{ID}')"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} (0 '{ID}')"),
         format!("PROMISE_TIMELINE 1 '{}' {address}", ID.replace('-', "")),
         "IDENTIFY_NODE 1".to_owned(),
     ] {
@@ -477,6 +488,20 @@ fn any_backup() -> impl Strategy<Value = BackupOptions> {
     )
 }
 
+fn any_promise() -> impl Strategy<Value = Command> {
+    let timelines = prop::collection::vec((1..=u32::MAX, any_uuid()), 1..5);
+    (timelines, any_text(), any_text()).prop_map(|(timelines, candidate, address)| {
+        let timelines = timelines.into_iter();
+        let mut all = timelines.map(|(number, id)| Timeline { number, id });
+        Command::PromiseTimeline(PromiseTimeline {
+            timeline: all.next().unwrap(),
+            candidate,
+            address,
+            continues: all.collect(),
+        })
+    })
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let start = (
         prop::option::of(any_name()),
@@ -525,15 +550,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         }),
         (1..=u32::MAX).prop_map(|timeline| Command::TimelineHistory { timeline }),
         any_backup().prop_map(Command::BaseBackup),
-        (1..=u32::MAX, any_uuid(), any_text(), any_text()).prop_map(
-            |(number, id, candidate, address)| {
-                Command::PromiseTimeline(PromiseTimeline {
-                    timeline: Timeline { number, id },
-                    candidate,
-                    address,
-                })
-            }
-        ),
+        any_promise(),
         (any_text(), any_uuid(), any_uuid(), any_text()).prop_map(
             |(name, node, incarnation, address)| {
                 Command::RegisterStandby(RegisterStandby {
