@@ -223,7 +223,8 @@ mod tests {
         let end = wal.appended();
         let engine = Engine::open(wal, LsmOptions::default(), end).unwrap();
         engine.wal.set_commit_follows(false);
-        engine.set_remote(RemotePositions::nobody(&engine.wal), true);
+        let (written, applied) = (Signal::new(Lsn::ZERO), Signal::new(Lsn::ZERO));
+        engine.set_remote(RemotePositions { written, applied }, true);
         engine.open_for_writes();
         engine
     }

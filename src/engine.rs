@@ -26,7 +26,8 @@ use std::time::Duration;
 use mainstay_replication::protocol::level::Level;
 use mainstay_storage::{
     Applicator, CATALOG, ConflictWindow, Disk, Draft, Error as StorageError, FlushGate, LsmOptions,
-    LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Wal, WriteSet, remove_spills,
+    LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Timeline, Wal, WriteSet,
+    remove_spills,
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -67,8 +68,9 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 struct Commits {
     next_tx: u64,
-    /// A large transaction that failed half-way and must be rolled back in the log first.
-    abandoned: Option<u64>,
+    /// A large transaction that failed half-way and must be rolled back in the log first, unless
+    /// its timeline ended, which does it too.
+    abandoned: Option<(u64, Timeline)>,
 }
 
 /// From where on an insert into the store waits for something.

@@ -175,8 +175,9 @@ impl WalReplicator {
     /// means computed, any other is verified.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::NotPrimary`], and the log's: `NotContiguous`, `Refused`,
-    /// `TooLarge`, `Full`, `Poisoned`. Nothing was appended then.
+    /// [`Error::NotRunning`], [`Error::NotPrimary`], [`Error::Refused`] for a transaction that a
+    /// new timeline rolled back, and the log's: `NotContiguous`, `Refused`, `TooLarge`, `Full`,
+    /// `Poisoned`. Nothing was appended then.
     pub async fn append(&self, entry: WalEntry) -> Result<Lsn> {
         Ok(self.append_all(vec![entry]).await?.start)
     }
@@ -196,15 +197,15 @@ impl WalReplicator {
         if !core.is_primary() {
             return Err(Error::NotPrimary);
         }
-        let wal = core.wal.clone();
+        let wal = &core.wal;
         let bytes = entries.iter().map(|entry| entry.data.len()).sum::<usize>();
         let slow = bytes > BYTES_SLOW
             || wal.appended().bytes_since(wal.flushed().get()) > UNFLUSHED_BYTES_SLOW;
         if !slow {
-            return Ok(wal.append(&entries)?);
+            return core.append(&entries);
         }
-        let appended = tokio::task::spawn_blocking(move || wal.append(&entries)).await;
-        Ok(appended.map_err(|error| Error::Invalid(error.to_string()))??)
+        let appended = tokio::task::spawn_blocking(move || core.append(&entries)).await;
+        appended.map_err(|error| Error::Invalid(error.to_string()))?
     }
 
     /// Waits until the entry that starts at `lsn` has reached `level`.

@@ -4,6 +4,7 @@
 //!   accept ──▶ session (one task a connection) ──▶ walsender      log out, status in
 //!   follower ──▶ walreceiver (one task)                           log in, status out
 //!   watch_commits (one task)     flushed, timers ──▶ commit machine
+//!   keep_going (one task)        a primary that may not confirm ──▶ candidate machine
 //!   applicator (one thread)      log ──▶ store
 //!   subscription (one task each) log ──▶ a stream of entries
 //! ```
@@ -20,6 +21,7 @@ mod client;
 mod clock;
 mod core;
 mod follower;
+mod going_on;
 mod handover;
 mod link;
 mod promise;
@@ -52,6 +54,7 @@ pub use bootstrap::{
 };
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
+pub(crate) use going_on::keep_going;
 pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use subscription::SubscribeSource;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mainstay_storage::{
-    Change, Draft, EntrySource, Error as StorageError, LogSource, LsmReader, Lsn, Transaction, Wal,
-    WalEntry, WalEntryType, WriteSet,
+    Change, Draft, EntrySource, Error as StorageError, LogSource, LsmReader, Lsn, Timeline,
+    Transaction, Wal, WalEntry, WalEntryType, WriteSet,
 };
 use parking_lot::MutexGuard;
 
@@ -85,7 +85,8 @@ impl Engine {
     fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
         let changes = writes.changes().collect::<Result<Vec<_>, _>>()?;
         let mut entries = Vec::with_capacity(changes.len() + 3);
-        entries.extend(commits.abandoned.map(roll_back));
+        let unit = self.wal.unit();
+        entries.extend(commits.roll_back(self.wal.timeline()));
         if let [change] = &changes[..] {
             entries.push(WalEntry::new(change.entry_type(), None, change.encode()));
         } else {
@@ -101,6 +102,7 @@ impl Engine {
             ));
         }
         let end = self.while_stalled(|| self.wal.append(&entries))?.end;
+        drop(unit);
         commits.abandoned = None;
         let inserted = self.while_stalled(|| self.store.insert(end, &changes));
         inserted.map_err(|error| self.not_inserted(end, &error))?;
@@ -111,12 +113,14 @@ impl Engine {
     /// committed, and inserts it from there.
     fn commit_large(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
         let id = commits.next_id();
-        let entries = commits.abandoned.map(roll_back);
+        let unit = self.wal.unit();
+        let timeline = self.wal.timeline();
+        let entries = commits.roll_back(timeline);
         let begin = WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new());
         let entries = entries.into_iter().chain([begin]).collect::<Vec<_>>();
         let first = self.while_stalled(|| self.wal.append(&entries))?;
         // From here on the log holds an open transaction until it is committed or rolled back.
-        commits.abandoned = Some(id);
+        commits.abandoned = Some((id, timeline));
         let mut chunk = Vec::new();
         let (mut chunk_bytes, mut bytes) = (0, 0);
         for change in writes.changes() {
@@ -137,6 +141,7 @@ impl Engine {
             Bytes::new(),
         ));
         let end = self.while_stalled(|| self.wal.append(&chunk))?.end;
+        drop(unit);
         commits.abandoned = None;
         let wal = self.wal.clone();
         let source = FromLog {
@@ -173,10 +178,12 @@ impl Commits {
         self.next_tx += 1;
         self.next_tx
     }
-}
 
-fn roll_back(id: u64) -> WalEntry {
-    WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new())
+    /// What must come first in the log while `timeline` is its current one.
+    fn roll_back(&self, timeline: Timeline) -> Option<WalEntry> {
+        let open = self.abandoned.filter(|(_, begun)| *begun == timeline);
+        open.map(|(id, _)| WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new()))
+    }
 }
 
 /// A large transaction's entries, read from the log.

@@ -36,7 +36,9 @@
 //! What this room does not do: it does not know transactions, peers, policies or clocks; the time
 //! of a segment's creation is asked of a function it is given.
 
+mod append;
 mod check;
+mod cut;
 mod directory;
 mod inspect;
 mod log_file;
@@ -54,19 +56,17 @@ mod timelines;
 mod unfinished;
 mod writer;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::control::Control;
 use crate::disk::{Disk, DiskLock};
-use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::signal::Signal;
@@ -85,9 +85,7 @@ pub use segment::{
 pub use unfinished::{BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR};
 pub use writer::QUEUE_BYTES_MAX;
 
-use record::PayloadCrc;
-use scan::{Scan, Step};
-use writer::{Shared, Unplaced};
+use writer::Shared;
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -140,6 +138,10 @@ struct Inner {
     dir: PathBuf,
     size: SegmentSize,
     identity: Identity,
+    /// Whether it had been closed properly.
+    clean: bool,
+    /// Read while entries that belong together are appended, written while a timeline begins.
+    units: RwLock<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
@@ -210,116 +212,6 @@ impl Wal {
     /// Raises the commit position. A position beyond what is flushed here counts only up to that.
     pub fn advance_commit(&self, to: Lsn) {
         self.shared().advance_commit(to);
-    }
-
-    /// Appends `entries`, contiguous and in order, and returns from where the first starts to where
-    /// the last ends. Does not wait for the disk; waits for room when [`QUEUE_BYTES_MAX`] bytes are
-    /// queued already.
-    ///
-    /// An entry's `lsn` of zero means assigned, any other must be where it lands. Its `checksum` of
-    /// zero means computed, any other is verified.
-    ///
-    /// # Errors
-    /// [`Error::NotContiguous`], [`Error::Refused`] on a wrong checksum, [`Error::TooLarge`] over a
-    /// quarter of the segment, [`Error::Invalid`] for a type that only the log writes,
-    /// [`Error::Full`], [`Error::Poisoned`], [`Error::Closed`]. Nothing was appended then.
-    pub fn append(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
-        if let Some(entry) = entries.iter().find(|entry| entry.entry_type.is_internal()) {
-            let entry_type = entry.entry_type;
-            return Err(Error::Invalid(format!(
-                "{entry_type:?} is written by the log itself"
-            )));
-        }
-        self.append_any(entries)
-    }
-
-    /// As [`append`](Self::append), for the log's own `NewTimeline` and `Config` too. Segment
-    /// headers and fillers are placed by the writer alone.
-    pub(crate) fn append_any(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
-        let records = entries
-            .iter()
-            .map(|entry| self.unplaced(entry))
-            .collect::<Result<_>>()?;
-        let (start, end) = self.shared().append(records)?;
-        Ok(start..end)
-    }
-
-    fn unplaced(&self, entry: &WalEntry) -> Result<Unplaced> {
-        let (size, max) = (entry.data.len(), self.inner.size.payload_max());
-        if size > max {
-            let (size, max) = (size as u64, max as u64);
-            return Err(Error::TooLarge {
-                what: "an entry's data",
-                size,
-                max,
-            });
-        }
-        let crc = PayloadCrc::of(&entry.data);
-        if entry.checksum != 0 && entry.checksum != crc.value() {
-            let (given, found) = (entry.checksum, crc.value());
-            let why = format!("its data have checksum {found:08x}, not {given:08x} as stated");
-            return Err(Error::Refused { at: entry.lsn, why });
-        }
-        Ok(Unplaced {
-            entry_type: entry.entry_type,
-            tx_id: entry.tx_id.unwrap_or(0),
-            payload: entry.data.clone(),
-            crc,
-            at: (!entry.lsn.is_zero()).then_some(entry.lsn),
-        })
-    }
-
-    /// Appends log as the primary wrote it: `bytes` start at `at`, the end of this log. Takes the
-    /// whole records they begin with, after checking each, and returns the new end; the caller
-    /// keeps the rest until more comes.
-    ///
-    /// # Errors
-    /// [`Error::NotContiguous`], [`Error::Refused`] when a record is not valid here (another
-    /// cluster, timeline or place, or damaged), and as [`append`](Self::append). Nothing was
-    /// appended then.
-    pub fn append_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
-        let shared = self.shared();
-        let mut queue = shared.lock_for_raw(bytes.len())?;
-        // Not before: the timeline may change while this waits for room.
-        let owner = shared.owner.read().clone();
-        let expected = queue.cursor.next;
-        if at != expected {
-            return Err(Error::NotContiguous { expected, got: at });
-        }
-        let prev_crc = queue.last_crc.flatten();
-        let mut scan = Scan::new(&owner, bytes, at, prev_crc);
-        let mut configs = Vec::new();
-        // Zeros at the end of a segment come with the record after them: no log ends behind them.
-        let mut len = 0;
-        loop {
-            let record = scan.remaining();
-            match scan.step() {
-                Ok(Step::Record { at, parsed }) => {
-                    owner.check_first(at, &parsed, record).map_err(|why| {
-                        let why = why.to_owned();
-                        Error::Refused { at, why }
-                    })?;
-                    len = bytes.len() - scan.remaining().len();
-                    if parsed.head.entry_type == WalEntryType::Config {
-                        let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
-                        configs.push((scan.at(), bytes.slice_ref(payload)));
-                    }
-                }
-                Ok(Step::Rest { .. }) => {}
-                Err(record::Invalid::Short) => break,
-                Err(why) => {
-                    return Err(Error::Refused {
-                        at: scan.at(),
-                        why: why.to_string(),
-                    });
-                }
-            }
-        }
-        if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
-            shared.append_raw(&mut queue, bytes.slice(..len), crc);
-            shared.configs.lock().append(&mut configs);
-        }
-        Ok(queue.cursor.next)
     }
 
     /// What is durably promised, as of now.

@@ -18,10 +18,10 @@ const COLUMNS_MAX: usize = 100;
 
 /// Files that are longer, and how long each may be: their size, rounded up to the next 25 lines.
 /// Only to be turned down. Nothing but these may pass 600.
-const LONG_FILES: [(&str, usize); 14] = [
+const LONG_FILES: [(&str, usize); 13] = [
     ("replication/src/protocol/commit.rs", 425),
     ("replication/src/protocol/promotion/candidate.rs", 550),
-    ("replication/src/protocol/promotion/model.rs", 700),
+    ("replication/src/protocol/promotion/model.rs", 650),
     ("replication/src/protocol/receiver.rs", 525),
     ("replication/src/protocol/sender.rs", 500),
     ("replication/src/protocol/slot.rs", 450),
@@ -29,7 +29,6 @@ const LONG_FILES: [(&str, usize); 14] = [
     ("replication/src/runtime/session.rs", 550),
     ("replication/src/runtime/walreceiver.rs", 550),
     ("replication/src/runtime/walsender.rs", 475),
-    ("storage/src/wal.rs", 450),
     ("storage/src/wal/directory.rs", 450),
     ("storage/src/wal/recovery.rs", 600),
     ("storage/src/wal/writer.rs", 500),
@@ -37,7 +36,7 @@ const LONG_FILES: [(&str, usize); 14] = [
 
 /// Functions that are longer, and how long each may be. Only to be turned down.
 const LONG_FUNCTIONS: [(&str, &str, usize); 1] =
-    [("storage/src/wal/directory.rs", "open_locked", 101)];
+    [("storage/src/wal/directory.rs", "open_locked", 99)];
 
 /// Files with lines that are longer, and how many. Only to be turned down.
 const LONG_LINES: [(&str, usize); 7] = [

@@ -25,6 +25,7 @@ use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 
 mod acceptor;
 mod candidate;
+mod going_on;
 mod refusal;
 
 pub use acceptor::{
@@ -35,6 +36,7 @@ pub use candidate::{
     Action as CandidateAction, Candidate, CandidateConfig, CandidateStatus,
     Event as CandidateEvent, Phase,
 };
+pub use going_on::{ATTEMPT_BACKOFF_BASE, ATTEMPT_BACKOFF_MAX, Beginning, Standstill, standstill};
 pub use refusal::{Notice, Refusal};
 
 /// Where a log ends.

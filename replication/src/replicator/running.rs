@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Inner, STOP_DEADLINE};
-use crate::config::WalStreamingConfig;
+use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
 
@@ -107,6 +107,9 @@ impl Inner {
         core.check_role()?;
         check_node_id(&self.config, &core.wal)?;
         runtime::remove_left_copies(&core.wal);
+        if core.is_primary() {
+            core.begin()?;
+        }
         if let Some(listener) = listener {
             let at = listener.local_addr().map_err(|source| Error::Connection {
                 peer: "this node".to_owned(),
@@ -117,11 +120,12 @@ impl Inner {
             running.tasks.spawn(runtime::accept(core.clone(), listener));
         }
         if core.is_primary() {
-            core.become_primary(Lsn::ZERO)?;
+            core.become_primary(&Role::Primary, Lsn::ZERO)?;
         } else {
             core.wal.set_commit_follows(false);
         }
         running.tasks.spawn(runtime::watch_commits(core.clone()));
+        running.tasks.spawn(runtime::keep_going(core.clone()));
         if store.is_none() {
             running.tasks.spawn(runtime::watch_applied(core.clone()));
         }

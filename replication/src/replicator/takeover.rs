@@ -8,7 +8,7 @@ use mainstay_storage::Lsn;
 use super::WalReplicator;
 use super::running::Given;
 use crate::error::{Error, Result};
-use crate::protocol::commit::Event;
+use crate::protocol::promotion::Standstill;
 use crate::runtime::{Follower, promote, tell};
 
 /// What a promotion led to.
@@ -41,6 +41,7 @@ impl WalReplicator {
             ));
         }
         let old = running.core.cluster().primary;
+        let was = running.core.role();
         let opened = promote::run(&running.core, force, &mut running.follower).await;
         let opened = match opened {
             Ok(opened) => opened,
@@ -61,9 +62,9 @@ impl WalReplicator {
             let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
             stopped.map_err(|error| Error::Invalid(error.to_string()))?;
         }
-        running.core.become_primary(opened.promotion.end)?;
+        running.core.become_primary(&was, opened.promotion.end)?;
         if opened.overtaken {
-            running.core.commit_event(Event::Suspended(true));
+            running.core.suspend(Standstill::Outbid);
         }
         running.core.switched.send_modify(|count| *count += 1);
         if old.name != running.core.name && !old.address.is_empty() {
@@ -84,6 +85,8 @@ impl WalReplicator {
             let text = "this node is the primary; another node must be promoted first";
             return Err(Error::Refused(text.to_owned()));
         }
+        // A primary that is fenced may still be opening a timeline.
+        let _changing = running.core.changing.lock().await;
         *self.inner.upstreams.lock() = Some(upstreams.clone());
         if let Some(follower) = &mut running.follower
             && follower.follow(upstreams.clone()).await

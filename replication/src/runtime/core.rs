@@ -9,12 +9,14 @@
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
 //! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
 //! and carry out their actions: `primary` for commits, `registry` for standbys and their streams,
-//! `retention` for log that is kept. This one holds what they share, and knows no connection.
+//! `retention` for log that is kept, `units` for transactions that are open. This one holds what
+//! they share, and knows no connection.
 
 mod primary;
 mod registry;
 mod retention;
 mod standbys;
+mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Signal, Wal};
+use mainstay_storage::{Lsn, Signal, Timeline, Wal};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -35,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
 use crate::protocol::progress::LagSamples;
+use crate::protocol::promotion::Standstill;
 use crate::runtime::clock::Clock;
 use crate::runtime::follower::Divergence;
 use crate::runtime::handover::TakeOverRequest;
@@ -47,6 +50,7 @@ use crate::time::Moment;
 use registry::Connected;
 use retention::Pins;
 pub(crate) use standbys::never_seen;
+use units::OpenUnits;
 
 /// What one node's tasks share.
 #[derive(Debug)]
@@ -83,6 +87,13 @@ pub(crate) struct Core {
     pub(crate) promising: tokio::sync::Mutex<()>,
     /// Tells a candidacy of this node's own that it was overtaken, and waits until it knows.
     pub(crate) candidacy: Mutex<Option<mpsc::Sender<Overtaken>>>,
+    /// Why this primary may not confirm, and must ask before it goes on.
+    pub(crate) standstill: watch::Sender<Option<Standstill>>,
+    /// The timeline on which this node was started; transactions that it does not know began there.
+    pub(crate) started_on: Timeline,
+    units: Mutex<OpenUnits>,
+    /// Held while a timeline is asked for or somebody is begun to be followed.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
     state: Mutex<State>,
@@ -129,6 +140,7 @@ impl Core {
         copy_store: Option<CopyStore>,
     ) -> Result<Self> {
         let slots = Slots::open(wal.clone())?;
+        let started_on = wal.timeline();
         let name: NodeName = config
             .name
             .parse()
@@ -174,6 +186,10 @@ impl Core {
             pins: Arc::default(),
             promising: tokio::sync::Mutex::new(()),
             candidacy: Mutex::new(None),
+            standstill: watch::Sender::new(None),
+            started_on,
+            units: Mutex::default(),
+            changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
             state: Mutex::new(state),
             config,

@@ -6,17 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, Wal};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory, Wal};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::config::Role;
 use crate::error::{Error, Result};
-use crate::protocol::commit::Event as CommitEvent;
 use crate::protocol::promotion::{
     Acceptor, AcceptorAction, AcceptorEvent, LogEnd, ProbeAnswer, Promise, PromiseRefusal,
-    PromiseRequest, Promises, Purpose, Role as ProbedRole,
+    PromiseRequest, Promises, Purpose, Role as ProbedRole, Standstill,
 };
 use crate::runtime::core::Core;
 use crate::runtime::follower;
@@ -92,11 +91,14 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
     let failed = |error: String| Box::new(ErrorFields::error(sqlstate::INTERNAL_ERROR, error));
     let candidate = asked.candidate.parse();
     let candidate = candidate.map_err(|error| failed(format!("{error}")))?;
+    let opened = timelines(&asked.continues).map_err(|error| failed(error.to_string()))?;
     let request = PromiseRequest {
         candidate,
         timeline: asked.timeline,
-        purpose: Purpose::Promote,
-        opened: (*core.wal.history()).clone(),
+        purpose: opened
+            .as_ref()
+            .map_or(Purpose::Promote, |_| Purpose::Restart),
+        opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
     let promise = make(core, request, Some(&asked.address)).await;
     let promise = promise.map_err(|error| failed(error.to_string()))?;
@@ -126,6 +128,52 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
     };
     let columns = columns.map(Column::text).to_vec();
     Ok(ResultSet::new(columns, "PROMISE_TIMELINE").with_row(Row::new(row)))
+}
+
+/// The timelines that a restarted primary continues, as a history; `None` for other candidates.
+/// Where each begins is not told, and does not matter.
+fn timelines(continues: &[Timeline]) -> Result<Option<TimelineHistory>> {
+    let Some((first, rest)) = continues.split_first() else {
+        return Ok(None);
+    };
+    let mut history = TimelineHistory::new(*first, Lsn::ZERO);
+    for next in rest {
+        let opened = history.open(*next, Lsn::ZERO, "");
+        opened.map_err(|error| Error::Invalid(error.to_string()))?;
+    }
+    Ok(Some(history))
+}
+
+/// Gives up `timeline`, which this node asked for itself and will never open.
+///
+/// # Errors
+/// Disk errors; it stays bound then.
+pub(crate) async fn give_up(core: &Arc<Core>, timeline: Timeline) -> Result<()> {
+    let _one_at_a_time = core.promising.lock().await;
+    let control = core.wal.control();
+    if control.attempted() != Some(timeline) {
+        return Ok(());
+    }
+    let promises = Promises {
+        others: control.promised(),
+        own: control.attempted(),
+    };
+    let mut acceptor = Acceptor::new(core.name.clone(), promises, core.wal.timeline());
+    let mut actions = Vec::new();
+    acceptor.on(AcceptorEvent::GivenUp, &mut actions);
+    if let Some(AcceptorAction::PersistLapse(left)) = actions.pop() {
+        save(core, left).await?;
+    }
+    Ok(())
+}
+
+async fn save(core: &Arc<Core>, promises: Promises) -> Result<()> {
+    let wal = core.wal.clone();
+    let saved =
+        tokio::task::spawn_blocking(move || wal.save_promises(promises.others, promises.own));
+    Ok(saved
+        .await
+        .map_err(|error| Error::Invalid(error.to_string()))??)
 }
 
 /// Reads the answer to PROMISE_TIMELINE.
@@ -167,13 +215,7 @@ pub(crate) async fn make(
     while let Some(action) = actions.pop() {
         match action {
             AcceptorAction::Persist(promises) | AcceptorAction::PersistLapse(promises) => {
-                let wal = core.wal.clone();
-                let saved = tokio::task::spawn_blocking(move || {
-                    wal.save_promises(promises.others, promises.own)
-                });
-                saved
-                    .await
-                    .map_err(|error| Error::Invalid(error.to_string()))??;
+                save(core, promises).await?;
                 leave_older(core, timeline, address).await?;
                 acceptor.on(AcceptorEvent::Persisted(log_end(&core.wal)), &mut actions);
             }
@@ -198,7 +240,7 @@ async fn leave_older(core: &Arc<Core>, timeline: Timeline, address: Option<&str>
         told.await.map_err(busy)?;
     }
     if core.role() == Role::Primary {
-        core.commit_event(CommitEvent::Suspended(true));
+        core.suspend(Standstill::Outbid);
     }
     if let (Some(orders), Some(address)) = (core.orders(), address) {
         follower::leave(&orders, timeline, address.to_owned()).await;

@@ -7,19 +7,18 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, WalEntry, WalEntryType};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::cluster::ClusterConfig;
+use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
-use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{
-    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, PromiseRequest,
-    Purpose,
+    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, Phase,
+    PromiseRequest, Purpose, Standstill,
 };
 use crate::replicator::Promotion;
 use crate::runtime::client::Client;
@@ -57,69 +56,118 @@ pub(crate) async fn run(
     force: bool,
     follower: &mut Option<Follower>,
 ) -> Result<Opened> {
-    let (tell, overtaken) = mpsc::channel(1);
-    *core.candidacy.lock() = Some(tell);
-    let opened = attempt(core, force, follower, overtaken).await;
-    *core.candidacy.lock() = None;
-    opened
+    let _changing = core.changing.lock().await;
+    let config = config(core, Purpose::Promote, force)?;
+    attempt(core, config, follower).await
+}
+
+/// Runs one attempt of a primary to go on, and serves on the timeline that it opened.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn go_on(core: &Arc<Core>, purpose: Purpose) -> Result<()> {
+    let _changing = core.changing.lock().await;
+    if !core.is_primary() {
+        core.standstill.send_replace(None);
+        return Ok(());
+    }
+    let config = config(core, purpose, false)?;
+    let opened = attempt(core, config, &mut None).await?;
+    core.become_primary(&Role::Primary, opened.promotion.end)?;
+    if opened.overtaken {
+        core.suspend(Standstill::Outbid);
+    }
+    core.switched.send_modify(|count| *count += 1);
+    Ok(())
 }
 
 async fn attempt(
     core: &Arc<Core>,
-    force: bool,
+    config: CandidateConfig,
     follower: &mut Option<Follower>,
-    mut overtaken: mpsc::Receiver<Overtaken>,
 ) -> Result<Opened> {
-    let (to, mut events) = mpsc::channel(EVENTS_MAX);
-    let candidate = Candidate::new(config(core, force)?);
+    let (tell, overtaken) = mpsc::channel(1);
+    *core.candidacy.lock() = Some(tell);
+    let (to, events) = mpsc::channel(EVENTS_MAX);
     let mut attempt = Attempt {
         core,
         to,
-        candidate,
+        purpose: config.purpose,
+        candidate: Candidate::new(config),
         follower,
         opened: None,
     };
-    attempt.bring(Event::Begin).await?;
-    loop {
-        if let Some(opened) = attempt.opened.take() {
-            return Ok(opened);
-        }
-        let deadline = attempt
-            .candidate
-            .deadline()
-            .map(|at| core.clock.instant(at));
-        let timer = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => pending().await,
-            }
-        };
-        let event = tokio::select! {
-            biased;
-            Some((by, known)) = overtaken.recv() => {
-                attempt.bring(Event::Overtaken(by)).await?;
-                // Whoever asked may have given up waiting.
-                let _ = known.send(());
-                continue;
-            }
-            event = events.recv() => event.unwrap_or(Event::Tick),
-            _ = timer => Event::Tick,
-        };
-        attempt.bring(event).await?;
+    let opened = attempt.drive(overtaken, events).await;
+    *core.candidacy.lock() = None;
+    if attempt.candidate.status().phase == Phase::Refused {
+        promise::give_up(core, attempt.candidate.status().timeline).await?;
     }
+    opened
 }
 
-/// One attempt to become primary.
+/// One attempt to become primary, or to go on as one.
 struct Attempt<'a> {
     core: &'a Arc<Core>,
     /// For answers of other nodes.
     to: mpsc::Sender<Event>,
+    purpose: Purpose,
     candidate: Candidate,
     follower: &'a mut Option<Follower>,
     opened: Option<Opened>,
 }
 
 impl Attempt<'_> {
+    async fn drive(
+        &mut self,
+        mut overtaken: mpsc::Receiver<Overtaken>,
+        mut events: mpsc::Receiver<Event>,
+    ) -> Result<Opened> {
+        self.bring(Event::Begin).await?;
+        loop {
+            if let Some(opened) = self.opened.take() {
+                return Ok(opened);
+            }
+            let deadline = self.candidate.deadline();
+            let deadline = deadline.map(|at| self.core.clock.instant(at));
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            let event = tokio::select! {
+                biased;
+                Some((by, known)) = overtaken.recv() => {
+                    self.bring(Event::Overtaken(by)).await?;
+                    // Whoever asked may have given up waiting.
+                    let _ = known.send(());
+                    continue;
+                }
+                event = events.recv() => event.unwrap_or(Event::Tick),
+                _ = timer => Event::Tick,
+            };
+            self.meet(&event)?;
+            self.bring(event).await?;
+        }
+    }
+
+    /// A primary that goes on heeds what a member's log tells of others.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when this node is fenced.
+    fn meet(&self, event: &Event) -> Result<()> {
+        if self.purpose == Purpose::Promote {
+            return Ok(());
+        }
+        if let Event::ProbeAnswered(_, answer) = event {
+            self.core.claimed(answer.end.timeline, true);
+        }
+        match self.core.is_primary() {
+            true => Ok(()),
+            false => Err(Error::Refused("this node is fenced".to_owned())),
+        }
+    }
+
     /// Brings an event to the machine, and everything that it leads to.
     async fn bring(&mut self, event: Event) -> Result<()> {
         let mut events = VecDeque::from([event]);
@@ -149,7 +197,7 @@ impl Attempt<'_> {
                     core.set_upstream(None);
                 }
                 let promise = promise::make(core, request, None).await?;
-                let policies = policies(core)?;
+                let policies = core.policies()?;
                 return Ok(Some(Event::OwnAnswered { promise, policies }));
             }
             Action::AskPromise(name, request) => {
@@ -203,15 +251,15 @@ impl Attempt<'_> {
     }
 }
 
-fn config(core: &Core, force: bool) -> Result<CandidateConfig> {
+fn config(core: &Core, purpose: Purpose, force: bool) -> Result<CandidateConfig> {
     let primary = &core.cluster().primary.name;
     let also_probe = (primary != &core.name).then(|| primary.clone());
     Ok(CandidateConfig {
         name: core.name.clone(),
-        purpose: Purpose::Promote,
+        purpose,
         end: promise::log_end(&core.wal),
         opened: (*core.wal.history()).clone(),
-        policies: policies(core)?,
+        policies: core.policies()?,
         also_probe: also_probe.into_iter().collect(),
         highest_seen: core.wal.control().highest_number(),
         number: None,
@@ -224,16 +272,6 @@ fn config(core: &Core, force: bool) -> Result<CandidateConfig> {
         may_degrade: core.config.on_miss != OnMiss::Block,
         phase_timeout: PHASE_TIMEOUT,
     })
-}
-
-/// The policies that bind in this node's log.
-fn policies(core: &Core) -> Result<Vec<BoundPolicy>> {
-    let configs = core.wal.binding_configs(core.wal.commit().get());
-    let bound = configs.iter().map(|(bytes, end)| {
-        let config = ClusterConfig::decode(bytes)?;
-        Ok(config.map_or_else(BoundPolicy::off, |config| config.bound(*end)))
-    });
-    bound.collect()
 }
 
 async fn connect(core: &Core, address: Option<String>) -> Result<Client> {
@@ -277,6 +315,10 @@ async fn ask_promise(
             timeline,
             candidate: core.name.as_str().to_owned(),
             address: core.address(),
+            continues: match request.purpose {
+                Purpose::Restart => timelines(&request.opened),
+                _ => Vec::new(),
+            },
         });
         let answer = client.rows(&command).await?;
         let set = answer
@@ -297,6 +339,11 @@ async fn ask_promise(
     let _ = to.send(event).await;
 }
 
+fn timelines(history: &TimelineHistory) -> Vec<Timeline> {
+    let spans = history.spans().iter();
+    spans.map(|span| span.timeline).collect()
+}
+
 /// Opens the timeline in this node's log, together with the configuration that goes with it.
 async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
     let mut new = core.cluster();
@@ -307,11 +354,8 @@ async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
     }
     let config = WalEntry::new(WalEntryType::Config, None, new.encode()?);
     let (wal, reason) = (core.wal.clone(), format!("promoted {}", core.name));
-    let opened = tokio::task::spawn_blocking(move || {
-        let fork = wal.open_timeline(timeline, &reason)?;
-        let range = wal.append_new_timeline(&[config])?;
-        Ok::<_, mainstay_storage::Error>((fork, range.end))
-    });
+    let opened =
+        tokio::task::spawn_blocking(move || wal.begin_timeline(timeline, &reason, &[config]));
     let (fork, end) = opened
         .await
         .map_err(|error| Error::Invalid(error.to_string()))??;

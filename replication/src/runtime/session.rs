@@ -291,6 +291,10 @@ impl Session {
             }
         };
         match command {
+            Command::StartReplication(_) | Command::BaseBackup(_) if self.core.is_restarting() => {
+                let text = "this primary restarted and asks the members whether it may go on";
+                self.error(ErrorFields::error(sqlstate::CANNOT_CONNECT_NOW, text));
+            }
             Command::StartReplication(start) => return self.start_replication(start).await,
             Command::BaseBackup(options) => return self.base_backup(options).await,
             Command::PromiseTimeline(promise) => {

@@ -168,7 +168,7 @@ pub enum SnapshotAction {
     Nothing,
 }
 
-/// `PROMISE_TIMELINE n 'id' 'candidate name' 'candidate host:port'`
+/// `PROMISE_TIMELINE n 'id' 'candidate name' 'candidate host:port' [(n 'id', ...)]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromiseTimeline {
     /// The timeline the candidate asks the member to accept.
@@ -177,6 +177,9 @@ pub struct PromiseTimeline {
     pub candidate: String,
     /// Where it can be reached.
     pub address: String,
+    /// The timelines opened in its log, if it is a restarted primary that only continues them;
+    /// else none.
+    pub continues: Vec<Timeline>,
 }
 
 /// `TIMELINE_OPENED n 'id' 'primary name' 'primary host:port'`

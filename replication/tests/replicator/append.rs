@@ -224,31 +224,46 @@ async fn a_segment_arrives_whole_in_order_and_as_one_transaction() {
     a.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_large_segment_is_checked_on_a_thread_that_may_block() {
+#[test]
+fn a_large_segment_is_checked_on_a_thread_that_may_block() {
     let dir = TempDir::new().unwrap();
-    let node = primary(dir.path(), None).await;
-    for (size, at_once) in [(1000, true), (3 << 20, false)] {
-        let bytes = Bytes::from(vec![7; size]);
-        let described = segment(&bytes);
-        let mut appending = Box::pin(node.append_segment(&described, bytes));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let node = primary(dir.path(), None).await;
+        // While the only such thread is busy, what needs one cannot end.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || released.recv());
         let mut context = Context::from_waker(Waker::noop());
-        let first = appending.as_mut().poll(&mut context);
-        assert_eq!(first.is_ready(), at_once, "{size} bytes");
-        if first.is_pending() {
-            within(appending).await.unwrap();
+        let mut waiting = Vec::new();
+        for (size, at_once) in [(1000, true), (3 << 20, false)] {
+            let bytes = Bytes::from(vec![7; size]);
+            let described = segment(&bytes);
+            let wrong = WalSegment {
+                checksum: !described.checksum,
+                ..described.clone()
+            };
+            for described in [described, wrong] {
+                let (node, bytes) = (node.clone(), bytes.clone());
+                let appending = async move { node.append_segment(&described, bytes).await };
+                let mut appending = Box::pin(appending);
+                let ready = appending.as_mut().poll(&mut context).is_ready();
+                assert_eq!(ready, at_once, "{size} bytes");
+                if !ready {
+                    waiting.push(appending);
+                }
+            }
         }
-        let other = WalSegment {
-            checksum: !described.checksum,
-            ..described
-        };
-        let mut appending = Box::pin(node.append_segment(&other, vec![7; size].into()));
-        let first = appending.as_mut().poll(&mut context);
-        assert_eq!(
-            first.is_ready(),
-            at_once,
-            "{size} bytes of another checksum"
-        );
-    }
-    node.stop().await.unwrap();
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        let ended = [
+            within(waiting.remove(0)).await,
+            within(waiting.remove(0)).await,
+        ];
+        assert!(ended[0].is_ok() && ended[1].is_err(), "{ended:?}");
+        node.stop().await.unwrap();
+    });
 }

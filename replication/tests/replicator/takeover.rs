@@ -1,10 +1,87 @@
-//! A primary that is overtaken: what it goes on promising, and to whom.
+//! A primary that is overtaken, or restarts: what it goes on promising, and by whose leave.
 
+use bytes::BytesMut;
 use mainstay_replication::protocol::level::Level;
-use mainstay_replication::{Error, Role, WalReplicator};
+use mainstay_replication::wire::{BackendDecoder, BackendMessage, FrontendMessage};
+use mainstay_replication::wire::{ReplicationMode, StartupMessage};
+use mainstay_replication::{Error, Role, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_storage::{Lsn, WalEntry, WalEntryType};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use uuid::Uuid;
 
-use crate::support::{flushed, primary, put, standby, until, within};
+use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
+
+/// Asks `node` for a promise of timeline `number`, for a candidate that never opens it.
+async fn promise_to_nobody(node: &WalReplicator, number: u32) {
+    let mut out = BytesMut::new();
+    StartupMessage::new("mainstay", ReplicationMode::Physical)
+        .with_database("replication")
+        .with_native()
+        .encode(&mut out);
+    let id = Uuid::new_v4();
+    let text = format!("PROMISE_TIMELINE {number} '{id}' 'nobody' '127.0.0.1:1'");
+    FrontendMessage::Query(text).encode(&mut out);
+    let mut stream = TcpStream::connect(node.listen_addr().unwrap())
+        .await
+        .unwrap();
+    stream.write_all(&out).await.unwrap();
+    let (decoder, mut input) = (BackendDecoder::new(), BytesMut::new());
+    loop {
+        while let Some(frame) = decoder.next(&mut input).unwrap() {
+            if let BackendMessage::DataRow(row) = BackendMessage::decode(frame).unwrap() {
+                assert_eq!(row.text(0), Some("t"), "it refused");
+                return;
+            }
+        }
+        assert!(stream.read_buf(&mut input).await.unwrap() > 0, "no answer");
+    }
+}
+
+/// A primary on a port that it keeps over restarts.
+fn lasting(dir: &TempDir, listen: &str) -> WalReplicator {
+    let config = WalStreamingConfig {
+        listen: Some(listen.to_owned()),
+        sync: Some("ANY 1 (*)".parse().unwrap()),
+        ..config(dir.path(), "a")
+    };
+    WalReplicator::new(config, vec![])
+}
+
+/// Starts a node again whose directory and port may still be held by its former self.
+async fn again(dir: &TempDir, listen: &str) -> WalReplicator {
+    let node = lasting(dir, listen);
+    let starting = async {
+        while let Err(error) = node.start().await {
+            assert!(error.to_string().contains("in use"), "{error}");
+            tokio::task::yield_now().await;
+        }
+    };
+    within(starting).await;
+    node
+}
+
+/// A primary and its only standby, which counts and has everything.
+async fn pair(da: &TempDir, db: &TempDir) -> (WalReplicator, String, WalReplicator) {
+    let a = lasting(da, "127.0.0.1:0");
+    a.start().await.unwrap();
+    let b = standby(db.path(), "b", &a).await;
+    let lsn = a.append(put("kept")).await.unwrap();
+    within(a.wait_for(lsn, Level::RemoteFlush)).await.unwrap();
+    let listen = address(&a);
+    (a, listen, b)
+}
+
+async fn confirms(a: &WalReplicator, text: &str) -> Lsn {
+    let lsn = a.append(put(text)).await.unwrap();
+    within(a.wait_for(lsn, Level::RemoteFlush)).await.unwrap();
+    lsn
+}
+
+fn number(node: &WalReplicator) -> u32 {
+    node.wal().unwrap().timeline().number
+}
 
 fn address(node: &WalReplicator) -> String {
     node.listen_addr().unwrap().to_string()
@@ -25,20 +102,16 @@ async fn who_waits_for_standbys_of_a_fenced_primary_learns_that_the_outcome_is_u
         [&b, &c].iter().all(|node| flushed(node) == flushed(&a))
     })
     .await;
-    let promotion = within(b.promote(true)).await.unwrap();
-    until("the other follows it", || {
-        c.wal().unwrap().timeline() == promotion.timeline && flushed(&c) >= promotion.end
-    })
-    .await;
-    // The old primary has not heard of it.
-    let lsn = a.append(put("nobody confirms this")).await.unwrap();
+    let own = a.append(put("everybody has this")).await.unwrap();
+    // Nothing is there yet, so nobody can confirm it.
+    let lsn = a.current_lsn().unwrap();
     let remote = [Level::RemoteWrite, Level::RemoteFlush, Level::RemoteApply];
     let waiting = remote.map(|level| {
         let a = a.clone();
         tokio::spawn(async move { a.wait_for(lsn, level).await })
     });
-    c.follow(vec![address(&a)]).await.unwrap();
-    until("it is fenced", || a.role() == Role::Fenced).await;
+    within(b.promote(true)).await.unwrap();
+    until("the old primary hears of it", || a.role() == Role::Fenced).await;
     for waiter in waiting {
         let ended = within(waiter).await.unwrap();
         assert!(
@@ -48,8 +121,123 @@ async fn who_waits_for_standbys_of_a_fenced_primary_learns_that_the_outcome_is_u
     }
     let late = within(a.wait_for(lsn, Level::RemoteFlush)).await;
     assert!(matches!(late, Err(Error::Unknown(_))), "{late:?}");
-    within(a.wait_for(lsn, Level::Local)).await.unwrap();
+    within(a.wait_for(own, Level::Local)).await.unwrap();
     for node in [a, b, c] {
         node.stop().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_meets_a_promise_asks_for_a_higher_number_and_goes_on() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, _, b) = pair(&da, &db).await;
+    promise_to_nobody(&b, 7).await;
+    confirms(&a, "after the promise").await;
+    assert_eq!((number(&a), a.role()), (8, Role::Primary));
+    assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
+    assert_eq!(number(&b), 8);
+    promise_to_nobody(&b, 20).await;
+    confirms(&a, "and again").await;
+    assert_eq!(number(&a), 21);
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_without_a_policy_goes_on_by_its_own_leave_and_ends_open_transactions() {
+    use WalEntryType::{Insert, TxBegin, TxCommit};
+    let in_tx = |id, entry_type| WalEntry::new(entry_type, Some(id), "");
+    let dir = TempDir::new().unwrap();
+    let a = primary(dir.path(), None).await;
+    a.append(in_tx(1, TxBegin)).await.unwrap();
+    a.append(in_tx(1, Insert)).await.unwrap();
+    promise_to_nobody(&a, 7).await;
+    until("it goes on", || number(&a) == 8).await;
+    confirms(&a, "after the promise").await;
+    for entry_type in [Insert, TxCommit] {
+        let refused = a.append(in_tx(1, entry_type)).await;
+        let Err(Error::Refused(text)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(text.contains("rolled back"), "{text}");
+    }
+    let whole = [TxBegin, Insert, TxCommit].map(|entry_type| in_tx(1, entry_type));
+    a.append_all(whole.into()).await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_crashed_confirms_and_streams_nothing_before_a_member_lets_it_go_on() {
+    let (da, db, dc) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    let (a, listen, b) = pair(&da, &db).await;
+    b.stop().await.unwrap();
+    drop(a);
+    let a = again(&da, &listen).await;
+    let lsn = a.append(put("on its own")).await.unwrap();
+    within(a.wait_for(lsn, Level::Local)).await.unwrap();
+    let follow = WalStreamingConfig {
+        follow: vec![listen.clone()],
+        ..config(dc.path(), "c")
+    };
+    let refused = within(bootstrap(&follow)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("asks the members"),
+        "{refused}"
+    );
+    assert_eq!((number(&a), a.role()), (1, Role::Primary));
+    assert!(a.wal().unwrap().commit().get() <= lsn);
+    b.start().await.unwrap();
+    within(a.wait_for(lsn, Level::RemoteFlush)).await.unwrap();
+    assert!(number(&a) > 1, "it opened a timeline");
+    confirms(&a, "together").await;
+    assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
+    within(bootstrap(&follow)).await.unwrap();
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_was_stopped_properly_goes_on_at_once() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, _, b) = pair(&da, &db).await;
+    a.stop().await.unwrap();
+    a.start().await.unwrap();
+    assert_eq!(number(&a), 1);
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_crashed_goes_on_past_a_promise_that_nobody_used() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, listen, b) = pair(&da, &db).await;
+    drop(a);
+    promise_to_nobody(&b, 7).await;
+    let a = again(&da, &listen).await;
+    confirms(&a, "after the crash").await;
+    assert!(number(&a) > 7);
+    assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_crashed_and_was_replaced_fences_itself() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, listen, b) = pair(&da, &db).await;
+    drop(a);
+    within(b.promote(true)).await.unwrap();
+    let a = again(&da, &listen).await;
+    until("it is fenced", || a.role() == Role::Fenced).await;
+    assert!(matches!(
+        a.append(put("late")).await,
+        Err(Error::NotPrimary)
+    ));
+    assert_eq!((number(&b), b.role()), (2, Role::Primary));
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
 }

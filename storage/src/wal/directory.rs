@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{io, thread};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::control::{Control, ControlFile, Watermark};
@@ -242,17 +242,15 @@ impl Wal {
             found.configs,
         ));
         let threads = start_threads(&shared, dir)?;
-        let identity = Identity {
-            system_id: control.system_id,
-            node_id: Uuid::from_bytes(control.node_id),
-            incarnation: Uuid::from_bytes(shared.control.lock().get().incarnation),
-        };
+        let identity = identity(shared.control.lock().get());
         let inner = Inner {
             shared,
             disk,
             dir: dir.to_owned(),
             size,
             identity,
+            clean: control.clean,
+            units: RwLock::default(),
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(lock)),
         };
@@ -262,6 +260,14 @@ impl Wal {
             },
             recovered,
         ))
+    }
+}
+
+fn identity(control: &Control) -> Identity {
+    Identity {
+        system_id: control.system_id,
+        node_id: Uuid::from_bytes(control.node_id),
+        incarnation: Uuid::from_bytes(control.incarnation),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::disk::OsDisk;
-use crate::entry::WalEntryType;
+use crate::entry::{WalEntry, WalEntryType};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -420,6 +421,38 @@ fn a_new_timeline_continues_the_log_and_both_nodes_agree() {
             .count(),
         1
     );
+}
+
+#[test]
+fn a_timeline_begins_between_units_of_appenders() {
+    let dir = TempDir::new().unwrap();
+    let wal = create(dir.path());
+    let in_tx = |entry_type| WalEntry::new(entry_type, Some(1), "");
+    let unit = wal.unit();
+    let from = wal.append(&[in_tx(WalEntryType::TxBegin)]).unwrap().start;
+    let next = Timeline {
+        number: 2,
+        id: Uuid::from_u128(2),
+    };
+    let other = wal.clone();
+    let begin = std::thread::spawn(move || other.begin_timeline(next, "test", &[]).unwrap());
+    while wal.inner.units.try_read().is_some() {
+        std::thread::yield_now();
+    }
+    let end = wal.append(&[in_tx(WalEntryType::TxCommit)]).unwrap().end;
+    drop(unit);
+    let (fork, opened) = begin.join().unwrap();
+    assert!(fork >= end && wal.timeline() == next);
+    wal.flushed().wait_blocking(opened, None).unwrap();
+    let mut reader = wal.reader(from).unwrap();
+    let types = std::iter::from_fn(|| reader.next_entry(opened).unwrap());
+    let types = types.map(|(entry, _)| entry.entry_type).collect::<Vec<_>>();
+    let (begins, ends) = (WalEntryType::TxBegin, WalEntryType::TxCommit);
+    assert_eq!(types, [begins, ends, WalEntryType::NewTimeline]);
+    assert!(wal.was_clean());
+    wal.stop();
+    drop((wal, reader));
+    assert!(!open(dir.path()).0.was_clean());
 }
 
 #[test]

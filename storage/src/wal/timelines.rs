@@ -1,4 +1,4 @@
-//! Changing what the log is: opening a timeline, adopting one, cutting, removing.
+//! Changing what the log is: opening a timeline, adopting one, removing what nobody needs.
 //!
 //! Each of these happens while nothing is being written. The order of their steps is such that a
 //! crash after any of them leaves either the old log or the new one, and doing the whole again
@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::RwLockReadGuard;
 use uuid::Uuid;
 
 use crate::control::CONFIG_BYTES_MAX;
@@ -18,7 +19,6 @@ use crate::lsn::Lsn;
 use crate::timeline::{Timeline, TimelineHistory};
 use crate::wal::log_file::LogFile;
 use crate::wal::record::RECORD_HEADER_LEN;
-use crate::wal::recovery::{Recovery, TornTail};
 use crate::wal::scan::Owner;
 use crate::wal::segment::{parse_segment_file_name, segment_file_name};
 use crate::wal::set_aside::Aside;
@@ -41,6 +41,35 @@ impl Wal {
                 .map_err(|error| Error::Invalid(error.to_string()))?;
             Ok((opened, end))
         })
+    }
+
+    /// Whether this log had been closed properly when it was opened, or is new.
+    pub fn was_clean(&self) -> bool {
+        self.inner.clean
+    }
+
+    /// While this is held no timeline begins, so that entries which belong together are not torn
+    /// apart by the `NewTimeline` that rolls back what is open. For appends alone: whoever waits
+    /// for a commit meanwhile may wait for ever.
+    pub fn unit(&self) -> RwLockReadGuard<'_, ()> {
+        self.inner.units.read()
+    }
+
+    /// As [`open_timeline`](Self::open_timeline), with its `NewTimeline` entry and `also` behind
+    /// it, between two [`unit`](Self::unit)s of appenders. Returns the fork, and where the last
+    /// entry ends.
+    ///
+    /// # Errors
+    /// As [`open_timeline`](Self::open_timeline) and [`append`](Self::append).
+    pub fn begin_timeline(
+        &self,
+        next: Timeline,
+        reason: &str,
+        also: &[WalEntry],
+    ) -> Result<(Lsn, Lsn)> {
+        let _alone = self.inner.units.write();
+        let fork = self.open_timeline(next, reason)?;
+        Ok((fork, self.append_new_timeline(also)?.end))
     }
 
     /// Adopts the history of a primary whose log continues ours, as its standby.
@@ -105,91 +134,7 @@ impl Wal {
         })
     }
 
-    /// Takes back the log from `to` on, which nobody applied and whose loss is known to be right:
-    /// another primary's timeline left ours there. What is cut is set aside.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when no record ends at `to`, or below what is committed or checkpointed
-    /// here; disk errors, after which the log is poisoned: the node must be restarted and the cut
-    /// repeated.
-    pub fn cut(&self, to: Lsn) -> Result<Option<TornTail>> {
-        let floor = self.shared().commit.get().max(self.control().checkpoint);
-        self.cut_above(floor, to)
-    }
-
-    /// As [`cut`](Self::cut), but also what was committed here, as far as this node knew: another
-    /// primary decided otherwise, and the store that stands on this log was taken back already. The
-    /// commit LSN goes back with the log.
-    ///
-    /// # Errors
-    /// As [`cut`](Self::cut); only what is checkpointed cannot be taken back.
-    pub fn rewind(&self, to: Lsn) -> Result<Option<TornTail>> {
-        self.cut_above(self.control().checkpoint, to)
-    }
-
-    fn cut_above(&self, floor: Lsn, to: Lsn) -> Result<Option<TornTail>> {
-        let shared = self.shared();
-        shared.exclusively(|file, halfway| {
-            if to < floor || to > file.end.lsn {
-                let end = file.end.lsn;
-                let range = format!("between {floor} (which must stay) and {end} (the end)");
-                return Err(Error::Invalid(format!(
-                    "the log can be cut {range}, not at {to}"
-                )));
-            }
-            if to == file.end.lsn {
-                return Ok(None);
-            }
-            let control = self.control();
-            let recovery = Recovery {
-                disk: &*file.disk,
-                wal_dir: &file.dir,
-                aside_dir: &self.aside_dir(),
-                owner: &file.owner,
-                control: &control,
-                watermark: Default::default(),
-                accept_loss_from: None,
-                end_at: Some(to),
-            };
-            let found = recovery.cut_at_end(|| {
-                // First lower what counts as proven, the marks of our own records included: a
-                // crash during the cut must not look like damage. The positions come before, lest
-                // a checkpoint notes what they say meanwhile.
-                *halfway = true;
-                shared.written.reset(to);
-                shared.flushed.reset(to);
-                if shared.commit.get() > to {
-                    shared.commit.reset(to);
-                }
-                self.update_control(|control| {
-                    control.watermark = to;
-                    control.own_from = Lsn::MAX;
-                })?;
-                self.forget_watermarks(to)
-            })?;
-            file.end = found.end;
-            *shared.segments.write() = found.segments;
-            shared.configs.lock().retain(|(end, _)| *end <= to);
-            Ok(found.torn)
-        })
-    }
-
-    /// Overwrites both unsynced watermarks, so that none speaks of log that is cut or of another
-    /// timeline.
-    fn forget_watermarks(&self, end: Lsn) -> Result<()> {
-        let mut control = self.shared().control.lock();
-        let timeline_number = control.get().timeline_number;
-        let commit = self.shared().commit.get().min(end);
-        let mark = crate::control::Watermark {
-            flushed: end,
-            commit,
-            timeline_number,
-            failed: false,
-        };
-        control.forget_watermarks(mark)
-    }
-
-    fn aside_dir(&self) -> PathBuf {
+    pub(super) fn aside_dir(&self) -> PathBuf {
         self.dir().join("set-aside")
     }
 

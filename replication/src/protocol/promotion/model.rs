@@ -19,12 +19,9 @@ use crate::protocol::progress::Positions;
 use crate::protocol::receiver::{OwnLog, TheirLog, Way, is_stale, way_forward};
 use crate::time::Moment;
 
-#[derive(Debug, Clone, PartialEq)]
-enum Entry {
-    Write(u64),
-    Config(BoundPolicy),
-    NewTimeline(Timeline),
-}
+mod node;
+
+use node::{Entry, Node, end_of, entries_to};
 
 enum Message {
     ToMember {
@@ -44,57 +41,6 @@ enum Message {
         timeline: Timeline,
         end: Lsn,
     },
-}
-
-struct Node {
-    name: NodeName,
-    log: Vec<Entry>,
-    flushed: usize,
-    history: TimelineHistory,
-    acceptor: Acceptor,
-    known_commit: Lsn,
-    primary: Option<Committer>,
-    candidate: Option<(u64, Candidate)>,
-}
-
-/// Each entry is 8 bytes, and the first begins at 8.
-fn end_of(entries: usize) -> Lsn {
-    Lsn::new(8 * (u64::try_from(entries).unwrap() + 1))
-}
-
-fn entries_to(end: Lsn) -> usize {
-    usize::try_from(end.get() / 8).unwrap().saturating_sub(1)
-}
-
-impl Node {
-    fn log_end(&self) -> LogEnd {
-        let flushed = end_of(self.flushed);
-        let timeline = self.history.owner(Lsn::new(flushed.get() - 8));
-        LogEnd { timeline, flushed }
-    }
-
-    /// The last policy known committed, and all after it.
-    fn policies(&self) -> Vec<BoundPolicy> {
-        let logged = self
-            .log
-            .iter()
-            .take(self.flushed)
-            .filter_map(|entry| match entry {
-                Entry::Config(policy) => Some(policy.clone()),
-                _ => None,
-            });
-        let mut bound = logged.collect::<Vec<_>>();
-        let settled = bound
-            .iter()
-            .rposition(|policy| policy.config_end() <= self.known_commit);
-        bound.drain(..settled.unwrap_or(0));
-        bound
-    }
-
-    fn cut(&mut self, entries: usize) {
-        self.log.truncate(entries);
-        self.flushed = self.flushed.min(entries);
-    }
 }
 
 struct Cluster {
@@ -139,6 +85,7 @@ impl Cluster {
                 known_commit: Lsn::new(8),
                 primary: None,
                 candidate: None,
+                restarting: false,
             });
         }
         let policy = cluster.policy(0, 0);
@@ -185,6 +132,7 @@ impl Cluster {
             on_miss: OnMiss::Block,
         };
         node.primary = Some(Committer::new(config, Moment::ZERO));
+        node.restarting = false;
         self.check_commit(at);
     }
 
@@ -324,6 +272,7 @@ impl Cluster {
             self.on_candidate(at, CandidateEvent::Overtaken(timeline), Moment::ZERO);
         }
         let node = &mut self.nodes[at];
+        node.restarting = false;
         node.cut(entries_to(to));
         node.log.extend(fetched);
         node.flushed = node.log.len();
@@ -364,15 +313,21 @@ impl Cluster {
         node.log.truncate(node.flushed);
         self.story
             .push(format!("{at} crashes with {} entries", node.flushed));
-        let restarts = was_primary && self.random(2) == 0;
-        if restarts {
-            self.begin(at, Purpose::Restart);
+        self.nodes[at].restarting = was_primary && self.random(2) == 0;
+        self.continue_restart(at);
+    }
+
+    /// A restarted primary tries either rule, again and again, until it follows somebody.
+    fn continue_restart(&mut self, at: usize) {
+        if self.nodes[at].restarting && self.nodes[at].primary.is_none() {
+            let purpose = [Purpose::Restart, Purpose::Raise][self.random(2)];
+            self.begin(at, purpose);
         }
     }
 
     fn begin(&mut self, at: usize, purpose: Purpose) {
         let primary = self.nodes[at].primary.is_some();
-        if self.nodes[at].candidate.is_some() || primary != (purpose == Purpose::Raise) {
+        if self.nodes[at].candidate.is_some() || (primary && purpose != Purpose::Raise) {
             return;
         }
         self.flush(at);
@@ -412,8 +367,10 @@ impl Cluster {
 
     fn tick(&mut self, at: usize) {
         let end = Moment::ZERO + Duration::from_secs(20);
-        if self.random(4) == 0 {
-            self.on_candidate(at, CandidateEvent::Tick, end);
+        match self.random(4) {
+            0 => self.on_candidate(at, CandidateEvent::Tick, end),
+            1 => self.continue_restart(at),
+            _ => {}
         }
     }
 
@@ -666,6 +623,7 @@ impl Cluster {
         node.flushed = log.len();
         node.log = log;
         node.history = history.until(newest.number).unwrap();
+        node.restarting = false;
     }
 }
 

@@ -14,31 +14,60 @@ use crate::cluster::ClusterConfig;
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
-use crate::protocol::promotion::{Fencing, fencing};
+use crate::protocol::policy::BoundPolicy;
+use crate::protocol::promotion::{Beginning, Fencing, Standstill, fencing, standstill};
 use crate::time::Moment;
 
 impl Core {
-    /// Begins to serve as the primary of the current timeline. `hold_until` is the end of its
-    /// NewTimeline entry after a promotion, else zero.
+    /// Notes whether this primary, which starts, must ask before it confirms or streams anything.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    pub(crate) fn begin(&self) -> Result<()> {
+        let timeline = self.wal.timeline();
+        let promised = self.wal.control().promised();
+        let policies = self.policies()?;
+        let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
+        let standstill = standstill(Beginning {
+            clean: self.wal.was_clean(),
+            promised: promised.is_some_and(|promised| promised.number > timeline.number),
+            counted: policies.iter().any(counted),
+        });
+        self.standstill.send_replace(standstill);
+        Ok(())
+    }
+
+    /// The policies that bind in this node's log, oldest first.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    pub(crate) fn policies(&self) -> Result<Vec<BoundPolicy>> {
+        let mut policies = Vec::new();
+        for (bytes, end) in self.wal.binding_configs(self.wal.commit().get()) {
+            policies.extend(ClusterConfig::decode(&bytes)?.map(|config| config.bound(end)));
+        }
+        Ok(policies)
+    }
+
+    /// Begins to serve as the primary of the current timeline, unless this node is no `was` any
+    /// more. `hold_until` is the end of its NewTimeline entry if it was opened just now, else zero.
     ///
     /// # Errors
     /// When the configuration cannot be read or logged.
-    pub(crate) fn become_primary(&self, hold_until: Lsn) -> Result<()> {
+    pub(crate) fn become_primary(&self, was: &Role, hold_until: Lsn) -> Result<()> {
         let commit = self.wal.commit().get();
         let mut cluster = self.cluster();
-        let mut policies = Vec::new();
-        for (bytes, end) in self.wal.binding_configs(commit) {
-            policies.extend(ClusterConfig::decode(&bytes)?.map(|config| config.bound(end)));
-        }
+        let mut policies = self.policies()?;
+        let waits = hold_until.is_zero() && self.standstill.borrow().is_some();
         let (me, configured) = (self.me(), self.config.sync.clone());
         let policy = configured.unwrap_or_else(|| cluster.policy.clone());
-        if policies.is_empty() || cluster.primary != me || cluster.policy != policy {
+        let current = cluster.primary == me && cluster.policy == policy;
+        // Whoever must ask first opens a timeline then, and says so with it.
+        if policies.is_empty() || !(current || waits) {
             (cluster.primary, cluster.policy) = (me, policy);
             let end = self.log_config(&cluster)?;
             policies.push(cluster.bound(end));
         }
-        self.wal
-            .set_commit_follows(policies.iter().all(|bound| bound.needed() == 0));
         let config = CommitConfig {
             name: self.name.clone(),
             timeline: self.wal.timeline(),
@@ -48,27 +77,59 @@ impl Core {
             policies,
             on_miss: self.config.on_miss,
         };
-        let mut state = self.state.lock();
-        state.cluster = cluster;
-        state.committer = Some(Committer::new(config, self.clock.now()));
-        state.samples.clear();
-        drop(state);
-        self.role.send_replace(Role::Primary);
-        tracing::info!(timeline = %self.wal.timeline(), "serving as primary");
-        let promised = self.wal.control().promised();
-        if promised.is_some_and(|promised| promised.number > self.wal.timeline().number) {
-            tracing::warn!("a newer timeline was promised from here; commits wait");
-            self.commit_event(Event::Suspended(true));
+        self.serve(was, cluster, config);
+        if waits {
+            tracing::warn!("this primary must ask the members before it confirms anything");
+            self.suspend(Standstill::Outbid);
         }
         self.commit_event(Event::Flushed(self.wal.flushed().get()));
         Ok(())
     }
 
+    fn serve(&self, was: &Role, cluster: ClusterConfig, config: CommitConfig) {
+        let opened = !config.hold_until.is_zero();
+        let follows = config.policies.iter().all(|bound| bound.needed() == 0);
+        let mut state = self.state.lock();
+        // One that was fenced while it opened a timeline stays so.
+        if self.role() != *was {
+            return;
+        }
+        state.cluster = cluster;
+        state.committer = Some(Committer::new(config, self.clock.now()));
+        state.samples.clear();
+        self.wal.set_commit_follows(follows);
+        if opened {
+            self.standstill.send_replace(None);
+        }
+        self.role.send_replace(Role::Primary);
+        drop(state);
+        tracing::info!(timeline = %self.wal.timeline(), "serving as primary");
+    }
+
+    /// Confirms nothing from now on, and asks before it goes on.
+    pub(crate) fn suspend(&self, why: Standstill) {
+        self.commit_event(Event::Suspended(true));
+        self.wal.set_commit_follows(false);
+        self.standstill.send_if_modified(|standstill| {
+            let asks = standstill.is_some();
+            standstill.get_or_insert(why);
+            !asks
+        });
+    }
+
+    /// Whether this primary crashed and has not been told yet that it may go on: it streams
+    /// nothing.
+    pub(crate) fn is_restarting(&self) -> bool {
+        self.is_primary() && *self.standstill.borrow() == Some(Standstill::Crashed)
+    }
+
     /// Stops serving as primary.
     pub(crate) fn step_down(&self, role: Role) {
-        self.state.lock().committer = None;
+        let mut state = self.state.lock();
+        state.committer = None;
         self.wal.set_commit_follows(false);
         self.role.send_replace(role);
+        self.standstill.send_replace(None);
     }
 
     pub(super) fn log_config(&self, cluster: &ClusterConfig) -> Result<Lsn> {
@@ -117,9 +178,11 @@ impl Core {
     pub(crate) fn claimed(&self, timeline: Timeline, opened: bool) {
         match fencing(&self.wal.history(), timeline, opened) {
             Fencing::Ignore => {}
+            // Asking for it is under way, or its members will be asked for more.
+            Fencing::AskAbove(_) if self.wal.control().attempted() == Some(timeline) => {}
             Fencing::AskAbove(_) if self.is_primary() => {
                 tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
-                self.commit_event(Event::Suspended(true));
+                self.suspend(Standstill::Outbid);
             }
             Fencing::AskAbove(_) => {}
             Fencing::Fence(theirs) if self.is_primary() => {

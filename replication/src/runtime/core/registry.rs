@@ -14,7 +14,7 @@ use crate::config::{StandbyConfig, StreamState, SyncMode};
 use crate::error::{Error, Result};
 use crate::protocol::commit::Event;
 use crate::protocol::name::NodeName;
-use crate::protocol::policy::change_rule;
+use crate::protocol::policy::{ChangeRule, change_rule};
 use crate::protocol::progress::Positions;
 use crate::time::Moment;
 
@@ -57,6 +57,12 @@ impl Core {
         let mut cluster = state.cluster.clone();
         if !cluster.register(member)? {
             return Ok(());
+        }
+        // A timeline that is asked for is opened under the policy that was asked under.
+        let same = change_rule(&old, &cluster.bound(Lsn::ZERO), false) == ChangeRule::OwnFlush;
+        if self.standstill.borrow().is_some() && !same {
+            let why = "this primary asks the members whether it may go on; come again";
+            return Err(Error::Refused(why.to_owned()));
         }
         let end = self.log_config(&cluster)?;
         let policy = cluster.bound(end);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::{PHASE_TIMEOUT, connect, policies};
+use super::{PHASE_TIMEOUT, connect};
 use crate::error::{Error, Result};
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{CandidateEvent as Event, LogEnd};
@@ -67,7 +67,7 @@ async fn fetch_log(
     }
     let flushed = core.wal.flushed().wait(at).await;
     flushed.map_err(|_| Error::Storage(mainstay_storage::Error::Closed))?;
-    policies(core)
+    core.policies()
 }
 
 /// Takes over a member's history where it continues ours.

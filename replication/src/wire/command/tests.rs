@@ -1,6 +1,6 @@
 //! What the parser takes, what it refuses and with which words.
 
-use proptest::prelude::*;
+mod round_trip;
 
 use super::*;
 
@@ -293,8 +293,15 @@ fn native_words_are_commands_only_to_native_peers() {
             timeline: Timeline { number: 3, id },
             candidate: "a b".to_owned(),
             address: "host:5433".to_owned(),
+            continues: Vec::new(),
         }))
     );
+    let restart = format!("{} (1 '{ID}', 2 '{ID}')", words[2]);
+    let Ok(Command::PromiseTimeline(promise)) = Command::parse(&restart, NATIVE) else {
+        panic!("{restart}");
+    };
+    let continues = [1, 2].map(|number| Timeline { number, id });
+    assert_eq!(promise.continues, continues);
     let start = format!("START_REPLICATION 0/0 TIMELINE 2 (timeline_id '{ID}')");
     assert_eq!(refused(&start), ("42601".into(), "syntax error".into()));
     assert_eq!(
@@ -311,6 +318,10 @@ fn native_words_are_commands_only_to_native_peers() {
         "START_REPLICATION 0/0 TIMELINE 2 (other 'x')".to_owned(),
         format!("START_REPLICATION 0/0 (timeline_id '{ID}')"),
         format!("PROMISE_TIMELINE 0 '{ID}' {address}"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} ()"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} (1 '{ID}'"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} (1 '{ID}' 2 '{ID}')"),
+        format!("PROMISE_TIMELINE 2 '{ID}' {address} (0 '{ID}')"),
         format!("PROMISE_TIMELINE 1 '{}' {address}", ID.replace('-', "")),
         "IDENTIFY_NODE 1".to_owned(),
     ] {
@@ -409,188 +420,5 @@ fn a_physical_session_answers_one_statement_only() {
         "SELECT pg_catalog.set_config('search_path', '', false)",
     ] {
         assert_eq!(taken(text), sql(text));
-    }
-}
-
-fn any_name() -> impl Strategy<Value = String> {
-    "[a-zA-Z\" é]{1,20}"
-}
-
-fn any_text() -> impl Strategy<Value = String> {
-    "[^\0]{0,20}"
-}
-
-fn any_uuid() -> impl Strategy<Value = Uuid> {
-    any::<u128>().prop_map(Uuid::from_u128)
-}
-
-fn any_slot_kind() -> impl Strategy<Value = SlotKind> {
-    let snapshot = prop_oneof![
-        Just(SnapshotAction::Export),
-        Just(SnapshotAction::Use),
-        Just(SnapshotAction::Nothing),
-    ];
-    prop_oneof![
-        any::<bool>().prop_map(|reserve_wal| SlotKind::Physical { reserve_wal }),
-        (any_name(), snapshot, any::<bool>(), any::<bool>()).prop_map(
-            |(plugin, snapshot, two_phase, failover)| SlotKind::Logical {
-                plugin,
-                snapshot,
-                two_phase,
-                failover,
-            }
-        ),
-    ]
-}
-
-fn any_backup() -> impl Strategy<Value = BackupOptions> {
-    let target = prop_oneof![
-        Just(BackupTarget::Legacy),
-        Just(BackupTarget::Client),
-        Just(BackupTarget::Blackhole),
-        any_text().prop_map(BackupTarget::Server),
-    ];
-    let rate = prop::option::of(MAX_RATE_KB);
-    (any_text(), any::<[bool; 8]>(), rate, target, any_text()).prop_map(
-        |(label, flags, max_rate_kb, target, detail)| BackupOptions {
-            label,
-            progress: flags[0],
-            fast_checkpoint: flags[1],
-            wait: flags[2],
-            wal: flags[3],
-            max_rate_kb,
-            tablespace_map: flags[4],
-            verify_checksums: flags[5],
-            manifest: if flags[6] {
-                ManifestMode::ForceEncode
-            } else {
-                ManifestMode::No
-            },
-            manifest_checksums: flags[6].then_some(ChecksumAlgorithm::Crc32c),
-            target,
-            compression: if flags[7] {
-                Compression::Zstd
-            } else {
-                Compression::None
-            },
-            compression_detail: flags[7].then_some(detail),
-            incremental: flags[0],
-        },
-    )
-}
-
-fn any_command() -> impl Strategy<Value = Command> {
-    let start = (
-        prop::option::of(any_name()),
-        any::<u64>(),
-        prop::option::of((1..=u32::MAX, prop::option::of(any_uuid()))),
-    );
-    let options = prop::collection::vec((any_name(), prop::option::of(any_text())), 0..4);
-    prop_oneof![
-        Just(Command::IdentifySystem),
-        Just(Command::IdentifyNode),
-        Just(Command::ProbeTimeline),
-        Just(Command::UploadManifest),
-        Just(Command::IsInRecovery),
-        "[a-z_]{1,9}(\\.[a-z_]{1,9}){0,2}".prop_map(Command::Show),
-        any_name().prop_map(|slot| Command::ReadReplicationSlot { slot }),
-        ("[a-z0-9_]{1,63}", any::<bool>(), any_slot_kind()).prop_map(|(slot, temporary, kind)| {
-            Command::CreateReplicationSlot {
-                slot,
-                temporary,
-                kind,
-            }
-        }),
-        (any_name(), any::<bool>(), prop::option::of(any::<bool>())).prop_map(
-            |(slot, failover, two_phase)| Command::AlterReplicationSlot {
-                slot,
-                failover: Some(failover),
-                two_phase,
-            }
-        ),
-        (any_name(), any::<bool>())
-            .prop_map(|(slot, wait)| Command::DropReplicationSlot { slot, wait }),
-        start.prop_map(|(slot, start, timeline)| {
-            Command::StartReplication(StartReplication {
-                slot,
-                start: Lsn::new(start),
-                timeline: timeline.map(|(number, _)| number),
-                timeline_id: timeline.and_then(|(_, id)| id),
-            })
-        }),
-        (any_name(), any::<u64>(), options).prop_map(|(slot, start, options)| {
-            Command::StartLogicalReplication {
-                slot,
-                start: Lsn::new(start),
-                options,
-            }
-        }),
-        (1..=u32::MAX).prop_map(|timeline| Command::TimelineHistory { timeline }),
-        any_backup().prop_map(Command::BaseBackup),
-        any_native_command(),
-    ]
-}
-
-fn any_native_command() -> impl Strategy<Value = Command> {
-    prop_oneof![
-        (1..=u32::MAX, any_uuid(), any_text(), any_text()).prop_map(
-            |(number, id, candidate, address)| {
-                Command::PromiseTimeline(PromiseTimeline {
-                    timeline: Timeline { number, id },
-                    candidate,
-                    address,
-                })
-            }
-        ),
-        (1..=u32::MAX, any_uuid(), any::<u64>()).prop_map(|(number, id, end)| {
-            Command::TakeOver(TakeOver {
-                timeline: Timeline { number, id },
-                end: Lsn::new(end),
-            })
-        }),
-        (1..=u32::MAX, any_uuid(), any_text(), any_text()).prop_map(
-            |(number, id, primary, address)| {
-                Command::TimelineOpened(TimelineOpened {
-                    timeline: Timeline { number, id },
-                    primary,
-                    address,
-                })
-            }
-        ),
-        (any_text(), any_uuid(), any_uuid(), any_text()).prop_map(
-            |(name, node, incarnation, address)| {
-                Command::RegisterStandby(RegisterStandby {
-                    name,
-                    node,
-                    incarnation,
-                    address,
-                })
-            }
-        ),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn every_command_is_read_back_as_it_was_written(command in any_command()) {
-        let text = command.to_string();
-        prop_assert_eq!(Command::parse(&text, NATIVE), Ok(command), "{}", text);
-    }
-
-    #[test]
-    fn any_text_is_taken_or_refused_but_never_panics(
-        word in prop::sample::select(vec![
-            "START_REPLICATION", "BASE_BACKUP", "CREATE_REPLICATION_SLOT", "SHOW",
-            "ALTER_REPLICATION_SLOT", "TIMELINE_HISTORY", "PROMISE_TIMELINE", "SELECT", "",
-        ]),
-        rest in prop_oneof![
-            "\\PC{0,40}",
-            "([ ,;()'\"./]|SLOT|LOGICAL|PHYSICAL|TIMELINE|[0-9A-F]{1,9}|[a-z]{1,3}){0,20}",
-        ],
-        native: bool,
-    ) {
-        for mode in [ReplicationMode::None, ReplicationMode::Physical, ReplicationMode::Database] {
-            let _ = Command::parse(&format!("{word} {rest}"), Dialect { mode, native });
-        }
     }
 }

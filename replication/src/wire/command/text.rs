@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use mainstay_storage::Timeline;
+
 use super::backup::{BackupOptions, BackupTarget, Compression, ManifestMode};
 use super::{
     Command, PromiseTimeline, RegisterStandby, SlotKind, SnapshotAction, StartReplication,
@@ -103,7 +105,12 @@ impl fmt::Display for PromiseTimeline {
         let (number, id) = (self.timeline.number, self.timeline.id);
         let candidate = quote_literal(&self.candidate);
         let address = quote_literal(&self.address);
-        write!(f, "PROMISE_TIMELINE {number} '{id}' {candidate} {address}")
+        write!(f, "PROMISE_TIMELINE {number} '{id}' {candidate} {address}")?;
+        for (at, Timeline { number, id }) in self.continues.iter().enumerate() {
+            let mark = if at == 0 { " (" } else { ", " };
+            write!(f, "{mark}{number} '{id}'")?;
+        }
+        f.write_str(if self.continues.is_empty() { "" } else { ")" })
     }
 }
 

@@ -1,10 +1,10 @@
 //! The commands that only native peers may say.
 
-use mainstay_storage::Timeline;
+use mainstay_storage::{HISTORY_ENTRIES_MAX, Timeline};
 
 use super::Parser;
-use crate::wire::Result;
 use crate::wire::command::{Command, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened};
+use crate::wire::{Result, WireError};
 
 impl Parser<'_> {
     pub(super) fn promise(&mut self) -> Result<Command> {
@@ -14,7 +14,22 @@ impl Parser<'_> {
             timeline: Timeline { number, id },
             candidate: self.text()?,
             address: self.text()?,
+            continues: self.timelines()?,
         }))
+    }
+
+    fn timelines(&mut self) -> Result<Vec<Timeline>> {
+        let mut listed = Vec::new();
+        let mut more = self.take_mark('(')?;
+        while more {
+            let (number, id) = (self.timeline_number()?, self.uuid()?);
+            listed.push(Timeline { number, id });
+            more = self.take_mark(',')?;
+            if listed.len() > HISTORY_ENTRIES_MAX || !(more || self.take_mark(')')?) {
+                return Err(WireError::syntax());
+            }
+        }
+        Ok(listed)
     }
 
     pub(super) fn opened(&mut self) -> Result<Command> {
