@@ -508,10 +508,8 @@ fn what_was_committed_here_alone_is_taken_back_by_a_rewind() {
     stream(&old, &new, 1 << 20);
     append_flushed(&old, "never sent");
     append_flushed(&old, "nor this");
-    let second = Timeline {
-        number: 2,
-        id: Uuid::new_v4(),
-    };
+    let (number, id) = (2, Uuid::new_v4());
+    let second = Timeline { number, id };
     let fork = new.open_timeline(second, "the old primary failed").unwrap();
     new.append_new_timeline(&[]).unwrap();
     append_flushed(&new, "two");
