@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 use crate::runtime::backup::files::{self, io_error};
+use crate::runtime::backup::label::LABEL_BYTES_MAX;
 
 /// Unpacks a tar stream into the directory `root`: plain files and directories inside of it.
 ///
@@ -46,6 +47,26 @@ pub(super) fn unpack_file(root: &Path, path: &Path) -> Result<()> {
     unpack(root, io::BufReader::with_capacity(1 << 18, file))
 }
 
+/// The first member of the tar file `path`, if it is the file `name`, which is small.
+///
+/// # Errors
+/// Disk errors, no tar file.
+pub(super) fn first_file(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let failed = |source| io_error("read", path, source);
+    let file = File::open(path).map_err(|source| io_error("open", path, source))?;
+    let mut archive = tar::Archive::new(file);
+    let first = archive.entries().map_err(failed)?.next();
+    let Some(entry) = first.transpose().map_err(failed)? else {
+        return Ok(None);
+    };
+    if entry.path().map_err(failed)?.as_os_str() != name {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let read = entry.take(LABEL_BYTES_MAX).read_to_end(&mut bytes);
+    read.map(|_| Some(bytes)).map_err(failed)
+}
+
 /// Reads what arrives on a channel, on a thread that may block.
 pub(super) struct ChannelReader {
     from: mpsc::Receiver<Bytes>,
@@ -73,5 +94,62 @@ impl Read for ChannelReader {
         buffer[..len].copy_from_slice(&self.chunk[..len]);
         self.chunk.advance(len);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// An archive of one member of this kind.
+    fn archive(name: &str, kind: tar::EntryType) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o600);
+        header.set_size(if kind.is_file() { 4 } else { 0 });
+        // Set byte by byte: the library refuses to write what must be refused when it is read.
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        if kind.is_symlink() {
+            header.set_link_name("/etc").unwrap();
+        }
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        if kind.is_file() {
+            bytes.extend_from_slice(b"text");
+            bytes.resize(1024, 0);
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    #[test]
+    fn nothing_is_unpacked_outside_of_the_directory_and_no_links() {
+        let dir = TempDir::new().unwrap();
+        let root = dir.path().join("root");
+        unpack(&root, &archive("store/x", tar::EntryType::Regular)[..]).unwrap();
+        assert_eq!(std::fs::read(root.join("store/x")).unwrap(), b"text");
+        let refused = [
+            archive("../out", tar::EntryType::Regular),
+            archive("store/../../out", tar::EntryType::Regular),
+            archive("link", tar::EntryType::Symlink),
+            archive("link", tar::EntryType::Link),
+            archive("pipe", tar::EntryType::Fifo),
+        ];
+        for bytes in refused {
+            let error = unpack(&root, &bytes[..]).unwrap_err();
+            assert!(matches!(error, Error::Invalid(_)), "{error}");
+        }
+        assert_eq!(files::names(dir.path()).unwrap(), ["root"]);
+        assert_eq!(files::names(&root).unwrap(), ["store"]);
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_off_is_an_error() {
+        let dir = TempDir::new().unwrap();
+        let bytes = archive("x", tar::EntryType::Regular);
+        for cut in [100, 513, 515] {
+            assert!(unpack(dir.path(), &bytes[..cut]).is_err(), "cut at {cut}");
+        }
     }
 }
