@@ -133,8 +133,10 @@ async fn copy(
             (BackupMessage::Content(chunk), Some(to_disk)) => {
                 received.bytes += chunk.len() as u64;
                 on_progress(received.bytes);
-                // The unpacking thread says itself why it ended.
-                let _ = to_disk.send(chunk).await;
+                if to_disk.send(chunk).await.is_err() {
+                    // The unpacking thread says itself why it ended.
+                    return Ok(received);
+                }
             }
             (BackupMessage::Content(chunk), None) => {
                 if received.manifest.len() + chunk.len() > MANIFEST_BYTES_MAX {

@@ -35,7 +35,9 @@ pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
             return Err(Error::Invalid(text.to_owned()));
         }
     }
-    Ok(())
+    // What pads the archive is taken too, so that who stops reading early has failed.
+    let padding = io::copy(&mut archive.into_inner(), &mut io::sink());
+    padding.map(|_| ()).map_err(failed)
 }
 
 /// Unpacks the tar file `path` into the directory `root`.
