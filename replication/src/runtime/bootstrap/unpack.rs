@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
@@ -19,25 +20,45 @@ pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
     let failed = |source| io_error("unpack into", root, source);
     files::create_dir(root)?;
     let mut archive = tar::Archive::new(archive);
-    archive.set_preserve_permissions(false);
-    archive.set_preserve_mtime(false);
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
-        let kind = entry.header().entry_type();
-        if !(kind.is_file() || kind.is_dir()) {
-            let path = entry.path().map_err(failed)?.display().to_string();
-            let text = format!("the backup holds {path}, which is neither file nor directory");
+        let name = entry.path().map_err(failed)?.into_owned();
+        let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !name.components().all(inside) {
+            let name = name.display();
+            let text = format!("the backup holds {name}, a path outside of itself");
             return Err(Error::Invalid(text));
         }
-        // `unpack_in` refuses paths that leave the directory.
-        if !entry.unpack_in(root).map_err(failed)? {
-            let text = "the backup holds a path outside of itself";
-            return Err(Error::Invalid(text.to_owned()));
+        let path = root.join(&name);
+        match entry.header().entry_type() {
+            kind if kind.is_dir() => files::create_dir(&path)?,
+            kind if kind.is_file() => write(&path, &mut entry)?,
+            _ => {
+                let name = name.display();
+                let text = format!("the backup holds {name}, which is neither file nor directory");
+                return Err(Error::Invalid(text));
+            }
         }
     }
     // What pads the archive is taken too, so that who stops reading early has failed.
     let padding = io::copy(&mut archive.into_inner(), &mut io::sink());
     padding.map(|_| ()).map_err(failed)
+}
+
+/// Writes a member to a file that does not exist yet.
+fn write(path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
+    let failed = |source| io_error("write", path, source);
+    if let Some(dir) = path.parent() {
+        files::create_dir(dir)?;
+    }
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(path).map_err(failed)?;
+    let written = io::copy(entry, &mut file).map_err(failed)?;
+    match written == entry.size() {
+        true => Ok(()),
+        false => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+    }
 }
 
 /// Unpacks the tar file `path` into the directory `root`.
