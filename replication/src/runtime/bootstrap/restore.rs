@@ -204,11 +204,9 @@ fn copy_store(from: &Path, root: &Path) -> Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = || {
-        let mut file = File::create_new(to)?;
-        std::io::copy(&mut File::open(from)?, &mut file)
-    };
-    copied()
+    let mut source = File::open(from).map_err(|source| io_error("open", from, source))?;
+    let copied = std::io::copy(&mut source, &mut files::create(to)?);
+    copied
         .map(|_| ())
         .map_err(|source| io_error("copy", from, source))
 }

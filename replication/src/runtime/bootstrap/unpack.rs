@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path};
 
 use bytes::{Buf, Bytes};
@@ -51,9 +50,7 @@ fn write(path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
     if let Some(dir) = path.parent() {
         files::create_dir(dir)?;
     }
-    let mut options = File::options();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).map_err(failed)?;
+    let mut file = files::create(path)?;
     let written = io::copy(entry, &mut file).map_err(failed)?;
     match written == entry.size() {
         true => Ok(()),
