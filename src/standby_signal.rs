@@ -2,7 +2,7 @@
 //!
 //! The tool leaves `standby.signal` and, in `postgresql.auto.conf`, the connection parameters it
 //! used itself. They count while the log is still a standby's and nobody says otherwise; a node
-//! that was promoted ignores them.
+//! that was promoted removes the signal.
 
 use std::io;
 use std::path::Path;
@@ -30,7 +30,9 @@ pub(crate) fn follow(config: &mut WalStreamingConfig) -> Result<()> {
     }
     let files = LogFiles::read(Arc::new(OsDisk), dir)?;
     if files.control().own_from != Lsn::MAX {
-        return Ok(());
+        // What was promoted never goes back to that; PostgreSQL removes the file as well.
+        let removed = std::fs::remove_file(dir.join(SIGNAL));
+        return removed.map_err(|error| bad(&dir.join(SIGNAL), &error.to_string()));
     }
     let path = dir.join(SETTINGS);
     let text = read(&path).map_err(|error| bad(&path, &error.to_string()))?;

@@ -247,3 +247,24 @@ fn a_new_node_on_a_full_disk_says_so_and_starts_once_there_is_space() {
     drop(node);
     drop(mount);
 }
+
+#[test]
+fn a_standby_without_room_for_the_copy_says_so_and_is_filled_when_there_is() {
+    let dir = TempDir::new().unwrap();
+    let primary = start(&dir, "a").start();
+    for row in 0..30 {
+        let value = vec![b'x'; 100_000];
+        primary.http.put("large", &format!("{row:02}"), &value).ok();
+    }
+    let standby = start(&dir, "b").follow(&primary);
+    let Some(small) = Mount::memory(&standby.data(), "2m") else {
+        return;
+    };
+    let done = standby.refused();
+    assert_says(&done.err, &["no space left", "bootstrap"]);
+    assert!(!standby.data().join("control").exists());
+    drop(small);
+    let standby = standby.start();
+    standby.http.wait_for(primary.http.position("commit"));
+    assert_eq!(standby.http.rows("large").len(), 30);
+}

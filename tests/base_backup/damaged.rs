@@ -144,6 +144,53 @@ fn a_backup_of_another_cluster_is_not_started_on() {
 }
 
 #[test]
+fn archives_of_another_cluster_are_not_started_on() {
+    let kept = kept();
+    let other = start(&kept.dir, "other").start();
+    fill(&other, "row-", 1);
+    let archives = kept.dir.path().join("c");
+    let options = ["-Ft", "-X", "stream"];
+    let Some(done) = pg_basebackup(&kept.primary, &archives, &options) else {
+        return;
+    };
+    done.ok();
+    let before = content(&archives);
+    let done = start(&kept.dir, "c").follow(&other).refused();
+    assert_eq!(done.code, Some(4), "{done:?}");
+    assert_says(&done.err, &["belongs to cluster", &other.replication]);
+    assert!(content(&archives) == before);
+}
+
+#[test]
+fn damaged_archives_are_refused_and_kept() {
+    let kept = kept();
+    let archives = kept.dir.path().join("c");
+    let options = ["-Ft", "-X", "stream"];
+    let Some(done) = pg_basebackup(&kept.primary, &archives, &options) else {
+        return;
+    };
+    done.ok();
+    let path = archives.join("base.tar");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let before = content(&archives);
+    let target = kept.dir.path().join("target");
+    for done in [
+        restore(&archives, &target),
+        start(&kept.dir, "c").follow(&kept.primary).refused(),
+    ] {
+        assert_eq!(done.code, Some(5), "{done:?}");
+        assert_says(&done.err, &["the manifest says"]);
+    }
+    let mut after = content(&archives);
+    after.remove(&archives.join("lock"));
+    assert!(after == before);
+    assert!(!target.join("bootstrap").exists() && !target.join("control").exists());
+}
+
+#[test]
 fn a_directory_that_is_not_empty_is_neither_restored_nor_backed_up_into() {
     let kept = kept();
     let target = kept.dir.path().join("target");

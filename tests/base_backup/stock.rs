@@ -115,6 +115,29 @@ fn a_standby_made_by_the_tool_follows_after_a_restart_and_not_once_it_was_promot
 }
 
 #[test]
+fn a_backup_of_a_standby_under_writes_becomes_another_standby() {
+    let dir = TempDir::new().unwrap();
+    let primary = start(&dir, "a").start();
+    fill(&primary, "before-", 10);
+    let first = start(&dir, "b").follow(&primary).start();
+    let ledger = Arc::new(Ledger::default());
+    let writers = Writers::start(4, &primary.http, &ledger);
+    writers.until_acknowledged(50);
+    let into = dir.path().join("c");
+    let Some(done) = pg_basebackup(&first, &into, &["-X", "stream"]) else {
+        return writers.stop();
+    };
+    done.ok();
+    verify(&into).ok();
+    let second = start(&dir, "c").follow(&primary).start();
+    writers.until_acknowledged(50);
+    writers.stop();
+    second.http.wait_for(ledger.end());
+    ledger.check(&second.http);
+    assert_same_rows(&second, &primary, "t");
+}
+
+#[test]
 fn a_standby_made_with_a_password_follows_with_it() {
     let dir = TempDir::new().unwrap();
     let secret = dir.path().join("secret");

@@ -125,6 +125,30 @@ fn a_backup_over_a_promotion_begins_again_on_the_new_timeline() {
 }
 
 #[test]
+fn a_node_that_is_stopped_ends_a_backup_which_begins_again_when_it_is_back() {
+    let dir = TempDir::new().unwrap();
+    let mut primary = start(&dir, "a").start();
+    fill(&primary, "row-", 20);
+    let kept = dir.path().join("kept");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    scrub(&mut command);
+    command.args(["backup", "--max-rate", "512KiB", "--from", &primary.url()]);
+    let taking = Background::start(command.arg(&kept), &dir.path().join("taking.log"));
+    until("the backup begins", || kept.join("store").exists());
+    let again = primary.same_ports();
+    primary.terminate();
+    let left = std::fs::read_dir(primary.data()).unwrap();
+    let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.filter(|name| name.starts_with("backup-")).count(), 0);
+    let primary = again.start();
+    until("the backup ends", || taking.said().contains("complete"));
+    verify(&kept).ok();
+    restore(&kept, &dir.path().join("b")).ok();
+    let standby = start(&dir, "b").follow(&primary).start();
+    assert_same_rows(&standby, &primary, "t");
+}
+
+#[test]
 fn a_backup_of_a_protected_node_needs_its_password() {
     let dir = TempDir::new().unwrap();
     let secret = |name: &str, text: &str| {

@@ -88,7 +88,7 @@ impl Session {
             return Ok(());
         }
         let core = self.core.clone();
-        let dir = archive::copy_dir(&core.wal, self.number);
+        let dir = files::copy_dir(core.wal.dir(), self.number);
         // Nothing is removed between the look at the checkpoint and its being held.
         let all = core.pin(Lsn::ZERO);
         let pinned = core.pin(core.wal.control().checkpoint);

@@ -16,10 +16,10 @@ mod receive;
 mod restore;
 mod unpack;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mainstay_storage::{BOOTSTRAP_DIR, Lsn};
+use mainstay_storage::{BOOTSTRAP_DIR, DiskLock, Lsn};
 use tokio::task::spawn_blocking;
 
 pub use self::receive::BackupRequest;
@@ -116,7 +116,15 @@ pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
         clear: staging,
         data: Some(config.data_dir.clone()),
     };
-    let (bytes, _lock) = transfer(config, &request, &place, &mut tell).await?;
+    let mut transfer = Transfer {
+        config,
+        request: &request,
+        place: &place,
+        held: None,
+    };
+    let bytes = transfer.run(&mut tell).await?;
+    // Nobody else may open the directory before it is complete.
+    let _held = transfer.held.take();
     let (dir, node_id) = (config.data_dir.clone(), config.node_id);
     let installed = spawn_blocking(move || {
         let checked = Checked::of(&place.root)?;
@@ -150,7 +158,13 @@ pub async fn take_backup(
         clear: dir.to_owned(),
         data: None,
     };
-    transfer(config, request, &place, on_progress).await?;
+    let mut transfer = Transfer {
+        config,
+        request,
+        place: &place,
+        held: None,
+    };
+    transfer.run(on_progress).await?;
     let checked = spawn_blocking(move || {
         let checked = Checked::of(&place.root)?;
         files::sync_tree(&place.root)?;
@@ -162,87 +176,83 @@ pub async fn take_backup(
 /// Where a transfer goes.
 #[derive(Debug, Clone)]
 struct Place {
-    root: std::path::PathBuf,
-    /// What is removed before each attempt.
-    clear: std::path::PathBuf,
+    root: PathBuf,
+    /// What is emptied before each attempt.
+    clear: PathBuf,
     /// The data directory that is marked and locked meanwhile, if it is one.
-    data: Option<std::path::PathBuf>,
+    data: Option<PathBuf>,
 }
 
-/// Tries the upstreams in turn until one sent a whole backup; returns its bytes and the lock.
-async fn transfer(
-    config: &WalStreamingConfig,
-    request: &BackupRequest,
-    place: &Place,
-    on_progress: OnProgress<'_>,
-) -> Result<(u64, Option<Box<dyn mainstay_storage::DiskLock>>)> {
-    let (mut begun, mut restarts, mut pause) = (false, 0, PAUSE);
-    let mut held = None;
-    loop {
-        let mut failed = Error::Invalid("there is no node to take a base backup from".to_owned());
-        for address in &config.follow {
-            match from(
-                config,
-                address,
-                request,
-                (place, &mut held, &mut begun),
-                on_progress,
-            )
-            .await
-            {
-                Ok(bytes) => return Ok((bytes, held)),
-                Err(error) => {
-                    tracing::warn!(%address, %error, "cannot take a base backup");
-                    failed = error;
+/// One backup's way here, over as many attempts as it takes.
+struct Transfer<'a> {
+    config: &'a WalStreamingConfig,
+    request: &'a BackupRequest,
+    place: &'a Place,
+    /// The data directory's lock, from the first attempt that something came of.
+    held: Option<Box<dyn DiskLock>>,
+}
+
+impl Transfer<'_> {
+    /// Tries the upstreams in turn until one sent a whole backup; returns its bytes.
+    async fn run(&mut self, on_progress: OnProgress<'_>) -> Result<u64> {
+        let (mut begun, mut restarts, mut pause) = (false, 0, PAUSE);
+        loop {
+            let text = "there is no node to take a base backup from";
+            let mut failed = Error::Invalid(text.to_owned());
+            for address in &self.config.follow {
+                match self.from(address, &mut begun, on_progress).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => {
+                        tracing::warn!(%address, %error, "cannot take a base backup");
+                        failed = error;
+                    }
                 }
             }
+            restarts += 1;
+            // Who never answered may not be there at all, and a full disk stays full.
+            if !begun || restarts > RESTARTS_MAX || matches!(failed, Error::Storage(_)) {
+                return Err(failed);
+            }
+            tracing::info!(restarts, "the transfer broke off and begins again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-        restarts += 1;
-        // Who never answered may not be there at all, and a full disk stays full.
-        if !begun || restarts > RESTARTS_MAX || matches!(failed, Error::Storage(_)) {
-            return Err(failed);
-        }
-        tracing::info!(restarts, "the transfer broke off and begins again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    }
+
+    /// One attempt; `begun` says afterwards whether a backup was on its way.
+    async fn from(
+        &mut self,
+        address: &str,
+        begun: &mut bool,
+        on_progress: OnProgress<'_>,
+    ) -> Result<u64> {
+        let mut client = Client::connect(self.config, address).await?;
+        let total = receive::begin(&mut client, self.request).await?;
+        *begun = true;
+        // Only now, so that a node that is not there costs nothing.
+        let (place, held) = (self.place.clone(), self.held.take());
+        self.held = joined(spawn_blocking(move || place.make_ready(held)).await)?;
+        on_progress(0, total);
+        receive::receive(&mut client, &self.place.root, total, on_progress).await
     }
 }
 
-type Held = Option<Box<dyn mainstay_storage::DiskLock>>;
-
-async fn from(
-    config: &WalStreamingConfig,
-    address: &str,
-    request: &BackupRequest,
-    (place, held, begun): (&Place, &mut Held, &mut bool),
-    on_progress: OnProgress<'_>,
-) -> Result<u64> {
-    let mut client = Client::connect(config, address).await?;
-    let total = receive::begin(&mut client, request).await?;
-    *begun = true;
-    // Only now, so that a node that is not there costs nothing.
-    let (place, locked) = (place.clone(), held.is_some());
-    let root = place.root.clone();
-    let ready = spawn_blocking(move || {
-        let lock = match &place.data {
-            Some(dir) if !locked => {
+impl Place {
+    /// Locks and marks a data directory, and removes what an earlier attempt left.
+    fn make_ready(&self, held: Option<Box<dyn DiskLock>>) -> Result<Option<Box<dyn DiskLock>>> {
+        let held = match (&self.data, held) {
+            (Some(dir), None) => {
                 files::create_dir(dir)?;
                 Some(lock(dir)?)
             }
-            _ => None,
+            (_, held) => held,
         };
-        clear_content(&place.clear)?;
-        if let Some(dir) = &place.data {
+        clear_content(&self.clear)?;
+        if let Some(dir) = &self.data {
             install::mark(dir)?;
         }
-        Ok(lock)
-    });
-    let lock = joined(ready.await)?;
-    if lock.is_some() {
-        *held = lock;
+        Ok(held)
     }
-    on_progress(0, total);
-    receive::receive(&mut client, &root, total, on_progress).await
 }
 
 /// Empties a directory, which keeps its own name and rights.

@@ -1,7 +1,7 @@
 //! Making the archive of a base backup: the copy of the store, and the tar stream over it.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use mainstay_storage::{
@@ -306,9 +306,4 @@ impl Write for ChannelWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The directory of the store's copy under its data directory.
-pub(crate) fn copy_dir(wal: &Wal, session: u64) -> PathBuf {
-    files::copy_dir(Path::new(wal.dir()), session)
 }

@@ -5,7 +5,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use mainstay_storage::{Disk as _, OsDisk};
 
 use crate::error::{Error, Result};
 
@@ -94,12 +97,38 @@ impl Tree {
 
 /// Creates a directory, and those above it, for the owner alone.
 pub(crate) fn create_dir(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    made.map_err(|source| io_error("create", dir, source))
+    OsDisk
+        .create_dir(dir)
+        .map_err(|source| io_error("create", dir, source))
+}
+
+/// As [`create_dir`], with names that survive a power cut.
+pub(crate) fn create_dir_durably(dir: &Path) -> Result<()> {
+    let mut made = vec![dir];
+    for path in dir.ancestors().skip(1) {
+        if path.as_os_str().is_empty() || exists(path)? {
+            break;
+        }
+        made.push(path);
+    }
+    create_dir(dir)?;
+    for path in made.into_iter().rev() {
+        let above = path.parent().unwrap_or(path);
+        match OsDisk.sync_dir(above) {
+            // It is none of ours, and whoever may write there made the name.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(|source| io_error("sync", above, source))?,
+        }
+    }
+    Ok(())
+}
+
+/// Creates a file that does not exist yet, for the owner alone.
+pub(crate) fn create(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600);
+    let created = options.open(path);
+    created.map_err(|source| io_error("create", path, source))
 }
 
 /// Removes a file or a whole directory, which may be missing.

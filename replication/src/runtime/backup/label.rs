@@ -115,7 +115,7 @@ impl Label {
 }
 
 /// Longest label that is read, in bytes.
-const LABEL_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const LABEL_BYTES_MAX: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

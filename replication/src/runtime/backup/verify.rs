@@ -129,9 +129,7 @@ impl Checked {
         let mut check = LogCheck::new(label.system_id, history, label.segment_size, begin);
         let mut last = None;
         self.read_log(root, |_, bytes, path| {
-            if last.as_deref() != Some(path) {
-                last = Some(path.to_owned());
-            }
+            last = Some(path.to_owned());
             let cluster = label.system_id;
             check.take(bytes).map_err(|why| {
                 let why = format!("its log is damaged, or not that of cluster {cluster}: {why}");

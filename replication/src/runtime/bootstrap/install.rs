@@ -50,8 +50,8 @@ pub(super) struct Parts<'a> {
 /// Marks `dir` as incomplete, durably, and returns the path of `bootstrap/`.
 pub(super) fn mark(dir: &Path) -> Result<PathBuf> {
     let staging = dir.join(BOOTSTRAP_DIR);
-    files::create_dir(&staging)?;
-    files::sync(dir)?;
+    files::create_dir_durably(dir)?;
+    files::create_dir_durably(&staging)?;
     Ok(staging)
 }
 

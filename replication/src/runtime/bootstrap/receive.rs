@@ -1,5 +1,6 @@
 //! The client's side of BASE_BACKUP: one transfer from one node into a directory.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ pub(super) async fn receive(
         return Err(client.broken("it sent no manifest"));
     }
     let (path, unfinished) = (root.join(MANIFEST), root.join(UNFINISHED));
-    let written = std::fs::write(&unfinished, &received.manifest);
+    let written = files::create(&unfinished)?.write_all(&received.manifest);
     written.map_err(|source| io_error("write", &unfinished, source))?;
     files::sync(&unfinished)?;
     files::move_to(&unfinished, &path)?;
@@ -133,8 +134,10 @@ async fn copy(
             (BackupMessage::Content(chunk), Some(to_disk)) => {
                 received.bytes += chunk.len() as u64;
                 on_progress(received.bytes);
-                // The unpacking thread says itself why it ended.
-                let _ = to_disk.send(chunk).await;
+                if to_disk.send(chunk).await.is_err() {
+                    // The unpacking thread says itself why it ended.
+                    return Ok(received);
+                }
             }
             (BackupMessage::Content(chunk), None) => {
                 if received.manifest.len() + chunk.len() > MANIFEST_BYTES_MAX {

@@ -8,14 +8,14 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::install::{self, KEPT, LOG_ARCHIVE, Parts};
-use super::unpack::unpack_file;
+use super::unpack::{first_file, unpack_file};
 use super::{Backup, UNPACKED, joined};
 use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::runtime::backup::files::{self, Tree, io_error};
 use crate::runtime::backup::label::Label;
 use crate::runtime::backup::manifest::MANIFEST;
-use crate::runtime::backup::verify::Checked;
+use crate::runtime::backup::verify::{Checked, damaged};
 use crate::runtime::backup::{BACKUP_LOG, STORE};
 use crate::runtime::client::Client;
 
@@ -107,8 +107,12 @@ pub fn restore_backup(from: &Path, dir: &Path, node_id: Option<Uuid>) -> Result<
 /// [`Error::DamagedBackup`], disk errors. The backup is unchanged then.
 pub async fn adopt_backup(config: &WalStreamingConfig) -> Result<Backup> {
     let dir = config.data_dir.clone();
-    if files::exists(&dir.join(BACKUP_LABEL))? {
-        check_cluster(config, Label::read(&dir)?.system_id).await?;
+    if !config.follow.is_empty() {
+        let label = match files::exists(&dir.join(BACKUP_LABEL))? {
+            true => Label::read(&dir)?,
+            false => label_in(&dir.join(BACKUP_ARCHIVE))?,
+        };
+        check_cluster(config, label.system_id).await?;
     }
     let node_id = config.node_id;
     joined(spawn_blocking(move || adopt(&dir, node_id)).await)
@@ -199,11 +203,9 @@ fn copy_store(from: &Path, root: &Path) -> Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = || {
-        let mut file = File::create_new(to)?;
-        std::io::copy(&mut File::open(from)?, &mut file)
-    };
-    copied()
+    let mut source = File::open(from).map_err(|source| io_error("open", from, source))?;
+    let copied = std::io::copy(&mut source, &mut files::create(to)?);
+    copied
         .map(|_| ())
         .map_err(|source| io_error("copy", from, source))
 }
@@ -238,6 +240,14 @@ fn refuse_no_backup(dir: &Path) -> Result<()> {
         "{} is no base backup: it has neither {label} nor {archive}",
         dir.display()
     )))
+}
+
+/// The label in an archive, of which it is the first member.
+fn label_in(path: &Path) -> Result<Label> {
+    let bytes = first_file(path, BACKUP_LABEL)?;
+    let label = bytes.ok_or_else(|| "it does not begin with a label".to_owned());
+    let label = label.and_then(|bytes| Label::parse(&String::from_utf8_lossy(&bytes)));
+    label.map_err(|why| damaged(path, why))
 }
 
 /// Refuses to follow another cluster with this backup, if one of the upstreams can be asked.

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 use crate::runtime::backup::files::{self, io_error};
+use crate::runtime::backup::label::LABEL_BYTES_MAX;
 
 /// Unpacks a tar stream into the directory `root`: plain files and directories inside of it.
 ///
@@ -18,23 +19,43 @@ pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
     let failed = |source| io_error("unpack into", root, source);
     files::create_dir(root)?;
     let mut archive = tar::Archive::new(archive);
-    archive.set_preserve_permissions(false);
-    archive.set_preserve_mtime(false);
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
-        let kind = entry.header().entry_type();
-        if !(kind.is_file() || kind.is_dir()) {
-            let path = entry.path().map_err(failed)?.display().to_string();
-            let text = format!("the backup holds {path}, which is neither file nor directory");
+        let name = entry.path().map_err(failed)?.into_owned();
+        let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !name.components().all(inside) {
+            let name = name.display();
+            let text = format!("the backup holds {name}, a path outside of itself");
             return Err(Error::Invalid(text));
         }
-        // `unpack_in` refuses paths that leave the directory.
-        if !entry.unpack_in(root).map_err(failed)? {
-            let text = "the backup holds a path outside of itself";
-            return Err(Error::Invalid(text.to_owned()));
+        let path = root.join(&name);
+        match entry.header().entry_type() {
+            kind if kind.is_dir() => files::create_dir(&path)?,
+            kind if kind.is_file() => write(&path, &mut entry)?,
+            _ => {
+                let name = name.display();
+                let text = format!("the backup holds {name}, which is neither file nor directory");
+                return Err(Error::Invalid(text));
+            }
         }
     }
-    Ok(())
+    // What pads the archive is taken too, so that who stops reading early has failed.
+    let padding = io::copy(&mut archive.into_inner(), &mut io::sink());
+    padding.map(|_| ()).map_err(failed)
+}
+
+/// Writes a member to a file that does not exist yet.
+fn write(path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
+    let failed = |source| io_error("write", path, source);
+    if let Some(dir) = path.parent() {
+        files::create_dir(dir)?;
+    }
+    let mut file = files::create(path)?;
+    let written = io::copy(entry, &mut file).map_err(failed)?;
+    match written == entry.size() {
+        true => Ok(()),
+        false => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+    }
 }
 
 /// Unpacks the tar file `path` into the directory `root`.
@@ -44,6 +65,26 @@ pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
 pub(super) fn unpack_file(root: &Path, path: &Path) -> Result<()> {
     let file = File::open(path).map_err(|source| io_error("open", path, source))?;
     unpack(root, io::BufReader::with_capacity(1 << 18, file))
+}
+
+/// The first member of the tar file `path`, if it is the file `name`, which is small.
+///
+/// # Errors
+/// Disk errors, no tar file.
+pub(super) fn first_file(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let failed = |source| io_error("read", path, source);
+    let file = File::open(path).map_err(|source| io_error("open", path, source))?;
+    let mut archive = tar::Archive::new(file);
+    let first = archive.entries().map_err(failed)?.next();
+    let Some(entry) = first.transpose().map_err(failed)? else {
+        return Ok(None);
+    };
+    if entry.path().map_err(failed)?.as_os_str() != name {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let read = entry.take(LABEL_BYTES_MAX).read_to_end(&mut bytes);
+    read.map(|_| Some(bytes)).map_err(failed)
 }
 
 /// Reads what arrives on a channel, on a thread that may block.
@@ -73,5 +114,62 @@ impl Read for ChannelReader {
         buffer[..len].copy_from_slice(&self.chunk[..len]);
         self.chunk.advance(len);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// An archive of one member of this kind.
+    fn archive(name: &str, kind: tar::EntryType) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o600);
+        header.set_size(if kind.is_file() { 4 } else { 0 });
+        // Set byte by byte: the library refuses to write what must be refused when it is read.
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        if kind.is_symlink() {
+            header.set_link_name("/etc").unwrap();
+        }
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        if kind.is_file() {
+            bytes.extend_from_slice(b"text");
+            bytes.resize(1024, 0);
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    #[test]
+    fn nothing_is_unpacked_outside_of_the_directory_and_no_links() {
+        let dir = TempDir::new().unwrap();
+        let root = dir.path().join("root");
+        unpack(&root, &archive("store/x", tar::EntryType::Regular)[..]).unwrap();
+        assert_eq!(std::fs::read(root.join("store/x")).unwrap(), b"text");
+        let refused = [
+            archive("../out", tar::EntryType::Regular),
+            archive("store/../../out", tar::EntryType::Regular),
+            archive("link", tar::EntryType::Symlink),
+            archive("link", tar::EntryType::Link),
+            archive("pipe", tar::EntryType::Fifo),
+        ];
+        for bytes in refused {
+            let error = unpack(&root, &bytes[..]).unwrap_err();
+            assert!(matches!(error, Error::Invalid(_)), "{error}");
+        }
+        assert_eq!(files::names(dir.path()).unwrap(), ["root"]);
+        assert_eq!(files::names(&root).unwrap(), ["store"]);
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_off_is_an_error() {
+        let dir = TempDir::new().unwrap();
+        let bytes = archive("x", tar::EntryType::Regular);
+        for cut in [100, 513, 515] {
+            assert!(unpack(dir.path(), &bytes[..cut]).is_err(), "cut at {cut}");
+        }
     }
 }
