@@ -77,7 +77,7 @@ pub use directory::NewLog;
 pub use inspect::{LogFileName, LogFileRecords, LogFiles, Verified};
 pub use reader::{LogBytes, WalReader};
 pub use record::{RECORD_HEADER_LEN, Record, RecordHead, record_len};
-pub use recovery::{Recovered, TornTail};
+pub use recovery::{AcceptedLoss, Recovered, TornTail};
 pub use segment::{
     FORMAT_VERSION, SEGMENT_HEADER_LEN, SEGMENT_HEADER_RECORD_LEN, SEGMENT_MAGIC, SegmentHeader,
     WalSegment, checksum, parse_segment_file_name, segment_file_name,

@@ -36,7 +36,7 @@ const LONG_FILES: [(&str, usize); 13] = [
 
 /// Functions that are longer, and how long each may be. Only to be turned down.
 const LONG_FUNCTIONS: [(&str, &str, usize); 1] =
-    [("storage/src/wal/directory.rs", "open_locked", 99)];
+    [("storage/src/wal/directory.rs", "open_locked", 95)];
 
 /// Files with lines that are longer, and how many. Only to be turned down.
 const LONG_LINES: [(&str, usize); 7] = [

@@ -23,7 +23,7 @@ use mainstay_storage::{Lsn, Timeline};
 
 use super::level::{Level, OnMiss};
 use super::name::NodeName;
-use super::policy::{BoundPolicy, ChangeRule};
+use super::policy::{BoundPolicy, ChangeRule, with_rules};
 use super::progress::Positions;
 use crate::time::Moment;
 
@@ -69,11 +69,7 @@ impl Committer {
     /// # Panics
     /// When the commit LSN lies above own flushed.
     pub fn new(config: CommitConfig, now: Moment) -> Self {
-        let mut policies = config
-            .policies
-            .into_iter()
-            .map(|policy| (policy, ChangeRule::Both))
-            .collect::<Vec<_>>();
+        let mut policies = with_rules(config.policies);
         if policies.is_empty() {
             policies.push((BoundPolicy::off(), ChangeRule::Both));
         }

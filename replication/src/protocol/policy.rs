@@ -222,6 +222,20 @@ pub fn change_rule(old: &BoundPolicy, new: &BoundPolicy, forced: bool) -> Change
     }
 }
 
+/// Policies that bind in a log, oldest first, each with what it takes to replace the one before it.
+/// That a change was forced is not in the log, so it counts as any other.
+pub fn with_rules(policies: Vec<BoundPolicy>) -> Vec<(BoundPolicy, ChangeRule)> {
+    let mut ruled = Vec::<(BoundPolicy, ChangeRule)>::with_capacity(policies.len());
+    for policy in policies {
+        let rule = match ruled.last() {
+            Some((before, _)) => change_rule(before, &policy, false),
+            None => ChangeRule::Both,
+        };
+        ruled.push((policy, rule));
+    }
+    ruled
+}
+
 /// Why a policy text is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("sync policy {text:?}: {why}; examples: off, FIRST 1 (a, b), ANY 2 (a, b, c), ANY 1 (*)")]

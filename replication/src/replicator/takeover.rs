@@ -30,6 +30,12 @@ impl WalReplicator {
     /// the rule that enough members must agree. Returns when the timeline is open and durable
     /// here, and everything in the log is in the store.
     ///
+    /// Under a policy it does not wait for standbys, so the commit position may still lie below
+    /// commits that the old primary acknowledged last: until the standbys confirmed the new
+    /// timeline, who reads what is committed may miss them. They are in the log, and none is lost.
+    /// Once the commit position reaches [`end`](Promotion::end) they can all be read: that is what
+    /// [`wait_for`](Self::wait_for) waits for, given `end - 1` and `RemoteFlush`.
+    ///
     /// # Errors
     /// [`Error::Refused`] with the reason and the way to go on; nothing was opened then.
     pub async fn promote(&self, force: bool) -> Result<Promotion> {

@@ -9,6 +9,7 @@ use mainstay_storage::{Lsn, WalEntry, WalEntryType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
 use uuid::Uuid;
 
 use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
@@ -240,4 +241,40 @@ async fn a_primary_that_crashed_and_was_replaced_fences_itself() {
     assert_eq!((number(&b), b.role()), (2, Role::Primary));
     a.stop().await.unwrap();
     b.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_the_end_of_a_promotion_shows_every_acknowledged_entry() {
+    let dirs = [0; 3].map(|_| TempDir::new().unwrap());
+    let a = lasting(&dirs[0], "127.0.0.1:0");
+    a.start().await.unwrap();
+    let b = standby(dirs[1].path(), "b", &a).await;
+    let c = standby(dirs[2].path(), "c", &a).await;
+    until("everybody knows of everybody", || {
+        let counted = a.standby_states().into_iter();
+        let counted = counted.filter(|state| state.sync_state == "quorum").count();
+        counted == 2 && [&b, &c].iter().all(|node| flushed(node) == flushed(&a))
+    })
+    .await;
+    let from = a.current_lsn().unwrap();
+    for n in 0..50 {
+        confirms(&a, &format!("{n}")).await;
+    }
+    a.stop().await.unwrap();
+    let promotion = within(b.promote(true)).await.unwrap();
+    let committed = || b.wal().unwrap().commit().get();
+    assert!(committed() <= promotion.end);
+    let opened = Lsn::new(promotion.end.get() - 1);
+    within(b.wait_for(opened, Level::RemoteFlush))
+        .await
+        .unwrap();
+    assert!(committed() >= promotion.end);
+    let mut entries = b.subscribe(from).unwrap();
+    for n in 0..50 {
+        let entry = within(entries.next()).await.unwrap().unwrap();
+        assert_eq!(&entry.data[..], n.to_string().as_bytes());
+    }
+    for node in [b, c] {
+        node.stop().await.unwrap();
+    }
 }

@@ -208,11 +208,7 @@ impl Wal {
             })?;
         }
         control_file.replace(opened)?;
-        let recovered = Recovered {
-            end,
-            clean: control.clean,
-            torn: found.torn.clone(),
-        };
+        let recovered = found.report(control.clean);
         let names = disk
             .list(&wal)
             .map_err(|source| Error::io("list", &wal, source))?;

@@ -20,6 +20,7 @@
 //! proves that the page cache has it.
 
 mod look;
+mod loss;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +42,8 @@ use crate::wal::segment::{
 };
 use crate::wal::set_aside;
 
+pub use loss::AcceptedLoss;
+
 /// What recovery found.
 #[derive(Debug)]
 pub struct Recovered {
@@ -50,6 +53,8 @@ pub struct Recovered {
     pub clean: bool,
     /// The torn write that was cut off, if there was one.
     pub torn: Option<TornTail>,
+    /// The log that was given up although this node had flushed it, if the operator accepted that.
+    pub loss: Option<AcceptedLoss>,
 }
 
 /// A write that was never finished, cut off the end of the log.
@@ -69,8 +74,21 @@ pub(crate) struct Found {
     /// Segment number to the timeline in its file's name.
     pub(crate) segments: BTreeMap<u64, u32>,
     pub(crate) torn: Option<TornTail>,
+    pub(crate) loss: Option<AcceptedLoss>,
     /// `Config` entries from the checkpoint on: end of the record, and its payload.
     pub(crate) configs: Vec<(Lsn, Bytes)>,
+}
+
+impl Found {
+    /// What is told of it; `clean` says whether the log had been closed properly.
+    pub(crate) fn report(&self, clean: bool) -> Recovered {
+        Recovered {
+            end: self.end.lsn,
+            clean,
+            torn: self.torn.clone(),
+            loss: self.loss.clone(),
+        }
+    }
 }
 
 /// The inputs of recovery.
@@ -114,7 +132,15 @@ impl Recovery<'_> {
         let proven = self.proven(&stop, &segments)?;
         self.judge(&stop, proven)?;
         self.sync_kept(&stop, &segments)?;
-        self.cut(stop, segments)
+        let from = stop.at;
+        let mut found = self.cut(stop, segments)?;
+        if from < proven {
+            let left = found.torn.take();
+            let loss = AcceptedLoss { from, proven, left };
+            tracing::error!("{loss}");
+            found.loss = Some(loss);
+        }
+        Ok(found)
     }
 
     /// Ends the log at `end_at`, whatever follows, after `before` allowed it. Nothing is changed
@@ -502,6 +528,7 @@ impl Recovery<'_> {
             end,
             segments,
             torn,
+            loss: None,
             configs: stop.configs,
         })
     }

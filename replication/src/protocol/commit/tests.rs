@@ -187,6 +187,50 @@ fn a_receipt_never_states_more_than_the_policy_gave() {
     assert_eq!(guarded.achieved(Level::Async, end), Level::Async);
 }
 
+#[test]
+fn a_restart_knows_again_that_nothing_was_confirmed_while_a_star_counted_too_few() {
+    let own = name("n1");
+    let star = |voters: &[NodeName], end: u64| {
+        let policy = "ANY 1 (*)".parse().unwrap();
+        BoundPolicy::new(policy, voters, &own, Lsn::new(end))
+    };
+    let config = CommitConfig {
+        name: own.clone(),
+        timeline: script::timeline("1:a"),
+        flushed: Lsn::new(800),
+        commit: Lsn::new(40),
+        hold_until: Lsn::ZERO,
+        policies: vec![star(&[], 80), star(&[name("a")], 160)],
+        on_miss: OnMiss::Block,
+    };
+    let mut machine = Committer::new(config, Moment::ZERO);
+    let (name, session) = (name("a"), 1);
+    let flush = Lsn::new(800);
+    let reported = Event::Reported {
+        name: name.clone(),
+        session,
+        timeline: script::timeline("1:a"),
+        positions: Positions {
+            write: flush,
+            flush,
+            apply: Lsn::ZERO,
+        },
+    };
+    let connected = Event::Connected {
+        name: name.clone(),
+        session,
+        vote_after: None,
+    };
+    for event in [connected, Event::Streaming { name, session }, reported] {
+        machine.on(event, Moment::ZERO, &mut Vec::new());
+    }
+    assert_eq!(
+        machine.commit(),
+        flush,
+        "the policy that counts nobody binds"
+    );
+}
+
 fn any_event() -> impl Strategy<Value = (u8, u8, u64, u64, bool)> {
     (0u8..12, 0u8..4, 0u64..60, 0u64..4, any::<bool>())
 }

@@ -140,6 +140,8 @@ impl Candidate {
         self.policies().iter().find_map(|policy| {
             let needed = match self.config.purpose {
                 Purpose::Promote | Purpose::Raise => policy.promises_needed(),
+                // Under one that counts too few, nothing can have been acknowledged.
+                Purpose::Restart if !policy.is_satisfiable() => 0,
                 Purpose::Restart => policy.needed(),
             };
             let counted = policy.counted();

@@ -114,7 +114,15 @@ fn a_loss_that_was_accepted_once_is_not_damage_the_next_time() {
         };
         let dir = Path::new(DIR);
         let (wal, recovered) = Wal::open(Arc::new(disk.clone()), dir, &accepting).unwrap();
-        assert_eq!(recovered.end, kept);
+        assert_eq!((recovered.end, recovered.torn), (kept, None));
+        let loss = recovered.loss.expect("it was flushed");
+        assert!(loss.from == kept && loss.proven >= lost);
+        let words = loss.to_string();
+        assert!(
+            words.contains("flushed") && words.contains("are lost"),
+            "{words}"
+        );
+        assert!(words.contains("set-aside"), "{words}");
         assert_ne!(wal.identity().incarnation, incarnation);
         if closed {
             wal.close().unwrap();
@@ -123,6 +131,7 @@ fn a_loss_that_was_accepted_once_is_not_damage_the_next_time() {
         disk.crash(CrashMode::LoseUnsynced);
         let (wal, recovered) = open(disk).unwrap();
         assert_eq!((recovered.end, recovered.clean), (kept, closed));
+        assert!(recovered.loss.is_none(), "it was told once");
         assert_eq!(entries(&wal), [(kept, "kept".into())]);
     }
 }
