@@ -64,8 +64,10 @@ impl Database {
         store: LsmOptions,
     ) -> Result<Self> {
         let wal = open_or_create(dir.as_ref(), options)?;
+        // Nobody else confirms commits, so what is flushed is committed.
+        wal.set_commit_follows(true);
         let end = wal.appended();
-        let engine = Engine::open(wal, store, end)?;
+        let (engine, _) = Engine::open(wal, store, end)?;
         engine.open_for_writes();
         let keeper = keeper::start(engine.clone(), || Lsn::MAX)?;
         let keeper = Mutex::new(Some(keeper));

@@ -32,9 +32,12 @@ pub use commit::Receipt;
 pub use database::*;
 pub use engine::TABLE_NAME_MAX;
 pub use error::{Error, Result};
+pub use mainstay_replication::Role;
 pub use mainstay_replication::protocol::level::{Level, OnMiss};
 pub use mainstay_replication::protocol::policy::SyncPolicy;
-pub use mainstay_storage::{Lsn, SegmentSize, Timeline};
+pub use mainstay_storage::{
+    KEY_MAX, LsmOptions, Lsn, Remedy, Rows, SegmentSize, Timeline, VALUE_MAX, WalOptions,
+};
 pub use node::*;
 pub use status::*;
 pub use transaction::{Snapshot, WriteTransaction};

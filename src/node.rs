@@ -27,7 +27,7 @@ use crate::upstream::Upstream;
 
 /// Longest time that [`Node::stop`] waits for a commit that is being decided: one that waits for a
 /// standby may never end.
-const DECIDING_MAX: Duration = Duration::from_secs(5);
+const DECIDING_MAX: Duration = Duration::from_secs(2);
 
 /// A running node. Clones are handles on the same one.
 ///
@@ -135,6 +135,9 @@ impl Node {
         let (engine, replicator) = (&self.inner.engine, &self.inner.replicator);
         if engine.is_closed() {
             return Err(Error::Stopped);
+        }
+        if engine.visible() >= lsn {
+            return Ok(());
         }
         let committed = engine.wal.commit().wait(lsn).await;
         committed.map_err(|_| Error::Stopped)?;

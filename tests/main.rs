@@ -5,6 +5,7 @@ mod crash;
 mod database;
 mod examples;
 mod large_transaction;
+mod node;
 mod stock_tools;
 mod support;
 mod tidy;

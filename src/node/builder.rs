@@ -11,8 +11,9 @@ use mainstay_replication::protocol::level::OnMiss;
 use mainstay_replication::protocol::policy::SyncPolicy;
 use mainstay_replication::wire::scram::Verifier;
 use mainstay_replication::{Password, Role, WalReplicator, WalStreamingConfig, bootstrap};
-use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
+use mainstay_storage::{Applicator, LsmOptions, Lsn, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use super::{Inner, Node};
 use crate::commit::RemotePositions;
@@ -24,6 +25,9 @@ use crate::upstream::Upstream;
 
 /// Rounds of key derivation for a password that is configured in clear.
 const SCRAM_ITERATIONS: u32 = 4096;
+
+/// How long [`NodeBuilder::start`] waits until what was not committed is replayed.
+const REPLAY_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How a node is set up. Made by [`Node::builder`].
 #[derive(Debug, Clone)]
@@ -168,15 +172,12 @@ impl NodeBuilder {
         }
         let (wal, primary) = self.open_log().await?;
         let store = self.store.clone();
+        let end = wal.appended();
         let opened = tokio::task::spawn_blocking(move || {
-            let upto = if primary {
-                wal.appended()
-            } else {
-                wal.commit().get()
-            };
+            let upto = wal.commit().get();
             Engine::open(wal, store, upto)
         });
-        let engine = opened.await.map_err(|_| Error::Stopped)??;
+        let (engine, rest) = opened.await.map_err(|_| Error::Stopped)??;
         let copied = engine.clone();
         let replicator = WalReplicator::with_engine(
             self.config.clone(),
@@ -193,7 +194,14 @@ impl NodeBuilder {
         let remote = RemotePositions { written, applied };
         engine.set_remote(remote, replicator.is_synchronous());
         if primary {
-            engine.open_for_writes();
+            let opened = open_for_writes(&engine, &replicator, rest, end).await;
+            if let Err(error) = opened {
+                // The error at hand says more than what ending brings up.
+                let _ = replicator.stop().await;
+                engine.store.close();
+                engine.wal.stop();
+                return Err(error);
+            }
         }
         tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
         let retaining = replicator.clone();
@@ -238,6 +246,38 @@ impl NodeBuilder {
         });
         let wal = opened.await.map_err(|_| Error::Stopped)??;
         Ok((wal, primary))
+    }
+}
+
+/// Replays what is in a primary's log up to `end` and was not committed, then lets it write.
+/// Returns after a while in any case: what is not committed may need more memory than there is,
+/// and wait for standbys that connect later.
+async fn open_for_writes(
+    engine: &Arc<Engine>,
+    replicator: &WalReplicator,
+    rest: Applicator,
+    end: Lsn,
+) -> Result<()> {
+    let (sender, done) = tokio::sync::oneshot::channel();
+    let (engine, replicator) = (engine.clone(), replicator.clone());
+    let replay = move || {
+        let replayed = engine.replay(rest, end);
+        if replayed.is_ok() && replicator.role() == Role::Primary {
+            engine.open_for_writes();
+        }
+        if let Err(Err(error)) = sender.send(replayed) {
+            tracing::error!(%error, "cannot replay the end of the log; no writes are accepted");
+        }
+    };
+    let thread = std::thread::Builder::new().name("mainstay-replay".to_owned());
+    let started = thread.spawn(replay);
+    started.map_err(|error| Error::Config(format!("cannot start a thread: {error}")))?;
+    match timeout(REPLAY_WAIT_MAX, done).await {
+        Ok(replayed) => replayed.unwrap_or(Err(Error::Stopped)),
+        Err(_) => {
+            tracing::warn!("commits from before the restart wait for standbys; no writes yet");
+            Ok(())
+        }
     }
 }
 
