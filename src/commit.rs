@@ -93,6 +93,20 @@ impl WriteTransaction {
 
     /// Commits, and waits until `level` is reached.
     ///
+    /// ```
+    /// use mainstay::Level;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).start().await?;
+    /// let mut tx = node.begin()?;
+    /// tx.put("visits", b"today", b"1")?;
+    /// let receipt = tx.commit_at(Level::Local).await?; // whatever the policy says
+    /// assert!(!receipt.is_durable_elsewhere());
+    /// # node.stop().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// A conflict, [`Error::NotPrimary`], a full disk, limits: nothing happened.
     /// [`Error::Unknown`] when the log or the store stopped before the level was reached.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay::{Error, Lsn, Node};
+use mainstay::{Database, Error, Lsn, Node};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 
@@ -198,6 +198,26 @@ fn first_writes_to_a_table_at_the_same_time_all_succeed() {
             assert!(all.values().all(|rows| rows.len() == usize::from(WRITERS)));
             a.stop().await.unwrap();
         });
+    });
+}
+
+#[test]
+fn a_node_opens_what_a_database_wrote() {
+    on_one_worker(async || {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let db = Database::open(dirs[0].path()).unwrap();
+        db.put("t", b"k", b"v").unwrap();
+        let receipt = db.put("u", b"k", b"w").unwrap();
+        drop(db);
+        let a = node(&dirs[0], "a").start().await.unwrap();
+        assert_eq!(everything(&a).len(), 2);
+        let b = node(&dirs[1], "b").follow(url(&a)).start().await.unwrap();
+        reach(&b, receipt.lsn).await;
+        assert_eq!(everything(&b), everything(&a));
+        b.stop().await.unwrap();
+        a.stop().await.unwrap();
+        let db = Database::open(dirs[0].path()).unwrap();
+        assert_eq!(db.get("u", b"k").unwrap().as_deref(), Some(&b"w"[..]));
     });
 }
 
