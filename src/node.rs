@@ -124,7 +124,18 @@ impl Inner {
 }
 
 impl Node {
-    /// A node with its data in directory `dir`.
+    /// A node with its data in directory `dir`; the rest is optional.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// use mainstay::Node;
+    /// let node = Node::builder(dir.path()).name("a").listen("127.0.0.1:0").start().await?;
+    /// assert!(node.listen_addr().is_some());
+    /// # node.stop().await
+    /// # }
+    /// ```
     pub fn builder(dir: impl AsRef<Path>) -> NodeBuilder {
         NodeBuilder::new(dir.as_ref())
     }
@@ -161,6 +172,19 @@ impl Node {
 
     /// Begins a write transaction.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).start().await?;
+    /// let mut tx = node.begin()?;
+    /// tx.put("users", b"ada", b"1815")?;
+    /// tx.put("cities", b"london", b"ada")?;
+    /// tx.commit().await?;
+    /// # node.stop().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NotPrimary`], naming the primary; [`Error::Stopped`].
     pub fn begin(&self) -> Result<WriteTransaction> {
@@ -189,6 +213,22 @@ impl Node {
     /// Waits until everything that is committed below `lsn` can be read here: read your own writes
     /// on a standby by waiting for the `lsn` of their receipt.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay::Error;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).start().await?;
+    /// let receipt = node.put("users", b"ada", b"1815").await?;
+    /// node.wait_for(receipt.lsn, Duration::from_secs(10)).await?;
+    /// let far = receipt.lsn + (1 << 30);
+    /// let error = node.wait_for(far, Duration::from_millis(1)).await;
+    /// assert!(matches!(error, Err(Error::TimedOut { .. })));
+    /// # node.stop().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::TimedOut`]; [`Error::Stopped`].
     pub async fn wait_for(&self, lsn: Lsn, within: Duration) -> Result<()> {
@@ -211,6 +251,18 @@ impl Node {
     }
 
     /// What the node is and how it fares.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).name("a").start().await?;
+    /// let status = node.status();
+    /// assert_eq!((&status.name[..], &status.role[..], status.timeline), ("a", "primary", 1));
+    /// assert!(status.standbys.is_empty());
+    /// # node.stop().await
+    /// # }
+    /// ```
     pub fn status(&self) -> NodeStatus {
         let (life, trouble) = (self.inner.life(), self.inner.trouble.lock().clone());
         let mut status = NodeStatus::of(&self.inner.name, &life.engine, &life.replicator);
@@ -221,7 +273,8 @@ impl Node {
     }
 
     /// Makes this standby the primary. `force` skips the checks for a living primary and for lag,
-    /// never the rule that enough members must agree.
+    /// never the rule that enough members must agree. The
+    /// [crate's own page](crate#a-primary-and-a-standby) has an example.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
@@ -283,7 +336,9 @@ impl Node {
     }
 
     /// Stops cleanly: connections end as a shutdown does, memory is written out, the log is marked
-    /// as properly closed. A second call does nothing.
+    /// as properly closed. Everything else is [`Error::Stopped`] then, and the outcome of commits
+    /// that still wait for standbys [`Error::Unknown`]. A second call does nothing; giving up this
+    /// one does not end it.
     ///
     /// # Errors
     /// Disk errors; the next start then recovers as after a crash.

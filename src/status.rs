@@ -1,13 +1,9 @@
 //! What a node says about itself, as `status --json` and `/v1/status` give it.
 
-use mainstay_replication::{Role, StandbyState, StreamState, WalReplicator};
+use mainstay_replication::{Role, StandbyState, WalReplicator};
 use serde::Serialize;
 
 use crate::engine::Engine;
-
-/// Lag from which on a standby counts as lagging: 10 MB, or 10 s.
-const LAG_BYTES_WARNING: u64 = 10_000_000;
-const LAG_MS_WARNING: f64 = 10_000.0;
 
 /// A node's state at one moment. Positions are texts like `0/16B3748`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -183,9 +179,5 @@ impl StandbyStatus {
             replay_lag_ms: ms(state.replay_lag),
             last_contact_ms: state.last_heartbeat.map(millis),
         }
-    }
-
-    fn is_lagging(&self) -> bool {
-        self.lag_bytes > LAG_BYTES_WARNING || self.replay_lag_ms > LAG_MS_WARNING
     }
 }

@@ -56,6 +56,22 @@ impl Snapshot {
 
     /// The rows of `table` whose keys are in `range`, in ascending order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// for (name, born) in [("ada", "1815"), ("alan", "1912"), ("grace", "1906")] {
+    ///     db.put("users", name.as_bytes(), born.as_bytes())?;
+    /// }
+    /// let names = |rows: mainstay::Rows| -> Vec<_> {
+    ///     rows.map(|row| row.expect("a row").0).collect()
+    /// };
+    /// let snapshot = db.snapshot()?;
+    /// assert_eq!(names(snapshot.scan("users", ..)?), ["ada", "alan", "grace"]);
+    /// assert_eq!(names(snapshot.scan("users", &b"adb"[..]..&b"g"[..])?), ["alan"]);
+    /// assert_eq!(names(snapshot.scan_prefix("users", b"a")?), ["ada", "alan"]);
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`get`](Self::get), at once or as an item.
     pub fn scan<'a>(&self, table: &str, range: impl RangeBounds<&'a [u8]>) -> Result<Rows> {
@@ -100,6 +116,18 @@ impl Drop for Snapshot {
 ///
 /// Under a synchronous policy it may read what is not committed yet; such values are provisional
 /// until its own commit succeeds.
+///
+/// ```
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let db = mainstay::Database::open(dir.path())?;
+/// let mut tx = db.begin()?;
+/// tx.put("users", b"ada", b"1815")?;
+/// assert_eq!(tx.scan("users", ..)?.count(), 1); // it sees its own writes
+/// assert_eq!(db.get("users", b"ada")?, None); // nobody else does before the commit
+/// tx.delete("users", b"ada")?;
+/// drop(tx); // as if it had never been
+/// # Ok::<(), mainstay::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct WriteTransaction {
     engine: Arc<Engine>,

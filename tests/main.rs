@@ -6,6 +6,7 @@ mod crash;
 mod database;
 mod examples;
 mod large_transaction;
+mod node;
 mod promotions;
 mod rejoin;
 mod stock_tools;
