@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use uuid::Uuid;
 
+use super::proxy::Proxy;
 use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
 
 /// Asks `node` for a promise of timeline `number`, for a candidate that never opens it.
@@ -92,30 +93,41 @@ fn address(node: &WalReplicator) -> String {
 async fn who_waits_for_standbys_of_a_fenced_primary_learns_that_the_outcome_is_unknown() {
     let dirs = [0; 3].map(|_| TempDir::new().unwrap());
     let a = primary(dirs[0].path(), Some("ANY 1 (*)")).await;
-    let b = standby(dirs[1].path(), "b", &a).await;
-    let c = standby(dirs[2].path(), "c", &a).await;
-    until("both are counted", || {
-        let counted = a.standby_states().into_iter();
-        counted.filter(|state| state.sync_state == "quorum").count() == 2
-    })
-    .await;
+    let line = Proxy::to(address(&a)).await;
+    let mut standbys = Vec::new();
+    for (dir, name) in [(&dirs[1], "b"), (&dirs[2], "c")] {
+        let follow = WalStreamingConfig {
+            follow: vec![line.address.clone()],
+            ..config(dir.path(), name)
+        };
+        within(bootstrap(&follow)).await.unwrap();
+        let node = WalReplicator::new(follow, vec![]);
+        node.start().await.unwrap();
+        standbys.push(node);
+    }
+    let [b, c] = <[WalReplicator; 2]>::try_from(standbys).unwrap();
     until("everybody knows of everybody", || {
-        [&b, &c].iter().all(|node| flushed(node) == flushed(&a))
+        let counted = a.standby_states().into_iter();
+        let counted = counted.filter(|state| state.sync_state == "quorum").count();
+        counted == 2 && [&b, &c].iter().all(|node| flushed(node) == flushed(&a))
     })
     .await;
-    let promotion = within(b.promote(true)).await.unwrap();
-    until("the other follows it", || {
-        c.wal().unwrap().timeline() == promotion.timeline && flushed(&c) >= promotion.end
-    })
-    .await;
-    // The old primary has not heard of it.
+    // From here on the primary hears of nothing.
+    line.hold(true);
     let lsn = a.append(put("nobody confirms this")).await.unwrap();
     let remote = [Level::RemoteWrite, Level::RemoteFlush, Level::RemoteApply];
     let waiting = remote.map(|level| {
         let a = a.clone();
         tokio::spawn(async move { a.wait_for(lsn, level).await })
     });
-    c.follow(vec![address(&a)]).await.unwrap();
+    let promotion = within(b.promote(true)).await.unwrap();
+    until("the other follows it", || {
+        c.wal().unwrap().timeline() == promotion.timeline && flushed(&c) >= promotion.end
+    })
+    .await;
+    assert_eq!(a.role(), Role::Primary);
+    line.hold(false);
+    c.follow(vec![line.address.clone()]).await.unwrap();
     until("it is fenced", || a.role() == Role::Fenced).await;
     for waiter in waiting {
         let ended = within(waiter).await.unwrap();
