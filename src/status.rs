@@ -124,7 +124,7 @@ impl NodeStatus {
             role: role.as_str().to_owned(),
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
-            status: health(&role, &standbys, replicator).to_owned(),
+            status: replicator.health().as_str().to_owned(),
             problem: replicator.problem(),
             lsn: Positions {
                 appended: wal.appended().to_string(),
@@ -134,27 +134,6 @@ impl NodeStatus {
                 applied: applied.to_string(),
             },
             standbys,
-        }
-    }
-}
-
-/// The one word for how replication fares.
-fn health(role: &Role, standbys: &[StandbyStatus], replicator: &WalReplicator) -> &'static str {
-    match role {
-        Role::Fenced => "broken",
-        Role::Standby if !replicator.is_connected() => "broken",
-        Role::Standby => "synchronized",
-        Role::Primary => {
-            let any = |test: fn(&StandbyStatus) -> bool| standbys.iter().any(test);
-            if any(|standby| standby.state == StreamState::Disconnected.as_str()) {
-                "broken"
-            } else if any(|standby| standby.state == StreamState::Catchup.as_str()) {
-                "syncing"
-            } else if any(StandbyStatus::is_lagging) {
-                "lagging"
-            } else {
-                "synchronized"
-            }
         }
     }
 }
