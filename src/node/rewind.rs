@@ -16,7 +16,7 @@ use crate::error::Result;
 /// What came of it.
 pub(super) enum Rewound {
     /// Log and store stand at the fork, open.
-    Done(Arc<Engine>, Applicator, Discarded),
+    Done(Arc<Engine>, Box<Applicator>, Discarded),
     /// The store cannot go back so far; everything is closed, and nothing has changed.
     TooFar(String),
 }
@@ -56,5 +56,5 @@ pub(super) fn take_back(
     }
     let discarded = discard::save(&engine, dir, to)?;
     engine.wal.rewind(to)?;
-    Ok(Rewound::Done(engine, rest, discarded))
+    Ok(Rewound::Done(engine, Box::new(rest), discarded))
 }

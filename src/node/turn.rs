@@ -93,7 +93,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
                 "rewound to where the new primary's log begins; the transactions that only this \
                  node had are saved"
             );
-            plan.begin(engine, rest, to).await
+            plan.begin(engine, *rest, to).await
         }
         Rewound::TooFar(why) => copy(inner, life, plan, &why).await,
     }
