@@ -224,10 +224,7 @@ impl Engine {
     /// # Errors
     /// Why write transactions are not accepted, when they are not.
     fn check_writable(&self) -> Result<()> {
-        if self.is_closed() {
-            return Err(Error::Stopped);
-        }
-        if self.is_writable() {
+        if self.is_writable() && !self.is_closed() {
             return Ok(());
         }
         if let Some(successor) = self.successor.lock().clone() {
@@ -246,6 +243,17 @@ impl Engine {
         }
         self.reader.get(CATALOG, b"?", Lsn::MAX)?;
         Err(Error::NotPrimary { primary: None })
+    }
+
+    /// Says of an error that came from closing who takes writes instead, where somebody does.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let closed = matches!(error, Error::Storage(StorageError::Closed) | Error::Stopped);
+        match self.successor.lock().clone().filter(|_| closed) {
+            Some(successor) => Error::NotPrimary {
+                primary: Some(successor),
+            },
+            None => error,
+        }
     }
 
     /// The position that readers see now.
@@ -273,7 +281,7 @@ impl Engine {
                 }
                 // A commit and a flush came between.
                 Err(StorageError::SnapshotTooOld { .. }) if self.store.applied() > at => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.explain(error.into())),
             }
         }
     }

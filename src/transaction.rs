@@ -165,10 +165,11 @@ impl WriteTransaction {
             }
             .into());
         }
-        let id = self.table_for_write(table)?;
-        Ok(self
-            .draft_mut()
-            .put(id, key, Bytes::copy_from_slice(value))?)
+        let put = self.table_for_write(table).and_then(|id| {
+            let value = Bytes::copy_from_slice(value);
+            Ok(self.draft_mut().put(id, key, value)?)
+        });
+        put.map_err(|error| self.engine.explain(error))
     }
 
     /// Deletes `key` from `table`, if it is there.
@@ -177,10 +178,11 @@ impl WriteTransaction {
     /// As [`put`](Self::put).
     pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<()> {
         check_key(key)?;
-        match self.table(table)? {
+        let deleted = self.table(table).and_then(|id| match id {
             Some(id) => Ok(self.draft_mut().delete(id, key)?),
             None => Ok(()),
-        }
+        });
+        deleted.map_err(|error| self.engine.explain(error))
     }
 
     /// The value of `key` in `table`, as this transaction sees it.
