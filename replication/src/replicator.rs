@@ -141,7 +141,10 @@ impl WalReplicator {
         Ok(())
     }
 
-    /// Ends every task: connections are closed as a shutdown does, what does not end within the
+    /// Ends every task. Nothing is appended any more, and each connected standby is sent the whole
+    /// log and waited for until it has flushed it, for up to
+    /// [`DRAIN_MAX`](crate::protocol::sender::DRAIN_MAX): if it is promoted next, this node has no
+    /// log of its own. Connections are closed as a shutdown does, what does not end within the
     /// configured deadline is aborted, the store is closed, and everything takes [`STOP_DEADLINE`]
     /// at most. A second call does nothing.
     ///

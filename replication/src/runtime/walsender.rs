@@ -163,7 +163,8 @@ impl Session {
             },
             _ = stop => {
                 stream.stopped = true;
-                Ok(Some(Event::Stop))
+                let end = core.wal.appended();
+                Ok(Some(Event::Stop { end }))
             }
             _ = stream.switched.changed() => {
                 let (flushed, commit) = (core.wal.flushed().get(), core.wal.commit().get());
