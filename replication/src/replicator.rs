@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Signal, Store, Wal, WalEntry};
+use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -63,6 +63,8 @@ struct Inner {
     upstreams: Mutex<Option<Vec<String>>>,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
+    /// What an engine has to replay after a promotion.
+    rest: Mutex<Option<Applicator>>,
 }
 
 impl WalReplicator {
@@ -90,7 +92,8 @@ impl WalReplicator {
     }
 
     /// For an engine that opened the log itself: `store` is applied to while this node is a
-    /// standby, and on a primary the engine inserts what it commits. `copy` writes a copy of the
+    /// standby, and on a primary the engine inserts what it commits; after a promotion it replays
+    /// the [rest](Self::take_replay) first. `copy` writes a copy of the
     /// store's durable state into an empty directory and says where it stands.
     pub fn with_engine(
         config: WalStreamingConfig,
@@ -115,6 +118,7 @@ impl WalReplicator {
             upstreams: Mutex::new(None),
             running,
             core,
+            rest: Mutex::new(None),
         };
         Self {
             inner: Arc::new(inner),

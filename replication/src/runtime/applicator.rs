@@ -1,8 +1,8 @@
 //! The thread that replays log into the store.
 //!
 //! It applies what is both flushed here and committed, never more, and publishes how far it got.
-//! Told to, it goes on to the end of what is flushed: a standby that becomes primary takes over
-//! its whole log. An error of the store is final; the log goes on, and the node says so.
+//! An engine that becomes primary takes over from it and applies the rest itself. An error of the
+//! store is final; the log goes on, and the node says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,24 +22,15 @@ pub(crate) type SharedStore = Arc<Mutex<Box<dyn Store>>>;
 /// A running replay.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<Applicator>>>,
     orders: Arc<Orders>,
 }
 
 #[derive(Debug)]
 struct Orders {
     stop: AtomicBool,
-    /// Apply everything that is flushed, committed or not.
-    everything: AtomicBool,
-    /// Climbs with each order, to wake the thread.
+    /// Climbs with the order, to wake the thread.
     given: Signal,
-}
-
-impl Orders {
-    fn give(&self, order: &AtomicBool) {
-        order.store(true, Ordering::Release);
-        self.given.raise(self.given.get() + 1);
-    }
 }
 
 impl Replay {
@@ -57,7 +48,6 @@ impl Replay {
     ) -> Result<Self> {
         let orders = Arc::new(Orders {
             stop: AtomicBool::new(false),
-            everything: AtomicBool::new(false),
             given: Signal::new(Lsn::ZERO),
         });
         let applicator = Applicator::new(&wal, &**store.lock())?;
@@ -72,11 +62,13 @@ impl Replay {
             retain: Box::new(retain),
         };
         let thread = std::thread::Builder::new().name("applicator".to_owned());
-        let thread = thread.spawn(move || {
-            if let Err(error) = work.run() {
+        let thread = thread.spawn(move || match work.run() {
+            Ok(()) => Some(work.applicator),
+            Err(error) => {
                 tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
                 // Whoever waits for more to be applied waits for nothing.
                 work.applied.close();
+                None
             }
         });
         let thread = thread.map_err(|source| Error::Connection {
@@ -90,22 +82,17 @@ impl Replay {
         })
     }
 
-    /// Lets it apply everything that is flushed, from now on.
-    pub(crate) fn apply_everything(&self) {
-        self.orders.give(&self.orders.everything);
+    /// Ends it, after the transaction at hand, and returns what goes on from there; `None` when it
+    /// failed.
+    pub(crate) fn stop(mut self) -> Option<Applicator> {
+        self.end()
     }
 
-    /// Ends it, after the transaction at hand.
-    pub(crate) fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.orders.give(&self.orders.stop);
-        if let Some(thread) = self.thread.take() {
-            // A panic in it was reported by the panic itself.
-            let _ = thread.join();
-        }
+    fn end(&mut self) -> Option<Applicator> {
+        self.orders.stop.store(true, Ordering::Release);
+        self.orders.given.raise(self.orders.given.get() + 1);
+        // A panic in it was reported by the panic itself.
+        self.thread.take()?.join().ok()?
     }
 }
 
@@ -133,13 +120,7 @@ impl Work {
             if self.orders.stop.load(Ordering::Acquire) {
                 break;
             }
-            let everything = self.orders.everything.load(Ordering::Acquire);
-            let signal = if everything {
-                self.wal.flushed()
-            } else {
-                self.wal.commit()
-            }
-            .clone();
+            let signal = self.wal.commit().clone();
             let upto = signal.get().min(self.wal.flushed().get());
             let at = {
                 let mut store = self.store.lock();
