@@ -5,6 +5,7 @@
 //! tell apart (see `--help`).
 
 mod backup;
+mod slots;
 mod start;
 mod status;
 mod table;
@@ -71,6 +72,8 @@ enum Verb {
     Demote(verbs::DemoteArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
+    /// List the replication slots of a node, or drop one
+    Slots(slots::SlotsArgs),
     /// Stop a node properly
     Stop(verbs::StopArgs),
     /// Set the value of a key
@@ -246,6 +249,7 @@ pub fn run() -> ExitCode {
         Verb::Switchover(args) => verbs::switchover(&args),
         Verb::Demote(args) => verbs::demote(&args),
         Verb::Follow(args) => verbs::follow(&args),
+        Verb::Slots(args) => slots::run(&args),
         Verb::Stop(args) => verbs::stop(&args),
         Verb::Put(args) => verbs::put(args),
         Verb::Get(args) => verbs::get(&args),

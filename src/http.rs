@@ -8,6 +8,8 @@
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
 //! | `POST /v1/transactions` | `{"lsn","timeline","level"}` |
 //! | `GET /v1/status` | the node's status |
+//! | `GET /v1/slots` | `[{"name","active","restart_lsn","wal_status","inactive_since",..}]` |
+//! | `DELETE /v1/slots/{name}` | `{"dropped":name}` |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
@@ -32,6 +34,7 @@ mod bounds;
 mod control;
 mod error;
 mod keys;
+mod slots;
 mod transactions;
 
 use std::future::Future;
@@ -41,7 +44,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
@@ -139,6 +142,8 @@ fn router(api: Api) -> Router {
         .route("/v1/tables/{table}/keys/", key)
         .route("/v1/transactions", transactions)
         .route("/v1/status", get(control::status))
+        .route("/v1/slots", get(slots::list))
+        .route("/v1/slots/{name}", delete(slots::drop_one))
         .route("/v1/promote", post(control::promote))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))

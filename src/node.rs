@@ -5,6 +5,7 @@ mod discard;
 mod life;
 mod reseed;
 mod rewind;
+mod slots;
 mod switchover;
 mod turn;
 
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub use builder::NodeBuilder;
+pub use slots::SlotStatus;
 
 use crate::commit::Receipt;
 use crate::database::CONFLICT_RETRIES_MAX;

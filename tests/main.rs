@@ -9,6 +9,7 @@ mod large_transaction;
 mod node;
 mod promotions;
 mod rejoin;
+mod slots;
 mod stock_tools;
 mod support;
 mod switchover;

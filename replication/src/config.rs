@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::SyncPolicy;
+use crate::protocol::slot::SLOTS_DEFAULT;
 use crate::wire::scram::Verifier;
 
 /// How one node streams its log. [`Default`] gives a node `node` that listens nowhere and follows
@@ -53,6 +54,12 @@ pub struct WalStreamingConfig {
     /// Most log that a slot may hold back, in bytes; any amount if `None`. A slot that wants more
     /// is invalidated.
     pub max_slot_wal_keep_size: Option<u64>,
+    /// How long nobody may use a slot before it is invalidated; for ever if `None`.
+    pub slot_idle_timeout: Option<Duration>,
+    /// Most slots; at most [`SLOTS_MAX`](crate::protocol::slot::SLOTS_MAX).
+    pub max_replication_slots: usize,
+    /// Most streams and base backups that are served at once.
+    pub max_wal_senders: usize,
     /// Size of a segment, for a new log.
     pub segment_size: SegmentSize,
     /// Deadline for each task when stopping.
@@ -82,6 +89,9 @@ impl Default for WalStreamingConfig {
             max_connections: 100,
             wal_keep_size: 1 << 30,
             max_slot_wal_keep_size: None,
+            slot_idle_timeout: None,
+            max_replication_slots: SLOTS_DEFAULT,
+            max_wal_senders: 10,
             segment_size: SegmentSize::DEFAULT,
             stop_timeout: Duration::from_secs(5),
             accept_loss_from: None,

@@ -12,9 +12,10 @@ pub mod wire;
 pub use cluster::*;
 pub use config::*;
 pub use error::*;
+pub use protocol::slot::{SLOTS_MAX, SlotError};
 pub use replicator::*;
 pub use runtime::{
-    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest,
-    WayBack, adopt_backup, bootstrap, finish_bootstrap, holds_backup, restore_backup, take_backup,
-    verify_backup,
+    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, SlotState, Subscription,
+    TakeOverRequest, WayBack, adopt_backup, bootstrap, finish_bootstrap, holds_backup,
+    restore_backup, take_backup, verify_backup,
 };
