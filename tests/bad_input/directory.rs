@@ -2,7 +2,10 @@
 //! full, of a standby.
 
 use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 
+use mainstay::{Database, Error, LsmOptions, SegmentSize, WalOptions};
 use mainstay_storage::checksum;
 use tempfile::TempDir;
 
@@ -226,6 +229,79 @@ fn on_a_full_disk_writes_are_refused_until_there_is_space() {
     assert_eq!(node.http.rows("t").len(), acknowledged);
     node.terminate();
     drop(node);
+    drop(mount);
+}
+
+/// Takes all the space that is left in `dir`.
+fn fill_up(dir: &Path) {
+    let mut ballast = fs::File::create(dir.join("ballast")).unwrap();
+    let mut chunk = 1 << 20;
+    while chunk > 0 {
+        if ballast.write_all(&vec![1; chunk]).is_err() {
+            chunk /= 2;
+        }
+    }
+}
+
+/// A value that several of fit into a memtable, or, every tenth time, one that does not.
+fn small(row: usize) -> Vec<u8> {
+    let len = if row % 10 == 9 { 120_000 } else { 12_000 };
+    vec![b'a' + (row % 26) as u8; len]
+}
+
+#[test]
+fn a_store_whose_disk_was_full_goes_on_by_itself() {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path().join("small");
+    let Some(mount) = Mount::memory(&at, "64m") else {
+        return;
+    };
+    let log = WalOptions {
+        segment_size: SegmentSize::MIN,
+        ..WalOptions::new(|| 0)
+    };
+    let store = LsmOptions {
+        memtable_bytes: 64 << 10,
+        table_bytes: 64 << 10,
+        ..LsmOptions::default()
+    };
+    let open = || Database::open_with(at.join("a"), &log, store.clone()).unwrap();
+    let db = open();
+    // The segment at hand has room for more than memory takes.
+    db.put("t", b"0000", &small(0)).unwrap();
+    fill_up(&at);
+    let writing = db.clone();
+    let writer = std::thread::spawn(move || {
+        for row in 1..400 {
+            let key = format!("{row:04}");
+            until("it is written", || {
+                match writing.put("t", key.as_bytes(), &small(row)) {
+                    Ok(_) => true,
+                    Err(Error::Storage(mainstay_storage::Error::Full { .. })) => false,
+                    Err(error) => panic!("{error}"),
+                }
+            });
+        }
+    });
+    until("its store has met the full disk", || {
+        // A table that was begun, and for which there was nothing.
+        let tables = fs::read_dir(at.join("a/store/tables")).unwrap();
+        let mut sizes = tables.map(|table| table.unwrap().metadata().map_or(1, |it| it.len()));
+        sizes.any(|size| size == 0) || writer.is_finished()
+    });
+    fs::remove_file(at.join("ballast")).unwrap();
+    writer.join().expect("writing resumes by itself");
+    let check = |db: &Database| {
+        let snapshot = db.snapshot().unwrap();
+        for row in 0..400 {
+            let found = snapshot.get("t", format!("{row:04}").as_bytes()).unwrap();
+            assert!(found.is_some_and(|found| *found == small(row)), "{row}");
+        }
+    };
+    check(&db);
+    db.close().unwrap();
+    drop(db);
+    check(&open());
     drop(mount);
 }
 

@@ -55,6 +55,7 @@ mod manifest;
 mod opened;
 mod options;
 mod reader;
+mod space;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -198,16 +199,17 @@ impl LsmStore {
         }
         // Refused before anything is written, since the library does not look at the order.
         check_order(end, ops_of(transaction))?;
-        shared.insert_large(end, &mut ops_of(transaction))
+        shared.insert_large(end, transaction.bytes, || Box::new(ops_of(transaction)))
     }
 
     fn insert_ops(&self, end: Lsn, ops: Vec<Op>) -> Result<()> {
         let shared = self.shared();
         let ops = writer::in_key_order(ops);
-        if writer::bytes_of(&ops) <= shared.options.memtable_bytes {
+        let bytes = writer::bytes_of(&ops);
+        if bytes <= shared.options.memtable_bytes {
             return shared.insert_whole(end, ops);
         }
-        shared.insert_large(end, &mut ops.into_iter().map(Ok))
+        shared.insert_large(end, bytes, || Box::new(ops.iter().cloned().map(Ok)))
     }
 
     /// End of the last transaction inserted.

@@ -74,7 +74,11 @@ impl Edits {
     /// Runs an edit that adds rows which nothing shows yet, with versions up to `highest`. It is
     /// numbered below them, so that the first position that sees them sees the edit too; a merge
     /// that includes them is numbered above them.
-    fn number_below<T>(&self, highest: SeqNo, edit: impl FnOnce() -> T) -> T {
+    fn number_below<E>(
+        &self,
+        highest: SeqNo,
+        edit: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let mut flushed_max = self.flushed_max.lock();
         // The merge that is under way may take a number as well.
         assert!(
@@ -82,9 +86,9 @@ impl Edits {
             "no room below {highest}"
         );
         self.counter.set(*flushed_max + 1);
-        let done = edit();
+        edit()?;
         *flushed_max = highest;
-        done
+        Ok(())
     }
 }
 
@@ -236,6 +240,11 @@ impl Shared {
     fn run_flusher(&self, tree: &Tree) {
         while let Ok(sealed) = self.next_to_flush() {
             if let Err(error) = self.flush(tree, &sealed) {
+                // Its rows, and what comes around them in a table.
+                let bytes = sealed.memtable.size().saturating_mul(2);
+                if self.wait_for_space(tree, &error, bytes, "flush") {
+                    continue;
+                }
                 self.fail(&error);
                 return;
             }
@@ -269,8 +278,15 @@ impl Shared {
                 let watermark = self.raise_horizon();
                 self.edits.prepare(0);
                 if let Err(error) = tree.compact(strategy.clone(), watermark) {
+                    let error = self.convert("compact")(error);
+                    let bytes = self.options.table_bytes.saturating_mul(2);
+                    if !self.work.is_stopped() && self.wait_for_space(tree, &error, bytes, "merge")
+                    {
+                        before = None;
+                        continue;
+                    }
                     if !self.work.is_stopped() {
-                        self.fail(&self.convert("compact")(error));
+                        self.fail(&error);
                     }
                     return;
                 }

@@ -42,6 +42,8 @@ impl Sealed {
 pub(super) struct Work {
     state: Mutex<State>,
     changed: Condvar,
+    /// For who waits for time to pass, and not for changes.
+    stopped: Condvar,
     pub(super) fault: Fault,
 }
 
@@ -109,6 +111,7 @@ impl Work {
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            stopped: Condvar::new(),
             fault: Fault::default(),
         }
     }
@@ -154,9 +157,18 @@ impl Work {
         self.changed.wait_for(&mut state, SLOW_PAUSE);
     }
 
+    /// Waits for `pause`, or until the work ends.
+    pub(super) fn pause_for(&self, pause: Duration) {
+        let mut state = self.state.lock();
+        if !state.stop {
+            self.stopped.wait_for(&mut state, pause);
+        }
+    }
+
     /// Ends every wait, present and future.
     pub(super) fn stop(&self) {
         self.change(|state| state.stop = true);
+        self.stopped.notify_all();
     }
 
     pub(super) fn is_stopped(&self) -> bool {

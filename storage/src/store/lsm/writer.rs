@@ -30,7 +30,7 @@ pub(super) struct Writer {
 }
 
 /// Operations in the order in which they are inserted.
-pub(super) type Ops<'a> = &'a mut dyn Iterator<Item = Result<Op>>;
+pub(super) type Ops<'a> = Box<dyn Iterator<Item = Result<Op>> + 'a>;
 
 impl Writer {
     pub(super) fn new(tree: Tree, durable: Lsn) -> Self {
@@ -82,12 +82,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes a transaction part of the tables, once it may reach disk. Its operations come in
-    /// climbing order of their keys.
+    /// Makes a transaction of `bytes` part of the tables, once it may reach disk, and waits for
+    /// space if there is none. Its operations come in climbing order of their keys, each time that
+    /// they are asked for.
     ///
     /// # Errors
     /// Nothing of the transaction is there then, and it can be inserted again.
-    pub(super) fn insert_large(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
+    pub(super) fn insert_large<'a>(
+        &self,
+        end: Lsn,
+        bytes: u64,
+        ops: impl Fn() -> Ops<'a>,
+    ) -> Result<()> {
         self.check_turn(end)?;
         let gate = [&self.gate.flushed, &self.gate.commit];
         self.work.until(|turn| {
@@ -112,7 +118,12 @@ impl Shared {
             turn.wait();
             None
         })?;
-        self.write_tables(&tree, end, ops)?;
+        loop {
+            match self.write_tables(&tree, end, ops()) {
+                Err(error) if self.wait_for_space(&tree, &error, bytes * 2, "large") => {}
+                written => break written?,
+            }
+        }
         self.writer.lock().row = end;
         Ok(())
     }
