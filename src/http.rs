@@ -10,6 +10,7 @@
 //! | `GET /v1/status` | the node's status |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
+//! | `POST /v1/apply` `{"paused":true}` | `{"paused"}` |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
 //! | `POST /v1/follow` `{"url":"postgres://.."}` | `{"following":url}` |
 //! | `POST /v1/stop` | `{"stopping":true}`, then the node stops |
@@ -140,6 +141,7 @@ fn router(api: Api) -> Router {
         .route("/v1/transactions", transactions)
         .route("/v1/status", get(control::status))
         .route("/v1/promote", post(control::promote))
+        .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))
         .route("/v1/follow", post(control::follow))

@@ -321,6 +321,17 @@ impl Node {
         turn::step_down(&self.inner, upstream.addresses).await
     }
 
+    /// On a standby: applies nothing from now on, or goes on. What is received is kept and
+    /// confirmed all the same. A promotion applies everything whatever was said here; a restart, a
+    /// rewind or a copy of another node's data forgets it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] on a primary; [`Error::Stopped`].
+    pub async fn pause_apply(&self, paused: bool) -> Result<()> {
+        let _unchanged = self.inner.unchanged().await?;
+        Ok(self.inner.life().replicator.pause_apply(paused).await?)
+    }
+
     /// Makes this primary a standby of the node at `url`, which is to become the primary. Until it
     /// is, this cluster takes no writes; [`switchover`](Self::switchover) does both.
     ///

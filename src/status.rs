@@ -24,6 +24,8 @@ pub struct NodeStatus {
     pub status: String,
     /// Why it cannot go on by itself, when it cannot.
     pub problem: Option<String>,
+    /// On a standby that was told to apply nothing: true.
+    pub apply_paused: bool,
     /// How far the node is.
     pub lsn: Positions,
     /// On a primary: its registered standbys.
@@ -126,6 +128,7 @@ impl NodeStatus {
             promotion_id: timeline.id.to_string(),
             status: replicator.health().as_str().to_owned(),
             problem: replicator.problem(),
+            apply_paused: replicator.is_apply_paused(),
             lsn: Positions {
                 appended: wal.appended().to_string(),
                 written: wal.written().get().to_string(),

@@ -1,5 +1,6 @@
 //! Integration tests of the whole product. One binary, so that it links once.
 
+mod apply;
 mod bad_input;
 mod base_backup;
 mod crash;

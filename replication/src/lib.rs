@@ -12,6 +12,7 @@ pub mod wire;
 pub use cluster::*;
 pub use config::*;
 pub use error::*;
+pub use protocol::pace::APPLY_DELAY_MAX;
 pub use replicator::*;
 pub use runtime::{
     Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest,

@@ -69,8 +69,13 @@ impl Plan {
         self.fill().await?;
         let wal = self.open_log().await?;
         let (store, end) = (self.store.clone(), wal.appended());
+        let delayed = !self.is_primary() && !self.config.min_apply_delay.is_zero();
         let opened = tokio::task::spawn_blocking(move || {
-            let upto = wal.commit().get();
+            // A standby that stays behind on purpose counts everything as just heard.
+            let upto = match delayed {
+                true => Lsn::ZERO,
+                false => wal.commit().get(),
+            };
             Engine::open(wal, store, upto)
         });
         let (engine, rest) = opened.await.map_err(|_| Error::Stopped)??;
