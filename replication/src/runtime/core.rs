@@ -9,9 +9,10 @@
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
 //! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
 //! and carry out their actions: `primary` for commits, `registry` for standbys and their streams,
-//! `retention` for log that is kept, `units` for transactions that are open. This one holds what
-//! they share, and knows no connection.
+//! `retention` for log that is kept, `units` for transactions that are open, `ending` for the end
+//! of the log at a clean stop. This one holds what they share, and knows no connection.
 
+mod ending;
 mod primary;
 mod registry;
 mod retention;
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -94,6 +95,8 @@ pub(crate) struct Core {
     /// The timeline on which this node was started; transactions that it does not know began there.
     pub(crate) started_on: Timeline,
     units: Mutex<OpenUnits>,
+    /// Whether nothing is appended here any more; held shared while something is.
+    ended: RwLock<bool>,
     /// Held while a timeline is asked for or somebody is begun to be followed.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
@@ -192,6 +195,7 @@ impl Core {
             standstill: watch::Sender::new(None),
             started_on,
             units: Mutex::default(),
+            ended: RwLock::new(false),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
             state: Mutex::new(state),

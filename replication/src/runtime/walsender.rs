@@ -147,7 +147,8 @@ impl Session {
             },
             _ = stop => {
                 stream.stopped = true;
-                Ok(Some(Event::Stop))
+                let end = core.wal.appended();
+                Ok(Some(Event::Stop { end }))
             }
             _ = stream.switched.changed() => Ok(stream.look_for_switch(&core)),
             flushed = core.wal.flushed().wait(stream.flushed + 1) => match flushed {
