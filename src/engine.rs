@@ -16,6 +16,7 @@
 
 mod commit;
 mod hold;
+mod standing;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -57,12 +58,16 @@ pub(crate) struct Engine {
     limits: Limits,
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
-    remote: RwLock<RemotePositions>,
+    pub(crate) remote: RwLock<RemotePositions>,
     /// Climbs by one whenever write transactions end, because this node stops or is no primary any
     /// more: who waits for standbys then waits for nothing.
     endings: Signal,
     /// Whether a synchronous policy is in force, so that commits wait for it by default.
     synchronous: AtomicBool,
+    /// Climbs by one whenever a synchronous policy comes into force.
+    turns: Signal,
+    /// Why writes are refused while the policy failed.
+    refusal: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -139,6 +144,8 @@ impl Engine {
             stalled: AtomicBool::new(false),
             endings: Signal::new(Lsn::ZERO),
             synchronous: AtomicBool::new(false),
+            turns: Signal::new(Lsn::ZERO),
+            refusal: Mutex::new(None),
         });
         engine.replay(upto)?;
         Ok(engine)
@@ -178,6 +185,11 @@ impl Engine {
         &self.endings
     }
 
+    /// Climbs by one whenever a synchronous policy comes into force.
+    pub(crate) fn turns(&self) -> &Signal {
+        &self.turns
+    }
+
     /// As [`refuse_writes`](Self::refuse_writes), for good and in favour of `successor`.
     pub(crate) fn give_way(&self, successor: String) {
         *self.successor.lock() = Some(successor);
@@ -209,7 +221,7 @@ impl Engine {
     /// Why write transactions are not accepted, when they are not.
     fn check_writable(&self) -> Result<()> {
         if self.is_writable() {
-            return Ok(());
+            return self.check_policy();
         }
         if let Some(successor) = self.successor.lock().clone() {
             let primary = Some(successor);

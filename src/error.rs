@@ -1,6 +1,6 @@
 //! Everything an application can be told.
 
-use mainstay_storage::Lsn;
+use mainstay_storage::{Lsn, Timeline};
 
 /// Result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,6 +28,8 @@ pub enum Error {
     Unknown {
         /// End of the commit in the log.
         lsn: Lsn,
+        /// The timeline it was written on.
+        timeline: Timeline,
         /// Why the wait ended.
         why: String,
     },

@@ -2,11 +2,11 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `PUT /v1/tables/{table}/keys/{key}`, body: raw bytes | `{"lsn":"0/16B3748","timeline":1}` |
+//! | `PUT /v1/tables/{table}/keys/{key}`, body: raw bytes | `{"lsn":..,"timeline":1,"level":..,"standbys":[..]}` |
 //! | `GET` the same, `?min_lsn=&timeout_ms=` | raw bytes, header `Mainstay-Lsn` |
-//! | `DELETE` the same | `{"lsn":..,"timeline":..}` |
+//! | `DELETE` the same | as `PUT` |
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
-//! | `POST /v1/transactions` | `{"lsn","timeline","level"}` |
+//! | `POST /v1/transactions` | as `PUT` |
 //! | `GET /v1/status` | the node's status |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |

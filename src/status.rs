@@ -1,13 +1,12 @@
 //! What a node says about itself, as `status --json` and `/v1/status` give it.
 
-use mainstay_replication::{Role, StandbyState, StreamState, WalReplicator};
+use std::time::Duration;
+
+use mainstay_replication::{Role, StandbyState, WalReplicator};
 use serde::Serialize;
 
+use crate::database::wall_clock;
 use crate::engine::Engine;
-
-/// Lag from which on a standby counts as lagging: 10 MB, or 10 s.
-const LAG_BYTES_WARNING: u64 = 10_000_000;
-const LAG_MS_WARNING: f64 = 10_000.0;
 
 /// A node's state at one moment. Positions are texts like `0/16B3748`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -128,8 +127,8 @@ impl NodeStatus {
             role: role.as_str().to_owned(),
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
-            status: health(&role, &standbys, replicator).to_owned(),
-            problem: replicator.problem(),
+            status: replicator.health().as_str().to_owned(),
+            problem: problem(replicator),
             lsn: Positions {
                 appended: wal.appended().to_string(),
                 written: wal.written().get().to_string(),
@@ -142,25 +141,21 @@ impl NodeStatus {
     }
 }
 
-/// The one word for how replication fares.
-fn health(role: &Role, standbys: &[StandbyStatus], replicator: &WalReplicator) -> &'static str {
-    match role {
-        Role::Fenced => "broken",
-        Role::Standby if !replicator.is_connected() => "broken",
-        Role::Standby => "synchronized",
-        Role::Primary => {
-            let any = |test: fn(&StandbyStatus) -> bool| standbys.iter().any(test);
-            if any(|standby| standby.state == StreamState::Disconnected.as_str()) {
-                "broken"
-            } else if any(|standby| standby.state == StreamState::Catchup.as_str()) {
-                "syncing"
-            } else if any(StandbyStatus::is_lagging) {
-                "lagging"
-            } else {
-                "synchronized"
-            }
-        }
-    }
+/// What keeps replication from going on as it should, if anything: what the node cannot get over,
+/// or what commits do instead of waiting for the policy.
+fn problem(replicator: &WalReplicator) -> Option<String> {
+    replicator.problem().or_else(|| {
+        let status = replicator.policy_status().ok()?;
+        status.problem(&time_before(status.missed_for.unwrap_or_default()))
+    })
+}
+
+/// The time of day `ago` before now, in UTC and whole seconds.
+fn time_before(ago: Duration) -> String {
+    let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
+    let at = chrono::DateTime::from_timestamp_micros(wall_clock().saturating_sub(ago));
+    at.map(|at| at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .unwrap_or_default()
 }
 
 impl StandbyStatus {
@@ -183,9 +178,5 @@ impl StandbyStatus {
             replay_lag_ms: ms(state.replay_lag),
             last_contact_ms: state.last_heartbeat.map(millis),
         }
-    }
-
-    fn is_lagging(&self) -> bool {
-        self.lag_bytes > LAG_BYTES_WARNING || self.replay_lag_ms > LAG_MS_WARNING
     }
 }

@@ -10,4 +10,5 @@ mod rejoin;
 mod stock_tools;
 mod support;
 mod switchover;
+mod sync_policy;
 mod tidy;

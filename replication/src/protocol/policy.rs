@@ -181,6 +181,11 @@ impl BoundPolicy {
         self.counted.len() >= self.needed()
     }
 
+    /// Whether it counts whoever is registered.
+    pub fn counts_voters(&self) -> bool {
+        self.policy.names() == Some(&Names::Voters)
+    }
+
     /// `n - k + 1`: how many of them must promise before a timeline is opened, so that they meet
     /// every set that can have confirmed a commit. Zero when no such set exists.
     pub fn promises_needed(&self) -> usize {
@@ -207,7 +212,7 @@ pub enum ChangeRule {
 /// What it takes to go from `old` to `new`. `forced` changes name, through
 /// [`BoundPolicy::counted`] of `old`, who could still promote themselves without them.
 pub fn change_rule(old: &BoundPolicy, new: &BoundPolicy, forced: bool) -> ChangeRule {
-    let stars = old.policy.names() == Some(&Names::Voters);
+    let stars = old.counts_voters();
     let same_rule = old.policy == new.policy;
     let (before, after) = (old.counted(), new.counted());
     let kept = before.iter().all(|name| after.contains(name));
