@@ -76,7 +76,8 @@ pub(crate) struct Settings {
     pub(crate) follow: Option<String>,
     pub(crate) slot: Option<String>,
     pub(crate) upstream_password: Option<String>,
-    pub(crate) sync: SyncPolicy,
+    /// `None` is what the log says.
+    pub(crate) sync: Option<SyncPolicy>,
     pub(crate) level: Option<Level>,
     pub(crate) on_miss: OnMiss,
     pub(crate) segment_size: Option<SegmentSize>,
@@ -161,7 +162,7 @@ impl Stated {
             follow: self.follow,
             slot: self.slot,
             upstream_password: upstream.map(read_secret).transpose()?,
-            sync: self.sync.unwrap_or_default(),
+            sync: self.sync,
             level: self.level,
             on_miss: self.on_miss.unwrap_or_default(),
             segment_size,

@@ -12,6 +12,9 @@
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
 //! | `POST /v1/follow` `{"url":"postgres://.."}` | `{"following":url}` |
+//! | `GET /v1/policy` | the synchronous policy, and how it stands |
+//! | `POST /v1/policy` `{"policy":"ANY 1 (*)","force":false}` | `{"changed","policy","lsn","in_force","may_promote","notices"}` |
+//! | `POST /v1/policy` `{"remove":"b","force":false}` | the same |
 //! | `POST /v1/stop` | `{"stopping":true}`, then the node stops |
 //! | `GET /health` | 200 while the node runs |
 //!
@@ -139,6 +142,7 @@ fn router(api: Api) -> Router {
         .route("/v1/tables/{table}/keys/", key)
         .route("/v1/transactions", transactions)
         .route("/v1/status", get(control::status))
+        .route("/v1/policy", get(control::policy).post(control::set_policy))
         .route("/v1/promote", post(control::promote))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))

@@ -3,6 +3,7 @@
 mod builder;
 mod discard;
 mod life;
+mod policy;
 mod reseed;
 mod rewind;
 mod switchover;
