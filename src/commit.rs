@@ -340,4 +340,52 @@ mod tests {
         engine.store.close();
         engine.wal.close().unwrap();
     }
+
+    /// Notes the order in which commits are woken, by their number.
+    struct Woken(usize, Arc<parking_lot::Mutex<Vec<usize>>>);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().push(self.0);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_commits_wait_and_each_is_woken_once_in_order_when_its_turn_comes() {
+        const COMMITS: usize = 10_000;
+        let dir = tempfile::tempdir().unwrap();
+        let engine = lonely(dir.path());
+        let woken = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let mut commits = (0..COMMITS)
+            .map(|number| {
+                let mut commit = Box::pin(writing(&engine).commit_at(Level::RemoteFlush));
+                let waker = Waker::from(Arc::new(Woken(number, woken.clone())));
+                let mut context = Context::from_waker(&waker);
+                assert!(commit.as_mut().poll(&mut context).is_pending());
+                (commit, engine.wal.appended())
+            })
+            .collect::<Vec<_>>();
+        let signal = engine.wal.commit().clone();
+        assert_eq!(signal.waiters(), COMMITS);
+        let flushed = engine.wal.flushed();
+        flushed.wait_blocking(engine.wal.appended(), None).unwrap();
+        assert!(woken.lock().is_empty(), "nothing was confirmed yet");
+        let mut released = 0;
+        for step in [1, 2, 100, 4_000, COMMITS] {
+            engine.wal.advance_commit(commits[step - 1].1);
+            let expected = (released..step).collect::<Vec<_>>();
+            assert_eq!(std::mem::take(&mut *woken.lock()), expected);
+            assert_eq!(signal.waiters(), COMMITS - step);
+            released = step;
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        for (commit, end) in &mut commits {
+            let Poll::Ready(Ok(receipt)) = commit.as_mut().poll(&mut context) else {
+                panic!("it was woken and is not done");
+            };
+            assert_eq!(receipt.lsn, *end);
+        }
+        engine.store.close();
+        engine.wal.close().unwrap();
+    }
 }

@@ -21,9 +21,10 @@ pub enum Error {
         /// Name and address of the primary, when known.
         primary: Option<String>,
     },
-    /// The wait for a commit ended before its outcome was known: it may or may not survive.
+    /// The wait for a commit ended before its outcome was known: it may or may not survive. Any
+    /// node can be asked later, by [`Node::outcome`](crate::Node::outcome).
     #[error(
-        "the outcome of the commit at {lsn} is unknown: {why}. Ask again with wait_for, or read the data"
+        "the outcome of the commit at {lsn} is unknown: {why}. Ask later what became of it, or read the data"
     )]
     Unknown {
         /// End of the commit in the log.

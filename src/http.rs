@@ -7,6 +7,7 @@
 //! | `DELETE` the same | as `PUT` |
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
 //! | `POST /v1/transactions` | as `PUT` |
+//! | `GET /v1/wait?lsn=&timeline=&level=&timeout_ms=` | `{"outcome":"reached"}`, `lost` or `unknown` |
 //! | `GET /v1/status` | the node's status |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
@@ -36,6 +37,7 @@ mod control;
 mod error;
 mod keys;
 mod transactions;
+mod wait;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -141,6 +143,7 @@ fn router(api: Api) -> Router {
         .route("/v1/tables/{table}/keys/{*key}", key.clone())
         .route("/v1/tables/{table}/keys/", key)
         .route("/v1/transactions", transactions)
+        .route("/v1/wait", get(wait::get))
         .route("/v1/status", get(control::status))
         .route("/v1/policy", get(control::policy).post(control::set_policy))
         .route("/v1/promote", post(control::promote))

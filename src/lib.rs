@@ -34,6 +34,7 @@ pub use engine::TABLE_NAME_MAX;
 pub use error::{Error, Result};
 pub use mainstay_replication::protocol::level::{Level, OnMiss};
 pub use mainstay_replication::protocol::policy::SyncPolicy;
+pub use mainstay_replication::{Outcome, WrittenOn};
 pub use mainstay_storage::{Lsn, SegmentSize, Timeline};
 pub use node::*;
 pub use status::*;

@@ -3,6 +3,7 @@
 mod builder;
 mod discard;
 mod life;
+mod outcome;
 mod policy;
 mod reseed;
 mod rewind;

@@ -6,6 +6,7 @@ mod crash;
 mod database;
 mod examples;
 mod large_transaction;
+mod outcome;
 mod rejoin;
 mod stock_tools;
 mod support;

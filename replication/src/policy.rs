@@ -10,6 +10,7 @@ use mainstay_storage::Lsn;
 pub use crate::protocol::commit::{Condition, Confirmation};
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
+pub use crate::protocol::outcome::{Outcome, WrittenOn};
 use crate::protocol::policy::SyncPolicy;
 
 /// How a primary's policy stands, told whenever it changes.

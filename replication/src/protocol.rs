@@ -35,6 +35,7 @@ pub mod commit;
 pub mod level;
 pub mod liveness;
 pub mod name;
+pub mod outcome;
 pub mod policy;
 pub mod progress;
 pub mod promotion;

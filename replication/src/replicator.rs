@@ -5,6 +5,7 @@
 //! a store. Handles are cheap to clone.
 
 mod handover;
+mod outcome;
 mod policy;
 mod running;
 mod segment;

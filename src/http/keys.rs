@@ -102,7 +102,7 @@ fn table_name(text: &str) -> ApiResult<String> {
     String::from_utf8(bytes).map_err(|_| ApiError::bad("the table's name is not UTF-8"))
 }
 
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> ApiResult<T> {
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> ApiResult<T> {
     match query {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(ApiError::bad(format!(
