@@ -259,7 +259,10 @@ fn a_policy_that_makes_no_sense_is_refused_and_one_for_unknown_standbys_waits_fo
     let dir = TempDir::new().unwrap();
     let a = Start::new(dir.path(), "a").start();
     for (policy, parts) in [
-        ("ANY 1 (b c)", &["one comma", "examples: off"][..]),
+        (
+            "ANY 1 (b c)",
+            &["at character 10", "one comma", "examples: off"][..],
+        ),
         ("ANY 3 (b, c)", &["3 of 2 names can never be met"]),
         (
             "ANY 2 (a, b)",
