@@ -5,6 +5,7 @@
 //! tell apart (see `--help`).
 
 mod backup;
+mod policy;
 mod start;
 mod status;
 mod table;
@@ -67,6 +68,9 @@ enum Verb {
     Promote(verbs::PromoteArgs),
     /// Hand the primary's place to a standby while both are well; ask the primary
     Switchover(verbs::SwitchoverArgs),
+    /// Show or change who must confirm a commit; ask the primary to change it
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Make the primary a standby of the node at URL
     Demote(verbs::DemoteArgs),
     /// Let a standby apply nothing for a while, or go on
@@ -246,6 +250,7 @@ pub fn run() -> ExitCode {
         Verb::Status(args) => verbs::status(&args),
         Verb::Promote(args) => verbs::promote(&args),
         Verb::Switchover(args) => verbs::switchover(&args),
+        Verb::Policy(verb) => policy::run(&verb),
         Verb::Demote(args) => verbs::demote(&args),
         Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),

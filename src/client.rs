@@ -178,6 +178,19 @@ impl Client {
         self.parsed(self.send(Method::POST, "/v1/promote", body, ANSWER_TIMEOUT)?)
     }
 
+    /// The synchronous policy, as `GET /v1/policy` answers it.
+    pub(crate) fn policy(&self) -> ClientResult<Value> {
+        self.parsed(self.send(Method::GET, "/v1/policy", Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
+    /// Changes the synchronous policy (`what` is `policy`) or takes a standby out (`remove`), and
+    /// returns the node's answer.
+    pub(crate) fn set_policy(&self, what: &str, value: &str, force: bool) -> ClientResult<Value> {
+        let body = json!({ what: value, "force": force }).to_string();
+        let body = body.into_bytes();
+        self.parsed(self.send(Method::POST, "/v1/policy", body, ANSWER_TIMEOUT)?)
+    }
+
     /// Hands the primary's place to the standby `to`, or to the one that is furthest, and returns
     /// the node's answer.
     pub(crate) fn switchover(&self, to: Option<&str>) -> ClientResult<Value> {

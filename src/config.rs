@@ -81,7 +81,8 @@ pub(crate) struct Settings {
     pub(crate) slot: Option<String>,
     pub(crate) upstream_password: Option<String>,
     pub(crate) min_apply_delay: Option<Duration>,
-    pub(crate) sync: SyncPolicy,
+    /// `None` is what the log says.
+    pub(crate) sync: Option<SyncPolicy>,
     pub(crate) level: Option<Level>,
     pub(crate) on_miss: OnMiss,
     pub(crate) segment_size: Option<SegmentSize>,
@@ -192,7 +193,7 @@ impl Stated {
             slot: self.slot,
             upstream_password: upstream.map(read_secret).transpose()?,
             min_apply_delay: self.min_apply_delay.map(|delay| delay.0),
-            sync: self.sync.unwrap_or_default(),
+            sync: self.sync,
             level: self.level,
             on_miss: self.on_miss.unwrap_or_default(),
             segment_size,

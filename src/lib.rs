@@ -220,6 +220,7 @@ pub use error::{Error, Result};
 pub use mainstay_replication::Role;
 pub use mainstay_replication::protocol::level::{Level, OnMiss};
 pub use mainstay_replication::protocol::policy::SyncPolicy;
+pub use mainstay_replication::{Outcome, WrittenOn};
 pub use mainstay_storage::{
     KEY_MAX, LsmOptions, Lsn, Remedy, Rows, SegmentSize, Timeline, VALUE_MAX, WalOptions,
 };

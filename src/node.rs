@@ -3,6 +3,8 @@
 mod builder;
 mod discard;
 mod life;
+mod outcome;
+mod policy;
 mod reseed;
 mod rewind;
 mod switchover;

@@ -1,8 +1,11 @@
 //! What a node says about itself, as `status --json` and `/v1/status` give it.
 
-use mainstay_replication::{Role, StandbyState, WalReplicator};
+use std::time::Duration;
+
+use mainstay_replication::{PolicyChange, PolicyStatus, Role, StandbyState, WalReplicator};
 use serde::Serialize;
 
+use crate::database::wall_clock;
 use crate::engine::Engine;
 
 /// A node's state at one moment. Positions are texts like `0/16B3748`.
@@ -106,6 +109,81 @@ pub struct SwitchedOver {
     pub pause_ms: u64,
 }
 
+/// A synchronous policy, whom it counts, and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyReport {
+    /// The newest policy in the log.
+    pub policy: String,
+    /// What happens while it is not met: `block`, `degrade:10s`, `fail:10s`.
+    pub on_miss: String,
+    /// `off`, `met`, `waiting`, `changing`, `degraded`, `failing`, `suspended`, or `standby` where
+    /// another node decides.
+    pub state: String,
+    /// On a primary, the policies that bind, oldest first: more than one while a change is not
+    /// known committed.
+    pub binding: Vec<String>,
+    /// How many standbys must confirm a commit.
+    pub needed: usize,
+    /// How many of those counted are there, on a primary.
+    pub present: usize,
+    /// Whom it counts.
+    pub counted: Vec<String>,
+    /// Those of them that never registered.
+    pub unknown: Vec<String>,
+    /// All registered standbys.
+    pub registered: Vec<String>,
+}
+
+/// What an order to change the policy, or to remove a standby, led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyChanged {
+    /// Always true; an order that was refused is an error.
+    pub changed: bool,
+    /// The newest policy.
+    pub policy: String,
+    /// End of the entry in the log.
+    pub lsn: String,
+    /// Whether it binds alone by now; until then the earlier ones bind too.
+    pub in_force: bool,
+    /// After a forced change, the members that could still promote themselves without it.
+    pub may_promote: Vec<String>,
+    /// What the operator should know, a sentence each.
+    pub notices: Vec<String>,
+}
+
+impl PolicyReport {
+    pub(crate) fn of(status: &PolicyStatus) -> Self {
+        Self {
+            policy: status.policy.to_string(),
+            on_miss: status.on_miss.to_string(),
+            state: status.word().to_owned(),
+            binding: status.binding.iter().map(ToString::to_string).collect(),
+            needed: status.policy.needed(),
+            present: status.present,
+            counted: names(&status.counted),
+            unknown: names(&status.unknown),
+            registered: names(&status.registered),
+        }
+    }
+}
+
+impl PolicyChanged {
+    pub(crate) fn of(change: PolicyChange) -> Self {
+        Self {
+            changed: true,
+            policy: change.policy.to_string(),
+            lsn: change.lsn.to_string(),
+            in_force: change.in_force,
+            may_promote: names(&change.may_promote),
+            notices: change.notices,
+        }
+    }
+}
+
+fn names(names: &[impl ToString]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
 impl NodeStatus {
     pub(crate) fn of(name: &str, engine: &Engine, replicator: &WalReplicator) -> Self {
         let (wal, role) = (&engine.wal, replicator.role());
@@ -127,7 +205,7 @@ impl NodeStatus {
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
             status: replicator.health().as_str().to_owned(),
-            problem: replicator.problem(),
+            problem: problem(replicator),
             apply_paused: replicator.is_apply_paused(),
             lsn: Positions {
                 appended: wal.appended().to_string(),
@@ -139,6 +217,23 @@ impl NodeStatus {
             standbys,
         }
     }
+}
+
+/// What keeps replication from going on as it should, if anything: what the node cannot get over,
+/// or what commits do instead of waiting for the policy.
+fn problem(replicator: &WalReplicator) -> Option<String> {
+    replicator.problem().or_else(|| {
+        let status = replicator.policy_status().ok()?;
+        status.problem(&time_before(status.missed_for.unwrap_or_default()))
+    })
+}
+
+/// The time of day `ago` before now, in UTC and whole seconds.
+fn time_before(ago: Duration) -> String {
+    let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
+    let at = chrono::DateTime::from_timestamp_micros(wall_clock().saturating_sub(ago));
+    at.map(|at| at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .unwrap_or_default()
 }
 
 impl StandbyStatus {

@@ -3,6 +3,7 @@
 mod cluster;
 mod config;
 mod error;
+mod policy;
 pub mod protocol;
 mod replicator;
 mod runtime;
@@ -12,6 +13,7 @@ pub mod wire;
 pub use cluster::*;
 pub use config::*;
 pub use error::*;
+pub use policy::*;
 pub use protocol::pace::APPLY_DELAY_MAX;
 pub use replicator::*;
 pub use runtime::{

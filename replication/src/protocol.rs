@@ -36,6 +36,7 @@ pub mod commit;
 pub mod level;
 pub mod liveness;
 pub mod name;
+pub mod outcome;
 pub mod pace;
 pub mod policy;
 pub mod progress;

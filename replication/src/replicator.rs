@@ -6,6 +6,8 @@
 
 mod apply;
 mod handover;
+mod outcome;
+mod policy;
 mod running;
 mod segment;
 mod takeover;
@@ -24,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::protocol::level::Level;
 use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
+pub use policy::Confirmer;
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;
 
@@ -184,8 +187,8 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::NotRunning`], [`Error::NotPrimary`], [`Error::Refused`] for a transaction that a
-    /// new timeline rolled back, and the log's: `NotContiguous`, `Refused`, `TooLarge`, `Full`,
-    /// `Poisoned`. Nothing was appended then.
+    /// new timeline rolled back, or while the policy failed, and the log's: `NotContiguous`,
+    /// `Refused`, `TooLarge`, `Full`, `Poisoned`. Nothing was appended then.
     pub async fn append(&self, entry: WalEntry) -> Result<Lsn> {
         Ok(self.append_all(vec![entry]).await?.start)
     }
@@ -220,7 +223,8 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::NotRunning`] when the log ends before; [`Error::Unknown`] for a level beyond own
-    /// disk when this node is fenced, or stops being the primary that it was.
+    /// disk when this node is fenced, stops being the primary that it was, or ends waits because
+    /// its policy is not met in time.
     pub async fn wait_for(&self, lsn: Lsn, level: Level) -> Result<()> {
         let core = self.core()?;
         let signal = match level {
@@ -238,10 +242,13 @@ impl WalReplicator {
             Role::Standby => primary,
             Role::Fenced => true,
         });
+        let mut standing = core.standing.subscribe();
+        let failing = standing.wait_for(|standing| standing.refusal().is_some());
         tokio::select! {
             biased;
             reached = reached => reached.map(|_| ()).map_err(|_| Error::NotRunning),
             Ok(_) = ended, if level != Level::Local => Err(Error::Unknown(lsn)),
+            Ok(_) = failing, if level != Level::Local => Err(Error::Unknown(lsn)),
         }
     }
 
@@ -354,12 +361,6 @@ impl WalReplicator {
     pub fn remote_positions(&self) -> Result<(Signal, Signal)> {
         let core = self.core()?;
         Ok((core.remote_written.clone(), core.remote_applied.clone()))
-    }
-
-    /// Whether a synchronous policy is in force.
-    pub fn is_synchronous(&self) -> bool {
-        let core = self.inner.core.read().clone();
-        core.is_some_and(|core| core.cluster().policy.needed() > 0)
     }
 
     /// Climbs as log is applied to the store here, on a standby.

@@ -211,8 +211,10 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     let mut builder = Node::builder(&settings.data)
         .name(&settings.name)
         .listen(&settings.listen)
-        .sync(settings.sync.clone())
         .on_miss(settings.on_miss);
+    if let Some(policy) = &settings.sync {
+        builder = builder.sync(policy.clone());
+    }
     if let Some(advertise) = &settings.advertise {
         builder = builder.advertise(advertise);
     }

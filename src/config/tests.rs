@@ -130,10 +130,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
         ("flag", HTTP_DEFAULT)
     );
     assert_eq!(settings.data, Path::new("d"));
-    assert_eq!(
-        (settings.sync, settings.on_miss),
-        (SyncPolicy::Off, OnMiss::Block)
-    );
+    assert_eq!((settings.sync, settings.on_miss), (None, OnMiss::Block));
 }
 
 fn listening_on(listen: &str, http: &str) -> Stated {

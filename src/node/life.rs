@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mainstay_replication::{
-    Promotion, Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
-    holds_backup,
+    Promotion, Role, SyncStanding, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap,
+    finish_bootstrap, holds_backup,
 };
 use mainstay_storage::{Applicator, LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
 use parking_lot::Mutex;
@@ -108,7 +108,12 @@ impl Plan {
             return Err(error.into());
         }
         let (written, applied) = replicator.remote_positions()?;
-        let remote = RemotePositions { written, applied };
+        let confirmer = Some(replicator.confirmer()?);
+        let remote = RemotePositions {
+            written,
+            applied,
+            confirmer,
+        };
         engine.set_remote(remote, replicator.is_synchronous());
         if self.is_primary()
             && let Err(error) = open_for_writes(&engine, &replicator, rest, end).await
@@ -120,6 +125,7 @@ impl Plan {
             return Err(error);
         }
         tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
+        tokio::spawn(follow_policy(engine.clone(), replicator.sync_standing()?));
         let retaining = replicator.clone();
         let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
         Ok(Arc::new(Life {
@@ -291,5 +297,18 @@ async fn follow_role(engine: Arc<Engine>, mut roles: tokio::sync::watch::Receive
         if *roles.borrow_and_update() != Role::Primary && engine.is_writable() {
             engine.refuse_writes();
         }
+    }
+}
+
+/// Tells the engine how the synchronous policy stands, on a primary. Ends with the life.
+async fn follow_policy(
+    engine: Arc<Engine>,
+    mut standings: tokio::sync::watch::Receiver<SyncStanding>,
+) {
+    // What it stands at by now counts, too.
+    standings.mark_changed();
+    while standings.changed().await.is_ok() {
+        let standing = standings.borrow_and_update().clone();
+        engine.set_standing(&standing);
     }
 }

@@ -116,7 +116,7 @@ impl WalReplicator {
     }
 }
 
-fn named(name: &str) -> Result<NodeName> {
+pub(super) fn named(name: &str) -> Result<NodeName> {
     name.parse()
         .map_err(|error| Error::Invalid(format!("{error}")))
 }

@@ -8,11 +8,13 @@
 //!
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
 //! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
-//! and carry out their actions: `primary` for commits, `registry` for standbys and their streams,
-//! `retention` for log that is kept, `units` for transactions that are open, `ending` for the end
-//! of the log at a clean stop. This one holds what they share, and knows no connection.
+//! and carry out their actions: `primary` for commits, `policy` for who must confirm them,
+//! `registry` for standbys and their streams, `retention` for log that is kept, `units` for
+//! transactions that are open, `ending` for the end of the log at a clean stop. This one holds what
+//! they share, and knows no connection.
 
 mod ending;
+mod policy;
 mod primary;
 mod registry;
 mod retention;
@@ -35,8 +37,10 @@ use uuid::Uuid;
 use crate::cluster::{ClusterConfig, Member};
 use crate::config::{Role, StandbyConfig, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::policy::SyncStanding;
 use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
+use crate::protocol::policy::SyncPolicy;
 use crate::protocol::progress::LagSamples;
 use crate::protocol::promotion::Standstill;
 use crate::runtime::clock::Clock;
@@ -48,6 +52,7 @@ use crate::runtime::subscription::Subscriptions;
 use crate::runtime::walreceiver::Order;
 use crate::time::Moment;
 
+pub(crate) use policy::{PolicyLogged, PolicyOrder, listed};
 use registry::Connected;
 use retention::Pins;
 pub(crate) use standbys::never_seen;
@@ -78,6 +83,10 @@ pub(crate) struct Core {
     pub(crate) remote_written: Signal,
     /// Committed, and applied on the standbys that count.
     pub(crate) remote_applied: Signal,
+    /// What was really confirmed at each of the remote levels, weakest first.
+    pub(crate) confirmed: [Signal; 3],
+    /// How the synchronous policy stands, while this node is the primary.
+    pub(crate) standing: watch::Sender<SyncStanding>,
     /// Applied to the store here.
     pub(crate) applied: Signal,
     next_session: AtomicU64,
@@ -122,6 +131,10 @@ struct State {
     cluster: ClusterConfig,
     /// Present on a primary.
     committer: Option<Committer>,
+    /// The one before, once this node is no primary any more: what was confirmed stays so.
+    retired: Option<Committer>,
+    /// The policy that this node sets as a primary; what the log says if `None`.
+    chosen: Option<SyncPolicy>,
     standbys: BTreeMap<NodeName, Connected>,
     admitted: Vec<StandbyConfig>,
     /// Lives of standbys' data that are connected and have no vote yet.
@@ -158,9 +171,12 @@ impl Core {
         let logged = ClusterConfig::decode(&wal.config().0)?;
         let cluster = logged
             .unwrap_or_else(|| ClusterConfig::new(config.sync.clone().unwrap_or_default(), me));
+        let standing = SyncStanding::idle(cluster.policy.clone(), config.on_miss);
         let state = State {
             cluster,
             committer: None,
+            retired: None,
+            chosen: config.sync.clone(),
             standbys: BTreeMap::new(),
             admitted,
             pending: BTreeMap::new(),
@@ -184,6 +200,8 @@ impl Core {
             diverged: watch::Sender::new(None),
             remote_written: Signal::new(Lsn::ZERO),
             remote_applied: Signal::new(Lsn::ZERO),
+            confirmed: [(); 3].map(|()| Signal::new(Lsn::ZERO)),
+            standing: watch::Sender::new(standing),
             applied,
             next_session: AtomicU64::new(1),
             slots,

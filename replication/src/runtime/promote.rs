@@ -349,8 +349,8 @@ async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
     let mut new = core.cluster();
     new.standbys.retain(|member| member.name != core.name);
     new.primary = core.me();
-    if let Some(configured) = &core.config.sync {
-        new.policy = configured.clone();
+    if let Some(chosen) = core.chosen_policy() {
+        new.policy = chosen;
     }
     let config = WalEntry::new(WalEntryType::Config, None, new.encode()?);
     let (opening, reason) = (core.clone(), format!("promoted {}", core.name));

@@ -68,8 +68,7 @@ impl Core {
         let policy = cluster.bound(end);
         let rule = change_rule(&old, &policy, false);
         state.cluster = cluster;
-        drop(state);
-        self.commit_event(Event::PolicyLogged { policy, rule });
+        self.decide(&mut state, Event::PolicyLogged { policy, rule });
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::{Connected, Core, State};
 use crate::cluster::Member;
 use crate::config::{Role, StandbyConfig, StandbyState, StreamState};
 use crate::error::{Error, Result};
-use crate::protocol::commit::Committer;
+use crate::protocol::commit::{Committer, Condition};
 use crate::protocol::liveness::{Health, LagAlarm, LagThresholds, PolicyStanding, primary_health};
 use crate::protocol::name::NodeName;
 use crate::protocol::progress::{Lag, Positions};
@@ -76,6 +76,7 @@ impl Core {
         let status = self.state.lock().committer.as_ref().map(Committer::status);
         let standing = status.map(|status| PolicyStanding {
             met: status.met && !status.suspended,
+            missed: status.condition != Condition::Met,
             waiting: Lag {
                 bytes: status.flushed.bytes_since(status.commit),
                 time: status
@@ -86,6 +87,7 @@ impl Core {
         // Between two roles nothing is confirmed.
         let standing = standing.unwrap_or(PolicyStanding {
             met: false,
+            missed: false,
             waiting: Lag::default(),
         });
         let thresholds = LagThresholds::default();
