@@ -6,6 +6,7 @@
 
 mod backup;
 mod policy;
+mod slots;
 mod start;
 mod status;
 mod table;
@@ -77,6 +78,8 @@ enum Verb {
     Apply(verbs::ApplyArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
+    /// List the replication slots of a node, or drop one
+    Slots(slots::SlotsArgs),
     /// Stop a node properly
     Stop(verbs::StopArgs),
     /// Set the value of a key
@@ -254,6 +257,7 @@ pub fn run() -> ExitCode {
         Verb::Demote(args) => verbs::demote(&args),
         Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),
+        Verb::Slots(args) => slots::run(&args),
         Verb::Stop(args) => verbs::stop(&args),
         Verb::Put(args) => verbs::put(args),
         Verb::Get(args) => verbs::get(&args),

@@ -219,6 +219,18 @@ impl Client {
             .map(drop)
     }
 
+    /// The node's slots, as `GET /v1/slots` answers them.
+    pub(crate) fn slots(&self) -> ClientResult<Value> {
+        self.parsed(self.send(Method::GET, "/v1/slots", Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
+    /// Drops the slot `name`.
+    pub(crate) fn drop_slot(&self, name: &str) -> ClientResult<()> {
+        let path = format!("/v1/slots/{}", url_encode(name.as_bytes()));
+        self.send(Method::DELETE, &path, Vec::new(), ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
     /// Asks the node to stop; it answers before it does.
     pub(crate) fn stop(&self) -> ClientResult<()> {
         self.send(Method::POST, "/v1/stop", Vec::new(), ANSWER_TIMEOUT)

@@ -9,8 +9,8 @@ use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mainstay_replication::APPLY_DELAY_MAX;
 use mainstay_replication::protocol::level::parse_duration;
+use mainstay_replication::{APPLY_DELAY_MAX, SLOTS_MAX};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -64,6 +64,9 @@ pub(crate) struct Stated {
     pub(crate) segment_size: Option<Size>,
     pub(crate) wal_keep_size: Option<Size>,
     pub(crate) slot_keep_size: Option<Size>,
+    pub(crate) slot_idle_timeout: Option<Idle>,
+    pub(crate) max_replication_slots: Option<usize>,
+    pub(crate) max_wal_senders: Option<usize>,
 }
 
 /// A node's settings, complete and checked.
@@ -88,6 +91,9 @@ pub(crate) struct Settings {
     pub(crate) segment_size: Option<SegmentSize>,
     pub(crate) wal_keep_size: Option<u64>,
     pub(crate) slot_keep_size: Option<u64>,
+    pub(crate) slot_idle_timeout: Option<Duration>,
+    pub(crate) max_replication_slots: Option<usize>,
+    pub(crate) max_wal_senders: Option<usize>,
     pub(crate) accept_loss_from: Option<Lsn>,
 }
 
@@ -116,6 +122,20 @@ impl TryFrom<String> for Delay {
 
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
+    }
+}
+
+/// How long something may go unused, written `10s`, `5m` or `250ms`.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub(crate) struct Idle(pub(crate) Duration);
+
+impl std::str::FromStr for Idle {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration = parse_duration(text).filter(|duration| !duration.is_zero());
+        let unlike = || format!("{text:?} is not a time; one looks like 90s, 10m or 250ms");
+        duration.map(Self).ok_or_else(unlike)
     }
 }
 
@@ -151,6 +171,9 @@ impl Stated {
             segment_size: self.segment_size.or(other.segment_size),
             wal_keep_size: self.wal_keep_size.or(other.wal_keep_size),
             slot_keep_size: self.slot_keep_size.or(other.slot_keep_size),
+            slot_idle_timeout: self.slot_idle_timeout.or(other.slot_idle_timeout),
+            max_replication_slots: self.max_replication_slots.or(other.max_replication_slots),
+            max_wal_senders: self.max_wal_senders.or(other.max_wal_senders),
         }
     }
 
@@ -178,6 +201,13 @@ impl Stated {
             token.is_some(),
             "http.token_file (--token-file FILE)",
         )?;
+        if self
+            .max_replication_slots
+            .is_some_and(|max| max > SLOTS_MAX)
+        {
+            let what = format!("slots.max_replication_slots is over {SLOTS_MAX}");
+            return Err(ConfigError::Unusable(what));
+        }
         let upstream = self.upstream_password_file.as_deref();
         let segment_size = self.segment_size.map(segment_size).transpose()?;
         Ok(Settings {
@@ -199,6 +229,9 @@ impl Stated {
             segment_size,
             wal_keep_size: self.wal_keep_size.map(|size| size.0),
             slot_keep_size: self.slot_keep_size.map(|size| size.0),
+            slot_idle_timeout: self.slot_idle_timeout.map(|idle| idle.0),
+            max_replication_slots: self.max_replication_slots,
+            max_wal_senders: self.max_wal_senders,
             accept_loss_from,
         })
     }

@@ -9,6 +9,8 @@
 //! | `POST /v1/transactions` | as `PUT` |
 //! | `GET /v1/wait?lsn=&timeline=&level=&timeout_ms=` | `{"outcome":"reached"}`, `lost` or `unknown` |
 //! | `GET /v1/status` | the node's status |
+//! | `GET /v1/slots` | `[{"name","active","restart_lsn","wal_status","inactive_since",..}]` |
+//! | `DELETE /v1/slots/{name}` | `{"dropped":name}` |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
 //! | `POST /v1/apply` `{"paused":true}` | `{"paused"}` |
@@ -37,6 +39,7 @@ mod bounds;
 mod control;
 mod error;
 mod keys;
+mod slots;
 mod transactions;
 mod wait;
 
@@ -47,7 +50,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
@@ -147,6 +150,8 @@ fn router(api: Api) -> Router {
         .route("/v1/wait", get(wait::get))
         .route("/v1/status", get(control::status))
         .route("/v1/policy", get(control::policy).post(control::set_policy))
+        .route("/v1/slots", get(slots::list))
+        .route("/v1/slots/{name}", delete(slots::drop_one))
         .route("/v1/promote", post(control::promote))
         .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))

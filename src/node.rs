@@ -7,6 +7,7 @@ mod outcome;
 mod policy;
 mod reseed;
 mod rewind;
+mod slots;
 mod switchover;
 mod turn;
 
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub use builder::NodeBuilder;
+pub use slots::SlotStatus;
 
 use crate::commit::Receipt;
 use crate::database::CONFLICT_RETRIES_MAX;

@@ -12,6 +12,7 @@ mod node;
 mod outcome;
 mod promotions;
 mod rejoin;
+mod slots;
 mod stock_tools;
 mod support;
 mod switchover;

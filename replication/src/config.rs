@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::SyncPolicy;
+use crate::protocol::slot::SLOTS_DEFAULT;
 use crate::wire::scram::Verifier;
 
 /// How one node streams its log. [`Default`] gives a node `node` that listens nowhere and follows
@@ -56,6 +57,12 @@ pub struct WalStreamingConfig {
     /// How long a standby waits at least before it applies what is committed, at most
     /// [`APPLY_DELAY_MAX`](crate::APPLY_DELAY_MAX).
     pub min_apply_delay: Duration,
+    /// How long nobody may use a slot before it is invalidated; for ever if `None`.
+    pub slot_idle_timeout: Option<Duration>,
+    /// Most slots; at most [`SLOTS_MAX`](crate::protocol::slot::SLOTS_MAX).
+    pub max_replication_slots: usize,
+    /// Most streams and base backups that are served at once.
+    pub max_wal_senders: usize,
     /// Size of a segment, for a new log.
     pub segment_size: SegmentSize,
     /// Deadline for each task when stopping.
@@ -86,6 +93,9 @@ impl Default for WalStreamingConfig {
             wal_keep_size: 1 << 30,
             max_slot_wal_keep_size: None,
             min_apply_delay: Duration::ZERO,
+            slot_idle_timeout: None,
+            max_replication_slots: SLOTS_DEFAULT,
+            max_wal_senders: 10,
             segment_size: SegmentSize::DEFAULT,
             stop_timeout: Duration::from_secs(5),
             accept_loss_from: None,

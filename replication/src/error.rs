@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use mainstay_storage::{Lsn, Remedy, Timeline};
 use uuid::Uuid;
 
+use crate::protocol::slot::SlotError;
 use crate::wire::WireError;
 
 /// Result of this crate's operations.
@@ -102,6 +103,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Rule: what was asked of a slot cannot be done.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
     /// Rule: no standby of this id is registered.
     #[error("no standby {0} is registered")]
     UnknownStandby(Uuid),
@@ -146,6 +150,7 @@ impl Error {
                 Remedy::Refuse
             }
             Self::NotRunning | Self::NotPrimary | Self::Unknown(_) => Remedy::Refuse,
+            Self::Slot(_) => Remedy::Refuse,
             Self::DamagedBackup { .. } | Self::Refused(_) | Self::Invalid(_) => Remedy::Refuse,
         }
     }

@@ -15,9 +15,10 @@ pub use config::*;
 pub use error::*;
 pub use policy::*;
 pub use protocol::pace::APPLY_DELAY_MAX;
+pub use protocol::slot::{SLOTS_MAX, SlotError};
 pub use replicator::*;
 pub use runtime::{
-    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest,
-    WayBack, adopt_backup, bootstrap, finish_bootstrap, holds_backup, restore_backup, take_backup,
-    verify_backup,
+    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, SlotState, Subscription,
+    TakeOverRequest, WayBack, adopt_backup, bootstrap, finish_bootstrap, holds_backup,
+    restore_backup, take_backup, verify_backup,
 };

@@ -44,6 +44,7 @@ use crate::config::WalStreamingConfig;
 use crate::error::{Error, Result};
 use crate::protocol::commit::Event;
 
+pub use self::core::SlotState;
 pub(crate) use self::core::{CopyStore, Core, PolicyLogged, PolicyOrder, listed, never_seen};
 pub(crate) use announce::tell;
 pub(crate) use applicator::{Replay, SharedStore};

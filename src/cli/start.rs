@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::{Failure, print};
-use crate::config::{Delay, Settings, Size, Stated};
+use crate::config::{Delay, Idle, Settings, Size, Stated};
 use crate::http::{self, HttpOptions};
 use crate::{Error, Lsn, Node, OnMiss, SyncPolicy};
 
@@ -87,6 +87,15 @@ pub(crate) struct StartArgs {
     /// How much log a slot may hold back at most
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_SLOT_KEEP_SIZE")]
     slot_keep_size: Option<Size>,
+    /// How long nobody may use a slot before it is given up [default: for ever]
+    #[arg(long, value_name = "TIME", env = "MAINSTAY_SLOT_IDLE_TIMEOUT")]
+    slot_idle_timeout: Option<Idle>,
+    /// Most replication slots [default: 10]
+    #[arg(long, value_name = "N", env = "MAINSTAY_MAX_REPLICATION_SLOTS")]
+    max_replication_slots: Option<usize>,
+    /// Most streams and base backups that are served at once [default: 10]
+    #[arg(long, value_name = "N", env = "MAINSTAY_MAX_WAL_SENDERS")]
+    max_wal_senders: Option<usize>,
     /// Stop when standard input ends: for a program that must not leave nodes behind
     #[arg(long)]
     until_stdin_ends: bool,
@@ -133,6 +142,9 @@ impl StartArgs {
             segment_size: self.segment_size,
             wal_keep_size: self.wal_keep_size,
             slot_keep_size: self.slot_keep_size,
+            slot_idle_timeout: self.slot_idle_timeout,
+            max_replication_slots: self.max_replication_slots,
+            max_wal_senders: self.max_wal_senders,
         }
     }
 }
@@ -247,6 +259,15 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     }
     if let Some(bytes) = settings.slot_keep_size {
         builder = builder.slot_keep_size_max(bytes);
+    }
+    if let Some(idle) = settings.slot_idle_timeout {
+        builder = builder.slot_idle_timeout(idle);
+    }
+    if let Some(max) = settings.max_replication_slots {
+        builder = builder.max_replication_slots(max);
+    }
+    if let Some(max) = settings.max_wal_senders {
+        builder = builder.max_wal_senders(max);
     }
     builder
         .start()

@@ -12,6 +12,7 @@
 //! listen = "10.0.0.1:5433"
 //! advertise = "a.example:5433"
 //! password_file = "/etc/mainstay/replication.password"
+//! max_wal_senders = 10
 //!
 //! [http]
 //! listen = "10.0.0.1:8008"
@@ -35,6 +36,8 @@
 //!
 //! [slots]
 //! max_keep_size = "10GiB"
+//! idle_timeout = "10m"
+//! max_replication_slots = 10
 //! ```
 
 use std::fmt::Display;
@@ -79,6 +82,7 @@ struct Replication {
     listen: Option<String>,
     advertise: Option<String>,
     password_file: Option<PathBuf>,
+    max_wal_senders: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -143,6 +147,8 @@ struct Wal {
 #[serde(deny_unknown_fields, default)]
 struct Slots {
     max_keep_size: Option<Size>,
+    idle_timeout: Option<Spanned<String>>,
+    max_replication_slots: Option<usize>,
 }
 
 /// Reads the text of the config file at `path`.
@@ -172,6 +178,11 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         .sync
         .on_miss()
         .map_err(|(at, what)| error(Some(at), what))?;
+    let idle = file.slots.idle_timeout.as_ref();
+    let idle = idle.map(|idle| parsed(idle.get_ref(), idle.span().start));
+    let idle = idle
+        .transpose()
+        .map_err(|(at, what)| error(Some(at), what))?;
     Ok(Stated {
         cluster: file.cluster.name,
         data: file.node.data_dir,
@@ -191,6 +202,9 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         segment_size: file.wal.segment_size,
         wal_keep_size: file.wal.keep_size,
         slot_keep_size: file.slots.max_keep_size,
+        slot_idle_timeout: idle,
+        max_replication_slots: file.slots.max_replication_slots,
+        max_wal_senders: file.replication.max_wal_senders,
     })
 }
 

@@ -20,6 +20,7 @@ fn a_file_with_every_key_is_read() {
         listen = "127.0.0.1:1"
         advertise = "a:1"
         password_file = "/p"
+        max_wal_senders = 3
         [http]
         listen = "127.0.0.1:2"
         token_file = "/t"
@@ -38,6 +39,8 @@ fn a_file_with_every_key_is_read() {
         keep_size = 4096
         [slots]
         max_keep_size = "10MB"
+        idle_timeout = "10m"
+        max_replication_slots = 4
         "#,
     )
     .unwrap();
@@ -55,6 +58,11 @@ fn a_file_with_every_key_is_read() {
     assert_eq!(stated.segment_size, Some(Size(1 << 20)));
     assert_eq!(stated.wal_keep_size, Some(Size(4096)));
     assert_eq!(stated.slot_keep_size, Some(Size(10_000_000)));
+    assert_eq!(stated.slot_idle_timeout, Some("600s".parse().unwrap()));
+    assert_eq!(
+        (stated.max_replication_slots, stated.max_wal_senders),
+        (Some(4), Some(3))
+    );
 }
 
 #[test]
@@ -62,7 +70,7 @@ fn an_unknown_key_is_named_with_its_line() {
     assert_eq!(
         error("[node]\nname = \"a\"\n\n[replication]\nlisen = \"x\"\n"),
         "m.toml line 5: unknown field `lisen`, expected one of `listen`, `advertise`, \
-         `password_file`"
+         `password_file`, `max_wal_senders`"
     );
     assert!(error("\n[nod]\n").starts_with("m.toml line 2: unknown field `nod`, expected one of"));
     assert!(error("name = \"a\"").starts_with("m.toml line 1: unknown field `name`"));

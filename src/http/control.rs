@@ -152,7 +152,7 @@ fn order<T: DeserializeOwned + Default>(
     })
 }
 
-fn answer(value: &impl Serialize) -> ApiResult<Response> {
+pub(super) fn answer(value: &impl Serialize) -> ApiResult<Response> {
     let value = serde_json::to_value(value)
         .map_err(|error| ApiError::new(500, format!("the answer cannot be written: {error}")))?;
     Ok(json(StatusCode::OK, value))

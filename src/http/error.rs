@@ -5,6 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
+use mainstay_replication::SlotError;
+
 use crate::Error;
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -119,6 +121,9 @@ fn of_replication(error: &mainstay_replication::Error, text: String) -> ApiError
     use mainstay_replication::Error as Replication;
     match error {
         Replication::NotPrimary | Replication::Fenced { .. } => ApiError::new(421, text),
+        Replication::Slot(SlotError::Missing(_)) => ApiError::new(404, text),
+        Replication::Slot(SlotError::Active { .. }) => ApiError::new(409, text),
+        Replication::Slot(_) => ApiError::bad(text),
         Replication::Foreign { .. }
         | Replication::Diverged { .. }
         | Replication::NeedsBackup { .. } => ApiError::new(412, text),

@@ -117,6 +117,25 @@ impl NodeBuilder {
         self
     }
 
+    /// How long nobody may use a slot before it is invalidated; for ever by default.
+    pub fn slot_idle_timeout(mut self, idle: Duration) -> Self {
+        self.config.slot_idle_timeout = Some(idle);
+        self
+    }
+
+    /// Most slots, 10 by default and at most
+    /// [`SLOTS_MAX`](mainstay_replication::SLOTS_MAX).
+    pub fn max_replication_slots(mut self, max: usize) -> Self {
+        self.config.max_replication_slots = max;
+        self
+    }
+
+    /// Most streams and base backups that are served at once, 10 by default.
+    pub fn max_wal_senders(mut self, max: usize) -> Self {
+        self.config.max_wal_senders = max;
+        self
+    }
+
     /// The slot on the primary to follow through, created if it does not exist.
     pub fn slot(mut self, name: impl Into<String>) -> Self {
         self.config.follow_slot = Some(name.into());

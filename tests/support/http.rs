@@ -119,6 +119,11 @@ impl Http {
         self.must("GET", "/v1/status", &[]).ok().json()
     }
 
+    #[track_caller]
+    pub(crate) fn slots(&self) -> Value {
+        self.must("GET", "/v1/slots", &[]).ok().json()
+    }
+
     /// One of the positions of the status.
     #[track_caller]
     pub(crate) fn position(&self, name: &str) -> u64 {

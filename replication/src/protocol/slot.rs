@@ -11,14 +11,21 @@ use std::fmt;
 
 use mainstay_storage::Lsn;
 
-/// Most slots at a time, those being dropped included.
-pub const SLOTS_MAX: usize = 10;
+mod carried;
+mod error;
+mod text;
+
+pub use error::{SlotError, check_slot_name};
+pub use text::SlotsTextError;
+
+/// Most slots at a time where nothing else is configured, those being dropped included.
+pub const SLOTS_DEFAULT: usize = 10;
+/// Most slots that can be configured.
+pub const SLOTS_MAX: usize = 32;
 /// Longest slot name in bytes.
 pub const SLOT_NAME_BYTES_MAX: usize = 63;
 /// Longest text that [`SlotSet::decode`] reads, in bytes.
 pub const SLOTS_BYTES_MAX: usize = 4096;
-
-const HEADER: &str = "mainstay slots 1";
 
 /// What reads from a slot.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -56,6 +63,10 @@ pub struct Slot {
     pub invalidated: bool,
     /// The session that uses it.
     pub active: Option<u64>,
+    /// It is the primary's, and only kept here in case this node becomes the primary.
+    pub carried: bool,
+    /// Since when nobody uses it, in microseconds since 1970, as far as this node's process knows.
+    pub inactive_since: Option<i64>,
     /// What retention keeps for it: the lowest `restart_lsn` that may be on disk.
     held: Lsn,
     /// The generation of its last change.
@@ -64,75 +75,90 @@ pub struct Slot {
     dropped: bool,
 }
 
-/// Why a request for a slot is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SlotError {
-    /// Bad name.
-    #[error(
-        "replication slot name {0:?} is invalid; \
-         use 1 to 63 lower-case letters, digits and underscores"
-    )]
-    Name(String),
-    /// Taken name.
-    #[error("replication slot \"{0}\" already exists")]
-    Exists(String),
-    /// Unknown name.
-    #[error("replication slot \"{0}\" does not exist")]
-    Missing(String),
-    /// Another session has it.
-    #[error("replication slot \"{name}\" is active for session {session}")]
-    Active {
-        /// Which slot.
-        name: String,
-        /// Who.
-        session: u64,
-    },
-    /// It was given up.
-    #[error(
-        "replication slot \"{0}\" was invalidated because it held back too much log; \
-         drop it and take a new base backup"
-    )]
-    Invalidated(String),
-    /// It reads the other kind.
-    #[error("replication slot \"{name}\" is {}", .kind.as_str())]
-    WrongKind {
-        /// Which slot.
-        name: String,
-        /// What it is.
-        kind: SlotKind,
-    },
-    /// Too many.
-    #[error("all {SLOTS_MAX} replication slots are in use; drop one")]
-    Full,
+/// What decides how safe the log is that a slot needs, in bytes.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// The end of the log.
+    pub end: Lsn,
+    /// The oldest position still there.
+    pub oldest: Lsn,
+    /// What is kept in any case.
+    pub reserve: u64,
+    /// What a slot may hold back, if that is limited.
+    pub slot_max: Option<u64>,
 }
 
-impl SlotError {
-    /// PostgreSQL's code for it.
-    pub const fn sqlstate(&self) -> &'static str {
+/// How safe the log is that a slot needs.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum WalStatus {
+    /// Kept in any case.
+    Reserved,
+    /// Kept for the slot.
+    Extended,
+    /// About to go, because the slot holds back too much.
+    Unreserved,
+    /// Gone, or given up.
+    Lost,
+}
+
+impl WalStatus {
+    /// PostgreSQL's word.
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Name(_) => "42602",
-            Self::Exists(_) => "42710",
-            Self::Missing(_) => "42704",
-            Self::Active { .. } => "55006",
-            Self::Invalidated(_) | Self::WrongKind { .. } => "55000",
-            Self::Full => "53400",
+            Self::Reserved => "reserved",
+            Self::Extended => "extended",
+            Self::Unreserved => "unreserved",
+            Self::Lost => "lost",
         }
+    }
+}
+
+impl Slot {
+    /// How safe its log is; `None` when it needs none yet.
+    pub fn wal_status(&self, keep: &Keep) -> Option<WalStatus> {
+        if self.invalidated {
+            return Some(WalStatus::Lost);
+        }
+        if self.restart_lsn.is_zero() {
+            return None;
+        }
+        let holds = keep.end.bytes_since(self.restart_lsn);
+        Some(if self.restart_lsn < keep.oldest {
+            WalStatus::Lost
+        } else if keep.slot_max.is_some_and(|max| holds > max) {
+            WalStatus::Unreserved
+        } else if holds > keep.reserve {
+            WalStatus::Extended
+        } else {
+            WalStatus::Reserved
+        })
     }
 }
 
 /// All slots of a node. Invariants: at most [`SLOTS_MAX`]; `restart_lsn` never falls; retention
 /// never passes what is durable.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SlotSet {
     slots: BTreeMap<String, Slot>,
+    max: usize,
     generation: u64,
     persisted: u64,
 }
 
 impl SlotSet {
-    /// No slots.
+    /// No slots, and room for [`SLOTS_DEFAULT`].
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            slots: BTreeMap::new(),
+            max: SLOTS_DEFAULT,
+            generation: 0,
+            persisted: 0,
+        }
+    }
+
+    /// Creates no more slots once there are `max`, at most [`SLOTS_MAX`].
+    pub fn limit(&mut self, max: usize) {
+        self.max = max.min(SLOTS_MAX);
     }
 
     /// Creates a slot that needs log from `restart_lsn` on (zero: nothing yet), which is kept from
@@ -147,17 +173,26 @@ impl SlotSet {
         restart_lsn: Lsn,
         temporary: bool,
     ) -> Result<&Slot, SlotError> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if !(1..=SLOT_NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(plain) {
-            return Err(SlotError::Name(
-                name.chars().take(SLOT_NAME_BYTES_MAX).collect(),
-            ));
+        check_slot_name(name)?;
+        if !self.slots.contains_key(name) && self.slots.len() >= self.max {
+            return Err(SlotError::Full(self.max));
         }
+        self.insert(name, kind, restart_lsn, temporary)
+    }
+
+    fn insert(
+        &mut self,
+        name: &str,
+        kind: SlotKind,
+        restart_lsn: Lsn,
+        temporary: bool,
+    ) -> Result<&Slot, SlotError> {
+        check_slot_name(name)?;
         if self.slots.contains_key(name) {
             return Err(SlotError::Exists(name.to_owned()));
         }
         if self.slots.len() >= SLOTS_MAX {
-            return Err(SlotError::Full);
+            return Err(SlotError::Full(SLOTS_MAX));
         }
         let changed = if temporary {
             self.persisted
@@ -172,6 +207,8 @@ impl SlotSet {
             confirmed: restart_lsn,
             invalidated: false,
             active: None,
+            carried: false,
+            inactive_since: None,
             held: restart_lsn,
             changed,
             dropped: false,
@@ -279,15 +316,41 @@ impl SlotSet {
     /// Invalidates slots that hold back more than `keep_bytes_max` before `end`, the end of the
     /// log, and names them. Their log is kept until that is persisted; end their sessions.
     pub fn enforce(&mut self, end: Lsn, keep_bytes_max: u64) -> Vec<String> {
-        let next = self.generation + 1;
-        let too_old = |slot: &&mut Slot| {
-            let holds = !slot.restart_lsn.is_zero() && !slot.invalidated && !slot.dropped;
+        self.invalidate(|slot| {
+            let holds = !slot.restart_lsn.is_zero();
             holds && end.bytes_since(slot.restart_lsn) > keep_bytes_max
+        })
+    }
+
+    /// Notes the time for slots that nobody uses any more, in microseconds since 1970.
+    pub fn note_idle(&mut self, now_us: i64) {
+        for slot in self.slots.values_mut() {
+            match slot.active {
+                Some(_) => slot.inactive_since = None,
+                None => _ = slot.inactive_since.get_or_insert(now_us),
+            }
+        }
+    }
+
+    /// Invalidates slots that hold back log and that nobody has used for more than `idle_us`, and
+    /// names them; carried ones are the primary's to judge. As for [`enforce`](Self::enforce).
+    pub fn expire(&mut self, now_us: i64, idle_us: i64) -> Vec<String> {
+        let idle = |slot: &Slot| {
+            let since = slot.inactive_since.filter(|_| slot.active.is_none());
+            let long = since.is_some_and(|since| now_us.saturating_sub(since) > idle_us);
+            long && !slot.restart_lsn.is_zero() && !slot.carried
         };
+        self.invalidate(idle)
+    }
+
+    fn invalidate(&mut self, given_up: impl Fn(&Slot) -> bool) -> Vec<String> {
+        let next = self.generation + 1;
         let mut names = Vec::new();
-        for slot in self.slots.values_mut().filter(too_old) {
-            (slot.invalidated, slot.changed) = (true, next);
-            names.push(slot.name.clone());
+        for slot in self.slots.values_mut() {
+            if !slot.invalidated && !slot.dropped && given_up(slot) {
+                (slot.invalidated, slot.changed) = (true, next);
+                names.push(slot.name.clone());
+            }
         }
         if !names.is_empty() {
             self.generation = next;
@@ -347,67 +410,6 @@ impl SlotSet {
         self.slots.values().filter(|slot| !slot.dropped)
     }
 
-    /// The slots that outlive their sessions, as text: a header, then a line each.
-    pub fn encode(&self) -> String {
-        let mut text = format!("{HEADER}\n");
-        for slot in self.iter().filter(|slot| !slot.temporary) {
-            let Slot {
-                name,
-                restart_lsn,
-                confirmed,
-                ..
-            } = slot;
-            let kind = slot.kind.as_str();
-            let state = if slot.invalidated {
-                "invalidated"
-            } else {
-                "valid"
-            };
-            text += &format!("{name} {kind} {restart_lsn} {confirmed} {state}\n");
-        }
-        text
-    }
-
-    /// Reads what [`encode`](Self::encode) wrote; nobody uses any slot.
-    ///
-    /// # Errors
-    /// On anything else.
-    pub fn decode(text: &str) -> Result<Self, SlotsTextError> {
-        let bad = |line: &str| SlotsTextError(line.chars().take(120).collect());
-        if text.len() > SLOTS_BYTES_MAX || !text.ends_with('\n') {
-            return Err(SlotsTextError("too long, or cut off".into()));
-        }
-        let mut lines = text.lines();
-        let header = lines.next().unwrap_or_default();
-        if header != HEADER {
-            return Err(bad(header));
-        }
-        let mut set = Self::new();
-        for line in lines {
-            let words = line.split(' ').collect::<Vec<_>>();
-            let &[name, kind, restart_lsn, confirmed, state] = words.as_slice() else {
-                return Err(bad(line));
-            };
-            let kind = match kind {
-                "physical" => SlotKind::Physical,
-                "logical" => SlotKind::Logical,
-                _ => return Err(bad(line)),
-            };
-            let lsn = |text: &str| text.parse::<Lsn>().map_err(|_| bad(line));
-            let (restart_lsn, confirmed) = (lsn(restart_lsn)?, lsn(confirmed)?);
-            set.create(name, kind, restart_lsn, false)
-                .map_err(|_| bad(line))?;
-            let slot = set.find(name).map_err(|_| bad(line))?;
-            slot.confirmed = confirmed;
-            slot.invalidated = state == "invalidated";
-            if confirmed < restart_lsn || !["valid", "invalidated"].contains(&state) {
-                return Err(bad(line));
-            }
-        }
-        set.persisted(set.generation);
-        Ok(set)
-    }
-
     fn change(&mut self) -> u64 {
         self.generation += 1;
         self.generation
@@ -419,10 +421,11 @@ impl SlotSet {
     }
 }
 
-/// A text that does not list slots.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot read the list of slots: {0:?}")]
-pub struct SlotsTextError(String);
+impl Default for SlotSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl fmt::Display for SlotKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -431,203 +434,4 @@ impl fmt::Display for SlotKind {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn with(slots: &[(&str, u64)]) -> SlotSet {
-        let mut set = SlotSet::new();
-        for (name, restart) in slots {
-            set.create(name, SlotKind::Physical, Lsn::new(*restart), false)
-                .unwrap();
-        }
-        save(&mut set);
-        set
-    }
-
-    fn save(set: &mut SlotSet) {
-        let (generation, text) = set.unsaved().unwrap();
-        assert!(text.len() <= SLOTS_BYTES_MAX);
-        set.persisted(generation);
-        assert_eq!(set.unsaved(), None);
-    }
-
-    #[test]
-    fn an_advance_lets_log_go_only_when_it_is_durable() {
-        let mut set = with(&[("a", 800), ("b", 960)]);
-        assert_eq!(set.retain_from(), Some(Lsn::new(800)));
-        assert_eq!(set.advance("a", Lsn::new(1600), Lsn::new(1600)), Ok(true));
-        assert_eq!(set.retain_from(), Some(Lsn::new(800)), "not durable yet");
-        let (generation, _) = set.unsaved().unwrap();
-        set.advance("a", Lsn::new(2400), Lsn::new(2400)).unwrap();
-        set.persisted(generation);
-        assert_eq!(
-            set.retain_from(),
-            Some(Lsn::new(800)),
-            "an older write proves nothing"
-        );
-        save(&mut set);
-        assert_eq!(set.retain_from(), Some(Lsn::new(960)));
-        assert_eq!(
-            set.advance("a", Lsn::new(80), Lsn::new(80)),
-            Ok(false),
-            "never back"
-        );
-    }
-
-    #[test]
-    fn dropping_and_invalidating_let_log_go_only_when_they_are_durable() {
-        let mut set = with(&[("a", 800), ("b", 960)]);
-        set.drop_slot("a").unwrap();
-        assert_eq!(set.drop_slot("a"), Err(SlotError::Missing("a".into())));
-        assert_eq!(set.retain_from(), Some(Lsn::new(800)));
-        let taken = set
-            .create("a", SlotKind::Physical, Lsn::ZERO, false)
-            .unwrap_err();
-        assert_eq!(
-            taken,
-            SlotError::Exists("a".into()),
-            "until that is durable"
-        );
-        save(&mut set);
-        assert_eq!(set.retain_from(), Some(Lsn::new(960)));
-        assert_eq!(set.enforce(Lsn::new(2000), 1040), Vec::<String>::new());
-        assert_eq!(set.enforce(Lsn::new(2001), 1040), ["b"]);
-        assert_eq!(set.retain_from(), Some(Lsn::new(960)));
-        save(&mut set);
-        assert_eq!(set.retain_from(), None);
-        let refused = set.acquire("b", SlotKind::Physical, 1).unwrap_err();
-        assert_eq!(
-            (refused.sqlstate(), set.get("b").is_some()),
-            ("55000", true)
-        );
-    }
-
-    #[test]
-    fn one_session_at_a_time_and_a_temporary_slot_ends_with_it() {
-        let mut set = with(&[("a", 800)]);
-        set.acquire("a", SlotKind::Physical, 1).unwrap();
-        let busy = set.acquire("a", SlotKind::Physical, 2).unwrap_err();
-        assert_eq!(busy.sqlstate(), "55006");
-        assert_eq!(set.drop_slot("a").unwrap_err().sqlstate(), "55006");
-        assert_eq!(
-            set.acquire("a", SlotKind::Logical, 1)
-                .unwrap_err()
-                .sqlstate(),
-            "55000"
-        );
-        assert_eq!(
-            set.acquire("x", SlotKind::Physical, 1)
-                .unwrap_err()
-                .sqlstate(),
-            "42704"
-        );
-        set.create("t", SlotKind::Physical, Lsn::new(80), true)
-            .unwrap();
-        set.acquire("t", SlotKind::Physical, 1).unwrap();
-        assert_eq!(set.retain_from(), Some(Lsn::new(80)));
-        assert_eq!((set.unsaved(), set.is_durable("t")), (None, true));
-        assert!(!set.encode().contains('t') || !set.encode().contains("\nt "));
-        set.release(1);
-        assert_eq!(
-            (set.get("t"), set.retain_from()),
-            (None, Some(Lsn::new(800)))
-        );
-        set.acquire("a", SlotKind::Physical, 2).unwrap();
-    }
-
-    #[test]
-    fn names_and_number_are_limited() {
-        let mut set = SlotSet::new();
-        for bad in ["", "A", "a-b", "a b", "ä", "../x", &"x".repeat(64)] {
-            let refused = set
-                .create(bad, SlotKind::Physical, Lsn::ZERO, false)
-                .unwrap_err();
-            assert_eq!(refused.sqlstate(), "42602", "{bad:?}");
-        }
-        for at in 0..SLOTS_MAX {
-            let name = format!("{at}_{}", "x".repeat(61));
-            set.create(&name, SlotKind::Logical, Lsn::MAX, false)
-                .unwrap();
-        }
-        let refused = set
-            .create("more", SlotKind::Physical, Lsn::ZERO, true)
-            .unwrap_err();
-        assert_eq!(refused, SlotError::Full);
-        save(&mut set);
-        assert_eq!(
-            SlotSet::decode(&set.encode()).unwrap().encode(),
-            set.encode()
-        );
-    }
-
-    #[test]
-    fn a_slot_that_reserves_nothing_keeps_nothing_until_it_is_used() {
-        let mut set = with(&[("a", 0)]);
-        assert_eq!(set.retain_from(), None);
-        set.advance("a", Lsn::new(800), Lsn::new(880)).unwrap();
-        assert_eq!(
-            set.retain_from(),
-            Some(Lsn::new(800)),
-            "at once: it keeps more"
-        );
-    }
-
-    #[test]
-    fn damaged_text_is_refused() {
-        let mut set = with(&[("a", 800)]);
-        set.create("b", SlotKind::Logical, Lsn::new(80), false)
-            .unwrap();
-        set.advance("b", Lsn::new(80), Lsn::new(160)).unwrap();
-        let text = set.encode();
-        assert_eq!(
-            text,
-            "mainstay slots 1\na physical 0/320 0/320 valid\nb logical 0/50 0/A0 valid\n"
-        );
-        assert_eq!(SlotSet::decode(&text).unwrap().encode(), text);
-        let cut = text.len() - 1;
-        for bad in [
-            "",
-            "mainstay slots 2\n",
-            &text[..cut],
-            &text.replace("valid", "fine"),
-            &text.replace("0/A0", "0/40"),
-            &text.replace("logical", "magical"),
-            &text.replace("b ", "a "),
-            &text.replace("a p", "A p"),
-        ] {
-            assert!(SlotSet::decode(bad).is_err(), "{bad:?} was taken");
-        }
-    }
-
-    proptest! {
-        /// Whatever the order of changes and writes, retention never passes what a crash would
-        /// bring back from disk.
-        #[test]
-        fn retention_never_passes_what_is_on_disk(
-            steps in prop::collection::vec((0u8..6, 0usize..3, 1u64..100), 1..80)
-        ) {
-            let mut set = SlotSet::new();
-            let mut disk = set.encode();
-            let mut writing = None;
-            for (kind, who, lsn) in steps {
-                let name = ["a", "b", "c"][who];
-                let lsn = Lsn::new(lsn);
-                match kind {
-                    0 => drop(set.create(name, SlotKind::Physical, lsn, false).map(|_| ())),
-                    1 => drop(set.drop_slot(name)),
-                    2 => drop(set.advance(name, lsn, lsn)),
-                    3 => drop(set.enforce(Lsn::new(100), lsn.get())),
-                    4 => writing = set.unsaved(),
-                    _ => if let Some((generation, text)) = writing.take() {
-                        disk = text;
-                        set.persisted(generation);
-                    }
-                }
-                let recovered = SlotSet::decode(&disk).unwrap().retain_from();
-                let kept = set.retain_from();
-                prop_assert!(recovered.is_none_or(|needs| kept.is_some_and(|kept| kept <= needs)));
-            }
-        }
-    }
-}
+mod tests;

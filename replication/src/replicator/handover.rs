@@ -9,7 +9,8 @@ use crate::config::{Role, StandbyState, StreamState};
 use crate::error::{Error, Result};
 use crate::protocol::name::NodeName;
 use crate::runtime::{
-    Divergence, HandedOver, TakeOverRequest, ask_to_take_over, take_over_requests, until_flushed,
+    Divergence, HandedOver, SlotState, TakeOverRequest, ask_to_take_over, take_over_requests,
+    until_flushed,
 };
 
 impl WalReplicator {
@@ -101,6 +102,22 @@ impl WalReplicator {
     /// [`Error::NotRunning`].
     pub fn divergence(&self) -> Result<tokio::sync::watch::Receiver<Option<Divergence>>> {
         Ok(self.core()?.diverged.subscribe())
+    }
+
+    /// The slots: those of this node, and on a standby those of the primary that it carries.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn slots(&self) -> Result<Vec<SlotState>> {
+        Ok(self.core()?.slot_states())
+    }
+
+    /// Drops a slot, durably, so that no log is kept for it any more. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Slot`] when it does not exist or is in use; disk errors.
+    pub fn drop_slot(&self, name: &str) -> Result<()> {
+        Ok(self.core()?.drop_slot(name)??)
     }
 
     /// Where requests to take the primary's place arrive; whoever holds this promotes the node.

@@ -9,15 +9,16 @@
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
 //! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
 //! and carry out their actions: `primary` for commits, `policy` for who must confirm them,
-//! `registry` for standbys and their streams, `retention` for log that is kept, `units` for
-//! transactions that are open, `ending` for the end of the log at a clean stop. This one holds what
-//! they share, and knows no connection.
+//! `registry` for standbys and their streams, `retention` for log that is kept, `slots` for what
+//! standbys are told of it, `units` for transactions that are open, `ending` for the end of the log
+//! at a clean stop. This one holds what they share, and knows no connection.
 
 mod ending;
 mod policy;
 mod primary;
 mod registry;
 mod retention;
+mod slots;
 mod standbys;
 mod units;
 
@@ -26,7 +27,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
@@ -55,6 +56,7 @@ use crate::time::Moment;
 pub(crate) use policy::{PolicyLogged, PolicyOrder, listed};
 use registry::Connected;
 use retention::Pins;
+pub use slots::SlotState;
 pub(crate) use standbys::never_seen;
 use units::OpenUnits;
 
@@ -106,6 +108,8 @@ pub(crate) struct Core {
     units: Mutex<OpenUnits>,
     /// Whether nothing is appended here any more; held shared while something is.
     ended: RwLock<bool>,
+    /// Streams and base backups that are being served.
+    sending: AtomicUsize,
     /// Held while a timeline is asked for or somebody is begun to be followed.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
@@ -139,6 +143,8 @@ struct State {
     admitted: Vec<StandbyConfig>,
     /// Lives of standbys' data that are connected and have no vote yet.
     pending: BTreeMap<NodeName, Uuid>,
+    /// Where the log ended when slots were logged last.
+    slots_logged: Lsn,
     samples: LagSamples,
     listen: Option<SocketAddr>,
     /// Name and address of the node that this one follows, while it is connected.
@@ -157,7 +163,7 @@ impl Core {
         applied: Signal,
         copy_store: Option<CopyStore>,
     ) -> Result<Self> {
-        let slots = Slots::open(wal.clone())?;
+        let slots = Slots::open(wal.clone(), config.max_replication_slots)?;
         let started_on = wal.timeline();
         let name: NodeName = config
             .name
@@ -180,6 +186,7 @@ impl Core {
             standbys: BTreeMap::new(),
             admitted,
             pending: BTreeMap::new(),
+            slots_logged: Lsn::ZERO,
             samples: LagSamples::new(),
             listen: None,
             upstream: None,
@@ -214,6 +221,7 @@ impl Core {
             started_on,
             units: Mutex::default(),
             ended: RwLock::new(false),
+            sending: AtomicUsize::new(0),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
             state: Mutex::new(state),
@@ -265,8 +273,10 @@ impl Core {
 
     /// Takes over what the log says, which on a standby is the primary's word.
     fn refresh_cluster(&self) {
+        // Locked first: what is logged meanwhile must not be overtaken by what was there before.
+        let mut state = self.state.lock();
         match ClusterConfig::decode(&self.wal.config().0) {
-            Ok(Some(cluster)) => self.state.lock().cluster = cluster,
+            Ok(Some(cluster)) => state.cluster = cluster,
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "cannot read the configuration in the log"),
         }

@@ -291,12 +291,9 @@ impl Session {
             }
         };
         match command {
-            Command::StartReplication(_) | Command::BaseBackup(_) if self.core.is_restarting() => {
-                let text = "this primary restarted and asks the members whether it may go on";
-                self.error(ErrorFields::error(sqlstate::CANNOT_CONNECT_NOW, text));
+            Command::StartReplication(_) | Command::BaseBackup(_) => {
+                return self.send(command).await;
             }
-            Command::StartReplication(start) => return self.start_replication(start).await,
-            Command::BaseBackup(options) => return self.base_backup(options).await,
             Command::PromiseTimeline(promise) => {
                 let answer = promise::serve(&self.core, &promise).await;
                 self.answer(answer);
@@ -457,7 +454,8 @@ impl Session {
             }
             "server_version" => SERVER_VERSION.to_owned(),
             "integer_datetimes" | "standard_conforming_strings" => "on".to_owned(),
-            "max_wal_senders" => self.core.config.max_connections.to_string(),
+            "max_wal_senders" => self.core.config.max_wal_senders.to_string(),
+            "max_replication_slots" => self.core.config.max_replication_slots.to_string(),
             "synchronous_standby_names" => self.core.cluster().policy.to_string(),
             _ => {
                 let text = format!("unrecognized configuration parameter \"{name}\"");

@@ -5,10 +5,12 @@ use mainstay_storage::{Lsn, Wal};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::protocol::slot::{SlotError, SlotKind, SlotSet};
+use crate::protocol::slot::{Slot, SlotError, SlotKind, SlotSet};
 use crate::runtime::session::Session;
+use crate::runtime::wall_clock;
+use crate::wire::command::Command;
 use crate::wire::result::{CreatedSlot, ResultSet, SlotPosition};
-use crate::wire::{BackendMessage, ErrorFields};
+use crate::wire::{BackendMessage, ErrorFields, sqlstate};
 
 /// The slots of a node, kept in its control file.
 #[derive(Debug)]
@@ -18,14 +20,17 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn open(wal: Wal) -> Result<Self> {
+    /// Reads the slots; no more are created once there are `max`.
+    pub(crate) fn open(wal: Wal, max: usize) -> Result<Self> {
         let text = wal.control().slots;
         let bad = |why: String| Error::Invalid(format!("slots in the control file: {why}"));
         let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
-        let set = match text.is_empty() {
+        let mut set = match text.is_empty() {
             true => SlotSet::new(),
             false => SlotSet::decode(&text).map_err(|error| bad(error.to_string()))?,
         };
+        set.limit(max);
+        set.note_idle(wall_clock());
         Ok(Self {
             set: Mutex::new(set),
             wal,
@@ -39,6 +44,7 @@ impl Slots {
     ) -> Result<Result<T, SlotError>> {
         let mut set = self.set.lock();
         let changed = change(&mut set);
+        set.note_idle(wall_clock());
         if let Some((generation, text)) = set.unsaved() {
             self.wal
                 .update_control(|control| control.slots = text.into_bytes())?;
@@ -54,7 +60,19 @@ impl Slots {
 
     /// Gives back what a session holds.
     pub(crate) fn release(&self, session: u64) {
-        self.set.lock().release(session);
+        let mut set = self.set.lock();
+        set.release(session);
+        set.note_idle(wall_clock());
+    }
+
+    /// The slots as they stand.
+    pub(crate) fn all(&self) -> Vec<Slot> {
+        self.set.lock().iter().cloned().collect()
+    }
+
+    /// What standbys are told of them.
+    pub(crate) fn positions(&self) -> Vec<(String, Lsn)> {
+        self.set.lock().positions()
     }
 
     fn position(&self, name: &str) -> Option<Lsn> {
@@ -94,13 +112,14 @@ impl Session {
             Ok(())
         });
         settled(created)?;
+        self.core.log_slots(false);
         Ok(CreatedSlot::physical(slot).result())
     }
 
     /// Answers without columns: stock tools take a result set here for a failure.
     pub(crate) fn drop_slot(&mut self, slot: &str) {
-        match settled(self.core.slots.change(|slots| slots.drop_slot(slot))) {
-            Ok(_) => self.complete("DROP_REPLICATION_SLOT"),
+        match settled(self.core.drop_slot(slot)) {
+            Ok(()) => self.complete("DROP_REPLICATION_SLOT"),
             Err(fields) => self.error(*fields),
         }
     }
@@ -111,6 +130,29 @@ impl Session {
         BackendMessage::CommandComplete(tag.to_owned()).encode(&mut out);
         self.link.queue(out.freeze());
         self.ready();
+    }
+
+    /// Serves a stream or a base backup, unless this node may not yet, or that is one more than is
+    /// configured.
+    pub(crate) async fn send(&mut self, command: Command) -> Result<()> {
+        if self.core.is_restarting() {
+            let text = "this primary restarted and asks the members whether it may go on";
+            self.error(ErrorFields::error(sqlstate::CANNOT_CONNECT_NOW, text));
+            return Ok(());
+        }
+        if let Some(_sending) = self.core.begin_sending() {
+            return match command {
+                Command::StartReplication(start) => self.start_replication(start).await,
+                Command::BaseBackup(options) => self.base_backup(options).await,
+                _ => unreachable!("the caller brings these alone"),
+            };
+        }
+        let max = self.core.config.max_wal_senders;
+        let text = format!(
+            "number of requested standby connections exceeds max_wal_senders (currently {max})"
+        );
+        self.error(ErrorFields::error(sqlstate::TOO_MANY_CONNECTIONS, text));
+        Ok(())
     }
 
     /// Takes a slot for this session's stream.
@@ -127,10 +169,13 @@ impl Session {
 fn settled<T>(changed: Result<Result<T, SlotError>>) -> Result<T, Box<ErrorFields>> {
     match changed {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Box::new(ErrorFields::error(
-            error.sqlstate(),
-            error.to_string(),
-        ))),
+        Ok(Err(error)) => {
+            let fields = ErrorFields::error(error.sqlstate(), error.to_string());
+            Err(Box::new(match error.hint() {
+                Some(hint) => fields.with_hint(hint),
+                None => fields,
+            }))
+        }
         Err(error) => Err(Box::new(ErrorFields::error("58030", error.to_string()))),
     }
 }

@@ -341,6 +341,7 @@ impl Session {
                 .slots
                 .change(|slots| slots.advance(slot, at, at))?;
             stream.slot_noted = at;
+            self.core.log_slots(true);
         }
         Ok(())
     }

@@ -83,7 +83,12 @@ impl Core {
             policies,
             on_miss: self.config.on_miss,
         };
+        let opened = !hold_until.is_zero() && *was != Role::Primary;
+        if opened {
+            self.take_over_slots();
+        }
         self.serve(was, cluster, config);
+        self.log_slots(false);
         if waits {
             tracing::warn!("this primary must ask the members before it confirms anything");
             self.suspend(Standstill::Outbid);

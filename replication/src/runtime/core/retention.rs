@@ -53,15 +53,10 @@ impl Core {
     /// Log from here on is needed by a slot, a backup, or the configured reserve.
     pub(crate) fn retain_from(&self) -> Lsn {
         let flushed = self.wal.flushed().get();
-        if let Some(max) = self.config.max_slot_wal_keep_size {
-            match self.slots.change(|slots| Ok(slots.enforce(flushed, max))) {
-                Ok(Ok(lost)) => lost.iter().for_each(|slot| {
-                    tracing::error!(%slot, "invalidated a slot that held back too much log");
-                }),
-                Ok(Err(error)) => tracing::warn!(%error, "cannot limit a slot"),
-                Err(error) => tracing::warn!(%error, "cannot limit a slot"),
-            }
+        if !self.is_primary() {
+            self.carry_slots();
         }
+        self.limit_slots();
         let end = flushed.get();
         let reserve = Lsn::new(end.saturating_sub(self.config.wal_keep_size));
         let pinned = self.pinned_from().unwrap_or(Lsn::MAX);
