@@ -2,6 +2,7 @@
 
 mod append;
 mod lifecycle;
+mod policy;
 mod proxy;
 mod standbys;
 mod stores;
