@@ -3,6 +3,7 @@
 mod cluster;
 mod config;
 mod error;
+mod event;
 pub mod protocol;
 mod replicator;
 mod runtime;
@@ -12,6 +13,7 @@ pub mod wire;
 pub use cluster::*;
 pub use config::*;
 pub use error::*;
+pub use event::{Peer, ReplicationEvent};
 pub use replicator::*;
 pub use runtime::{
     Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest,

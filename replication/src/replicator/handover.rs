@@ -5,7 +5,7 @@ use mainstay_storage::Lsn;
 use tokio::sync::mpsc;
 
 use super::WalReplicator;
-use crate::config::{Role, StandbyState, StreamState};
+use crate::config::{Role, StandbyState, StreamState, UpstreamState};
 use crate::error::{Error, Result};
 use crate::protocol::name::NodeName;
 use crate::runtime::{
@@ -83,8 +83,15 @@ impl WalReplicator {
         let core = self.core()?;
         if core.is_primary() {
             core.step_down(Role::Fenced);
+            core.tell_fenced();
         }
         Ok(())
+    }
+
+    /// The node that this standby follows, as it sees it; `None` on any other.
+    pub fn upstream_state(&self) -> Option<UpstreamState> {
+        let core = self.core().ok()?;
+        (core.role() == Role::Standby).then(|| core.upstream_state())
     }
 
     /// Tells of every change of role.

@@ -17,6 +17,8 @@ mod registry;
 mod retention;
 mod standbys;
 mod units;
+mod upstream;
+mod visit;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,7 @@ use uuid::Uuid;
 use crate::cluster::{ClusterConfig, Member};
 use crate::config::{Role, StandbyConfig, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::event::Observer;
 use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
 use crate::protocol::progress::LagSamples;
@@ -49,8 +52,11 @@ use crate::time::Moment;
 
 use registry::Connected;
 use retention::Pins;
-pub(crate) use standbys::never_seen;
+pub(crate) use standbys::{never_seen, sight_of};
 use units::OpenUnits;
+use upstream::UpstreamSeen;
+pub(crate) use visit::Visit;
+use visit::Visits;
 
 /// What one node's tasks share.
 #[derive(Debug)]
@@ -96,6 +102,11 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
+    /// Rung when a peer came, went, or caught up.
+    pub(crate) peers_changed: tokio::sync::Notify,
+    upstream_seen: Mutex<UpstreamSeen>,
+    visits: Arc<Visits>,
+    pub(crate) observer: Observer,
     state: Mutex<State>,
 }
 
@@ -138,6 +149,7 @@ impl Core {
         wal: Wal,
         applied: Signal,
         copy_store: Option<CopyStore>,
+        observer: Observer,
     ) -> Result<Self> {
         let slots = Slots::open(wal.clone())?;
         let started_on = wal.timeline();
@@ -191,6 +203,10 @@ impl Core {
             units: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
+            peers_changed: tokio::sync::Notify::new(),
+            upstream_seen: Mutex::default(),
+            visits: Arc::default(),
+            observer,
             state: Mutex::new(state),
             config,
         })
@@ -249,7 +265,9 @@ impl Core {
 
     /// Notes whom this node follows.
     pub(crate) fn set_upstream(&self, upstream: Option<(String, String)>) {
+        let name = upstream.as_ref().map(|(name, _)| name.clone());
         self.state.lock().upstream = upstream;
+        self.upstream_changed(name);
     }
 
     /// Whom this node follows: name and address.

@@ -13,6 +13,7 @@ use super::{Core, State};
 use crate::cluster::ClusterConfig;
 use crate::config::Role;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{Beginning, Fencing, Standstill, fencing, standstill};
@@ -149,6 +150,7 @@ impl Core {
         let mut actions = Vec::new();
         committer.on(event, now, &mut actions);
         for action in actions {
+            self.observer.commits(&action);
             self.carry_out(action, &mut state);
         }
     }
@@ -182,12 +184,14 @@ impl Core {
             Fencing::AskAbove(_) if self.wal.control().attempted() == Some(timeline) => {}
             Fencing::AskAbove(_) if self.is_primary() => {
                 tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
+                self.observer.tell(ReplicationEvent::Suspended);
                 self.suspend(Standstill::Outbid);
             }
             Fencing::AskAbove(_) => {}
             Fencing::Fence(theirs) if self.is_primary() => {
                 tracing::error!(%theirs, "a newer timeline was opened elsewhere; this node is fenced");
                 self.step_down(Role::Fenced);
+                self.tell_fenced();
             }
             Fencing::Fence(_) => {}
         }

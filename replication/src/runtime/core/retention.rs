@@ -13,6 +13,7 @@ use mainstay_storage::Lsn;
 use parking_lot::Mutex;
 
 use super::Core;
+use crate::event::ReplicationEvent;
 
 /// Positions from which log is kept for something that runs.
 #[derive(Debug, Default)]
@@ -57,6 +58,8 @@ impl Core {
             match self.slots.change(|slots| Ok(slots.enforce(flushed, max))) {
                 Ok(Ok(lost)) => lost.iter().for_each(|slot| {
                     tracing::error!(%slot, "invalidated a slot that held back too much log");
+                    let slot = slot.to_string();
+                    self.observer.tell(ReplicationEvent::SlotLost { slot });
                 }),
                 Ok(Err(error)) => tracing::warn!(%error, "cannot limit a slot"),
                 Err(error) => tracing::warn!(%error, "cannot limit a slot"),
