@@ -8,6 +8,7 @@
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
 //! | `POST /v1/transactions` | `{"lsn","timeline","level"}` |
 //! | `GET /v1/status` | the node's status |
+//! | `GET /v1/events?node=&type=&since=&until=&limit=&after_id=` | `{"events":[..]}` |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
@@ -31,6 +32,7 @@ mod access;
 mod bounds;
 mod control;
 mod error;
+mod events;
 mod keys;
 mod transactions;
 
@@ -139,6 +141,7 @@ fn router(api: Api) -> Router {
         .route("/v1/tables/{table}/keys/", key)
         .route("/v1/transactions", transactions)
         .route("/v1/status", get(control::status))
+        .route("/v1/events", get(events::list))
         .route("/v1/promote", post(control::promote))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))
@@ -159,7 +162,8 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn nothing_here(uri: Uri) -> ApiError {
-    let hint = "there are /v1/status, /v1/tables/{table}/keys, /v1/transactions and /health";
+    let hint =
+        "there are /v1/status, /v1/events, /v1/tables/{table}/keys, /v1/transactions and /health";
     ApiError::new(404, format!("there is nothing at {}", uri.path())).hint(hint)
 }
 

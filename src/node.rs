@@ -3,6 +3,7 @@
 mod builder;
 mod discard;
 mod life;
+mod record;
 mod reseed;
 mod rewind;
 mod switchover;
@@ -25,6 +26,7 @@ pub use builder::NodeBuilder;
 use crate::commit::Receipt;
 use crate::database::CONFLICT_RETRIES_MAX;
 use crate::error::{Error, Result};
+use crate::events::{Event, EventFilter, EventLog};
 use crate::status::{NodeStatus, Promoted};
 use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
@@ -58,12 +60,14 @@ struct Inner {
     /// Held while one life ends and another begins; true once the node was stopped.
     changing: tokio::sync::Mutex<bool>,
     closing: watch::Sender<bool>,
+    events: EventLog,
 }
 
 impl Inner {
     fn new(plan: Plan, life: Arc<Life>, cluster_name: Option<String>) -> Arc<Self> {
         let inner = Arc::new(Self {
             name: plan.config.name.clone(),
+            events: plan.events.clone(),
             cluster_name,
             plan: Mutex::new(plan),
             life: watch::Sender::new(life.clone()),
@@ -115,7 +119,13 @@ impl Inner {
         if std::mem::replace(&mut *stopped, true) {
             return Ok(());
         }
-        self.life().close(true).await
+        let life = self.life();
+        let primary = life.replicator.role() == Role::Primary;
+        let closed = life.close(true).await;
+        let ended = record::stopped(&self.name, primary, closed.as_ref().err());
+        self.events.record(ended);
+        self.events.settled().await;
+        closed
     }
 
     fn say(&self, trouble: Option<String>) {
@@ -220,13 +230,28 @@ impl Node {
         status
     }
 
+    /// What happened to this node, oldest first, as far as its record reaches: some 8 MB, over all
+    /// restarts. It reads files.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a limit over [`EVENTS_MAX`](crate::EVENTS_MAX); disk errors.
+    pub fn events(&self, filter: &EventFilter) -> Result<Vec<Event>> {
+        self.inner.events.events(filter)
+    }
+
     /// Makes this standby the primary. `force` skips the checks for a living primary and for lag,
     /// never the rule that enough members must agree.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
     pub async fn promote(&self, force: bool) -> Result<Promoted> {
+        let previous = self.inner.life().replicator.primary();
         let promotion = self.opened(force).await?;
+        let previous = previous.map(|(name, _)| name);
+        let previous = previous.filter(|name| *name != self.inner.name);
+        let (me, timeline) = (&self.inner.name, promotion.timeline);
+        let draft = record::failed_over(me, previous, timeline, &promotion.notices);
+        self.inner.events.record(draft);
         for notice in &promotion.notices {
             tracing::warn!(%notice, "promoted");
         }
@@ -262,9 +287,13 @@ impl Node {
         let upstream = Upstream::parse(url)?;
         let _unchanged = self.inner.unchanged().await?;
         let life = self.inner.life();
+        let told = record::told_to_follow(&self.inner.name, &upstream.addresses);
         if life.replicator.role() != Role::Fenced {
-            return Ok(life.replicator.follow(upstream.addresses).await?);
+            life.replicator.follow(upstream.addresses).await?;
+            self.inner.events.record(told);
+            return Ok(());
         }
+        self.inner.events.record(told);
         turn::step_down(&self.inner, upstream.addresses).await
     }
 
@@ -279,6 +308,8 @@ impl Node {
         if self.role() != Role::Primary {
             return Err(self.not_primary());
         }
+        let told = record::told_to_follow(&self.inner.name, &upstream.addresses);
+        self.inner.events.record(told);
         turn::step_down(&self.inner, upstream.addresses).await
     }
 

@@ -4,6 +4,7 @@ mod bad_input;
 mod base_backup;
 mod crash;
 mod database;
+mod events;
 mod examples;
 mod large_transaction;
 mod rejoin;

@@ -48,6 +48,20 @@ pub enum ReplicationEvent {
         /// For how long.
         silence: Duration,
     },
+    /// This standby's log can be continued by no upstream's, and there is no way back.
+    CannotFollow {
+        /// Why, and what to do.
+        why: String,
+    },
+    /// This standby is the primary of a timeline that it opened.
+    Promoted {
+        /// That timeline.
+        timeline: Timeline,
+        /// End of the entry that opened it.
+        end: Lsn,
+        /// The primary before it, by its name.
+        previous: String,
+    },
     /// As many standbys are there as the policy needs.
     PolicyMet,
     /// Fewer are there than the policy needs.
@@ -72,6 +86,8 @@ pub enum ReplicationEvent {
     },
     /// This node is no primary any more.
     Fenced {
+        /// The newer timeline that was opened elsewhere; `None` where that is not known.
+        by: Option<Timeline>,
         /// Name and address of the primary that follows it, if that is known.
         successor: Option<(String, String)>,
     },

@@ -1,6 +1,8 @@
 //! Changing sides: handing the primary's place to a standby while both are well, and learning that
 //! this node's log cannot follow any more.
 
+use std::sync::atomic::Ordering;
+
 use mainstay_storage::Lsn;
 use tokio::sync::mpsc;
 
@@ -66,10 +68,14 @@ impl WalReplicator {
         let address =
             address.ok_or_else(|| Error::Refused(format!("the address of {name} is not known")))?;
         let end = core.wal.appended();
+        core.handing_over.store(true, Ordering::Release);
         let handed = ask_to_take_over(&core, &address, end).await;
+        core.handing_over.store(false, Ordering::Release);
         if let HandedOver::Opened { .. } = &handed {
             core.set_successor(name.to_owned(), address);
             core.step_down(Role::Fenced);
+        } else if core.role() == Role::Fenced {
+            core.tell_fenced(None);
         }
         Ok(handed)
     }
@@ -83,7 +89,7 @@ impl WalReplicator {
         let core = self.core()?;
         if core.is_primary() {
             core.step_down(Role::Fenced);
-            core.tell_fenced();
+            core.tell_fenced(None);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use mainstay_storage::Lsn;
 use super::WalReplicator;
 use super::running::Given;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::promotion::Standstill;
 use crate::runtime::{Follower, promote, tell};
 
@@ -68,6 +69,11 @@ impl WalReplicator {
             let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
             stopped.map_err(|error| Error::Invalid(error.to_string()))?;
         }
+        running.core.observer.tell(ReplicationEvent::Promoted {
+            timeline: opened.promotion.timeline,
+            end: opened.promotion.end,
+            previous: old.name.to_string(),
+        });
         running.core.become_primary(&was, opened.promotion.end)?;
         if opened.overtaken {
             running.core.suspend(Standstill::Outbid);

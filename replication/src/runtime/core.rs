@@ -25,7 +25,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
@@ -102,6 +102,8 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
+    /// Set while a standby is asked to take over, so that being replaced is no surprise.
+    pub(crate) handing_over: AtomicBool,
     /// Rung when a peer came, went, or caught up.
     pub(crate) peers_changed: tokio::sync::Notify,
     upstream_seen: Mutex<UpstreamSeen>,
@@ -203,6 +205,7 @@ impl Core {
             units: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
+            handing_over: AtomicBool::new(false),
             peers_changed: tokio::sync::Notify::new(),
             upstream_seen: Mutex::default(),
             visits: Arc::default(),

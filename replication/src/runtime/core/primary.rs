@@ -191,7 +191,7 @@ impl Core {
             Fencing::Fence(theirs) if self.is_primary() => {
                 tracing::error!(%theirs, "a newer timeline was opened elsewhere; this node is fenced");
                 self.step_down(Role::Fenced);
-                self.tell_fenced();
+                self.tell_fenced(Some(theirs));
             }
             Fencing::Fence(_) => {}
         }

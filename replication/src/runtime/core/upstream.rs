@@ -3,6 +3,8 @@
 //! Ages are counted on this node's clock from when a position was told here, so that the clocks of
 //! two nodes may differ. It decides nothing.
 
+use std::sync::atomic::Ordering;
+
 use mainstay_storage::{Lsn, Timeline, TornTail};
 
 use super::Core;
@@ -136,9 +138,13 @@ impl Core {
         });
     }
 
-    /// This node is no primary any more.
-    pub(crate) fn tell_fenced(&self) {
+    /// This node is no primary any more, without having handed that over.
+    pub(crate) fn tell_fenced(&self, by: Option<Timeline>) {
+        if self.handing_over.load(Ordering::Acquire) {
+            return;
+        }
         let successor = self.successor();
-        self.observer.tell(ReplicationEvent::Fenced { successor });
+        self.observer
+            .tell(ReplicationEvent::Fenced { by, successor });
     }
 }
