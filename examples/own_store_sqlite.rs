@@ -120,6 +120,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
     a.wait_for(Lsn::new(last.end.get() - 1), Level::RemoteApply)
         .await?;
+    a.applied()?.wait(last.end).await?; // its own store follows the log too
     println!("two cities are in both databases");
 
     for dir in [first.path(), second.path()] {

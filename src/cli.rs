@@ -72,6 +72,8 @@ enum Verb {
     Switchover(verbs::SwitchoverArgs),
     /// Make the primary a standby of the node at URL
     Demote(verbs::DemoteArgs),
+    /// Let a standby apply nothing for a while, or go on
+    Apply(verbs::ApplyArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
     /// Stop a node properly
@@ -249,6 +251,7 @@ pub fn run() -> ExitCode {
         Verb::Promote(args) => verbs::promote(&args),
         Verb::Switchover(args) => verbs::switchover(&args),
         Verb::Demote(args) => verbs::demote(&args),
+        Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),
         Verb::Stop(args) => verbs::stop(&args),
         Verb::Put(args) => verbs::put(args),

@@ -198,6 +198,13 @@ impl Client {
             .map(drop)
     }
 
+    /// Lets a standby apply nothing, or go on.
+    pub(crate) fn apply(&self, paused: bool) -> ClientResult<()> {
+        let body = json!({ "paused": paused }).to_string().into_bytes();
+        self.send(Method::POST, "/v1/apply", body, ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
     /// Makes the node follow the primary at `url`.
     pub(crate) fn follow(&self, url: &str) -> ClientResult<()> {
         let body = json!({ "url": url }).to_string().into_bytes();

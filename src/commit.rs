@@ -155,6 +155,20 @@ impl WriteTransaction {
 
     /// Commits, and waits until `level` is reached.
     ///
+    /// ```
+    /// use mainstay::Level;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).start().await?;
+    /// let mut tx = node.begin()?;
+    /// tx.put("visits", b"today", b"1")?;
+    /// let receipt = tx.commit_at(Level::Local).await?; // whatever the policy says
+    /// assert!(!receipt.is_durable_elsewhere());
+    /// # node.stop().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// A conflict, [`Error::NotPrimary`], a full disk, limits: nothing happened.
     /// [`Error::Unknown`] when the log or the store stopped before the level was reached, or, for a
@@ -221,7 +235,7 @@ mod tests {
         let new = NewLog::new_cluster(SegmentSize::MIN);
         let wal = Wal::create(Arc::new(OsDisk), dir, new, &options).unwrap();
         let end = wal.appended();
-        let engine = Engine::open(wal, LsmOptions::default(), end).unwrap();
+        let (engine, _) = Engine::open(wal, LsmOptions::default(), end).unwrap();
         engine.wal.set_commit_follows(false);
         let (written, applied) = (Signal::new(Lsn::ZERO), Signal::new(Lsn::ZERO));
         engine.set_remote(RemotePositions { written, applied }, true);

@@ -56,6 +56,19 @@ impl Database {
 
     /// As [`open`](Self::open), with other sizes.
     ///
+    /// ```
+    /// use mainstay::{Database, LsmOptions, SegmentSize, WalOptions};
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// let log = WalOptions {
+    ///     segment_size: SegmentSize::MIN, // fixed when the log is created
+    ///     ..WalOptions::new(|| 0) // the time in microseconds, which only people read
+    /// };
+    /// let store = LsmOptions { memtable_bytes: 8 << 20, ..LsmOptions::default() };
+    /// let db = Database::open_with(dir.path(), &log, store)?;
+    /// # db.close()?;
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(
@@ -64,8 +77,10 @@ impl Database {
         store: LsmOptions,
     ) -> Result<Self> {
         let wal = open_or_create(dir.as_ref(), options)?;
+        // Nobody else confirms commits, so what is flushed is committed.
+        wal.set_commit_follows(true);
         let end = wal.appended();
-        let engine = Engine::open(wal, store, end)?;
+        let (engine, _) = Engine::open(wal, store, end)?;
         engine.open_for_writes();
         let keeper = keeper::start(engine.clone(), || Lsn::MAX)?;
         let keeper = Mutex::new(Some(keeper));
@@ -93,7 +108,16 @@ impl Database {
             .map(|((), receipt)| receipt)
     }
 
-    /// The committed value of `key` in `table`.
+    /// The committed value of `key` in `table`; `None` when there is no such key, or no such table.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// db.put("users", b"ada", b"1815")?;
+    /// assert_eq!(db.get("users", b"ada")?.as_deref(), Some(&b"1815"[..]));
+    /// assert_eq!(db.get("users", b"alan")?, None);
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -103,16 +127,38 @@ impl Database {
 
     /// All committed data as of now.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// let empty = db.snapshot()?;
+    /// db.put("users", b"ada", b"1815")?;
+    /// assert!(empty.tables()?.is_empty());
+    /// assert_eq!(db.snapshot()?.tables()?, ["users"]);
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// The database was closed.
+    /// [`Error::Stopped`](crate::Error::Stopped) after [`close`](Self::close).
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.inner.engine.snapshot()
     }
 
     /// Begins a write transaction.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// let mut tx = db.begin()?;
+    /// tx.put("users", b"ada", b"1815")?;
+    /// tx.put("cities", b"london", b"ada")?;
+    /// tx.commit_blocking()?; // in async code: tx.commit().await?
+    /// assert!(db.get("cities", b"london")?.is_some());
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// The database was closed, or stopped by a disk error.
+    /// [`Error::Stopped`](crate::Error::Stopped) after [`close`](Self::close), or what stopped the
+    /// log or the store.
     pub fn begin(&self) -> Result<WriteTransaction> {
         WriteTransaction::begin(self.inner.engine.clone())
     }
@@ -151,7 +197,16 @@ impl Database {
         tx.commit_blocking().map(|receipt| (done, receipt))
     }
 
-    /// A table's rows under one name.
+    /// A table's rows under one name. It need not exist yet.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// let users = db.table("users");
+    /// users.put(b"ada", b"1815")?;
+    /// assert!(users.get(b"ada")?.is_some());
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
     pub fn table(&self, name: &str) -> Table {
         Table {
             database: self.clone(),
@@ -160,7 +215,19 @@ impl Database {
     }
 
     /// Writes out what is in memory, marks the log as properly closed and releases the directory.
-    /// Other handles then get errors. A second call does nothing.
+    /// Everything else, open snapshots and transactions included, is
+    /// [`Stopped`](crate::Error::Stopped) then. A second call does nothing.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// db.put("users", b"ada", b"1815")?;
+    /// db.close()?;
+    /// assert!(matches!(db.get("users", b"ada"), Err(mainstay::Error::Stopped)));
+    /// let db = mainstay::Database::open(dir.path())?;
+    /// assert!(db.get("users", b"ada")?.is_some());
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Disk errors; the next open then recovers as after a crash.

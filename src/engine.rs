@@ -38,6 +38,10 @@ use crate::transaction::Snapshot;
 /// Longest table name in bytes.
 pub const TABLE_NAME_MAX: usize = 255;
 
+/// Why there are no write transactions while the end of the log is being replayed.
+const REPLAYING: &str = "commits from before the restart still wait for standbys and fill the \
+    memory; writes are accepted as soon as standbys have confirmed them";
+
 /// The log, the store, and the lock that commits go through.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -54,6 +58,8 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// Who takes writes instead, once that is somebody else.
     successor: Mutex<Option<String>>,
+    /// The end of the log is on its way into the store.
+    replaying: AtomicBool,
     limits: Limits,
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
@@ -89,11 +95,16 @@ pub(crate) struct Placed {
 }
 
 impl Engine {
-    /// Opens the store that belongs to `wal` and replays the log into it up to `upto`.
+    /// Opens the store that belongs to `wal` and replays the log into it up to `upto`, which must
+    /// be committed: what is not may have to wait for standbys. Also returns what replays the rest.
     ///
     /// # Errors
     /// The log's or the store's; both are closed then.
-    pub(crate) fn open(wal: Wal, options: LsmOptions, upto: Lsn) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        wal: Wal,
+        options: LsmOptions,
+        upto: Lsn,
+    ) -> Result<(Arc<Self>, Applicator)> {
         let dir = store_dir(wal.dir());
         let spills = spill_dir(wal.dir());
         OsDisk
@@ -135,23 +146,28 @@ impl Engine {
             writable: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             successor: Mutex::new(None),
+            replaying: AtomicBool::new(false),
             limits,
             stalled: AtomicBool::new(false),
             endings: Signal::new(Lsn::ZERO),
             synchronous: AtomicBool::new(false),
         });
-        engine.replay(upto)?;
-        Ok(engine)
+        let mut applicator = Applicator::new(&engine.wal, &engine.store)?;
+        applicator.apply_upto(&mut engine.store.clone() as &mut dyn Store, upto)?;
+        Ok((engine, applicator))
     }
 
-    /// Applies the log up to `upto` that the store does not hold yet.
+    /// Replays the log from where `applicator` is up to `upto`. As long as that takes, write
+    /// transactions are refused with the reason.
     ///
     /// # Errors
-    /// The log's or the store's.
-    pub(crate) fn replay(&self, upto: Lsn) -> Result<()> {
-        let mut store = self.store.clone();
-        let mut applicator = Applicator::new(&self.wal, &store)?;
-        applicator.apply_upto(&mut store as &mut dyn Store, upto)?;
+    /// The log's or the store's, or [`Error::Stopped`].
+    pub(crate) fn replay(&self, mut applicator: Applicator, upto: Lsn) -> Result<()> {
+        let _commits = self.commits.lock();
+        self.replaying.store(true, Ordering::Release);
+        let replayed = applicator.apply_upto(&mut self.store.clone() as &mut dyn Store, upto);
+        self.replaying.store(false, Ordering::Release);
+        replayed?;
         Ok(())
     }
 
@@ -208,7 +224,7 @@ impl Engine {
     /// # Errors
     /// Why write transactions are not accepted, when they are not.
     fn check_writable(&self) -> Result<()> {
-        if self.is_writable() {
+        if self.is_writable() && !self.is_closed() {
             return Ok(());
         }
         if let Some(successor) = self.successor.lock().clone() {
@@ -218,12 +234,26 @@ impl Engine {
         if self.is_closed() {
             return Err(Error::Stopped);
         }
+        if self.replaying.load(Ordering::Acquire) {
+            return Err(Error::Refused(REPLAYING.to_owned()));
+        }
         // A log or store that failed says so itself.
         if let Some(error) = self.wal.poisoned() {
             return Err(error.into());
         }
         self.reader.get(CATALOG, b"?", Lsn::MAX)?;
         Err(Error::NotPrimary { primary: None })
+    }
+
+    /// Says of an error that came from closing who takes writes instead, where somebody does.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let closed = matches!(error, Error::Storage(StorageError::Closed) | Error::Stopped);
+        match self.successor.lock().clone().filter(|_| closed) {
+            Some(successor) => Error::NotPrimary {
+                primary: Some(successor),
+            },
+            None => error,
+        }
     }
 
     /// The position that readers see now.
@@ -251,7 +281,7 @@ impl Engine {
                 }
                 // A commit and a flush came between.
                 Err(StorageError::SnapshotTooOld { .. }) if self.store.applied() > at => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.explain(error.into())),
             }
         }
     }

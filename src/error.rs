@@ -1,6 +1,6 @@
 //! Everything an application can be told.
 
-use mainstay_storage::Lsn;
+use mainstay_storage::{Lsn, Remedy};
 
 /// Result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -75,11 +75,69 @@ impl From<mainstay_replication::Error> for Error {
 }
 
 impl Error {
+    /// What to do about it; `None` for [`Unknown`](Self::Unknown), where only the data can tell.
+    ///
+    /// ```
+    /// use mainstay::{Database, Remedy};
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// let db = Database::open(dir.path())?;
+    /// let error = db.put("users", b"", b"1815").expect_err("a key has at least one byte");
+    /// assert_eq!(error.remedy(), Some(Remedy::Refuse));
+    /// let error = Database::open(dir.path()).expect_err("it is open already");
+    /// assert_eq!(error.remedy(), Some(Remedy::Retry));
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    pub fn remedy(&self) -> Option<Remedy> {
+        let remedy = match self {
+            Self::Storage(error) => error.remedy(),
+            Self::Replication(error) => error.remedy(),
+            Self::NotPrimary { .. } => Remedy::Reconnect,
+            Self::Unknown { .. } => return None,
+            Self::TimedOut { .. } => Remedy::Retry,
+            Self::Usage(_) | Self::Config(_) | Self::Refused(_) => Remedy::Refuse,
+            Self::Stopped => Remedy::Stop,
+        };
+        Some(remedy)
+    }
+
     /// Whether running the same transaction again may succeed.
     pub fn is_conflict(&self) -> bool {
         matches!(
             self,
             Self::Storage(mainstay_storage::Error::Conflict { .. })
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_but_an_unknown_outcome_has_its_remedy() {
+        use mainstay_storage::Error as Storage;
+        let remedy = |error: Error| error.remedy();
+        let conflict = Storage::Conflict { with: Lsn::ZERO };
+        assert!(Error::from(Storage::Conflict { with: Lsn::ZERO }).is_conflict());
+        assert_eq!(remedy(conflict.into()), Some(Remedy::Retry));
+        let (lsn, at, why) = (Lsn::ZERO, Lsn::ZERO, String::new());
+        assert_eq!(remedy(Error::TimedOut { lsn, at }), Some(Remedy::Retry));
+        assert_eq!(remedy(Error::Unknown { lsn, why }), None);
+        let away = Error::NotPrimary { primary: None };
+        assert_eq!(remedy(away), Some(Remedy::Reconnect));
+        let (wanted, oldest) = (Lsn::ZERO, Lsn::ZERO);
+        let gone = mainstay_replication::Error::NeedsBackup { wanted, oldest };
+        assert_eq!(remedy(gone.into()), Some(Remedy::Rebuild));
+        let refused = mainstay_replication::Error::Refused(String::new());
+        assert_eq!(remedy(refused.into()), Some(Remedy::Refuse));
+        // Closed in whatever layer is one and the same.
+        for closed in [
+            Storage::Closed.into(),
+            mainstay_replication::Error::NotRunning.into(),
+            mainstay_replication::Error::Storage(Storage::Closed).into(),
+        ] {
+            assert!(matches!(closed, Error::Stopped), "{closed:?}");
+            assert_eq!(closed.remedy(), Some(Remedy::Stop));
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! | `GET /v1/events?node=&type=&since=&until=&limit=&after_id=` | `{"events":[..]}` |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
+//! | `POST /v1/apply` `{"paused":true}` | `{"paused"}` |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
 //! | `POST /v1/follow` `{"url":"postgres://.."}` | `{"following":url}` |
 //! | `POST /v1/stop` | `{"stopping":true}`, then the node stops |
@@ -143,6 +144,7 @@ fn router(api: Api) -> Router {
         .route("/v1/status", get(control::status))
         .route("/v1/events", get(events::list))
         .route("/v1/promote", post(control::promote))
+        .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))
         .route("/v1/follow", post(control::follow))

@@ -3,6 +3,7 @@
 mod builder;
 mod discard;
 mod life;
+mod promotion;
 mod record;
 mod reseed;
 mod rewind;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_replication::{Promotion, Role};
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_replication::Role;
+use mainstay_storage::Lsn;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -27,7 +28,7 @@ use crate::commit::Receipt;
 use crate::database::CONFLICT_RETRIES_MAX;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventFilter, EventLog};
-use crate::status::{NodeStatus, Promoted};
+use crate::status::NodeStatus;
 use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
 use life::{Life, Plan};
@@ -134,7 +135,18 @@ impl Inner {
 }
 
 impl Node {
-    /// A node with its data in directory `dir`.
+    /// A node with its data in directory `dir`; the rest is optional.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// use mainstay::Node;
+    /// let node = Node::builder(dir.path()).name("a").listen("127.0.0.1:0").start().await?;
+    /// assert!(node.listen_addr().is_some());
+    /// # node.stop().await
+    /// # }
+    /// ```
     pub fn builder(dir: impl AsRef<Path>) -> NodeBuilder {
         NodeBuilder::new(dir.as_ref())
     }
@@ -171,6 +183,19 @@ impl Node {
 
     /// Begins a write transaction.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).start().await?;
+    /// let mut tx = node.begin()?;
+    /// tx.put("users", b"ada", b"1815")?;
+    /// tx.put("cities", b"london", b"ada")?;
+    /// tx.commit().await?;
+    /// # node.stop().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NotPrimary`], naming the primary; [`Error::Stopped`].
     pub fn begin(&self) -> Result<WriteTransaction> {
@@ -199,6 +224,22 @@ impl Node {
     /// Waits until everything that is committed below `lsn` can be read here: read your own writes
     /// on a standby by waiting for the `lsn` of their receipt.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay::Error;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).start().await?;
+    /// let receipt = node.put("users", b"ada", b"1815").await?;
+    /// node.wait_for(receipt.lsn, Duration::from_secs(10)).await?;
+    /// let far = receipt.lsn + (1 << 30);
+    /// let error = node.wait_for(far, Duration::from_millis(1)).await;
+    /// assert!(matches!(error, Err(Error::TimedOut { .. })));
+    /// # node.stop().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::TimedOut`]; [`Error::Stopped`].
     pub async fn wait_for(&self, lsn: Lsn, within: Duration) -> Result<()> {
@@ -221,6 +262,18 @@ impl Node {
     }
 
     /// What the node is and how it fares.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> mainstay::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let node = mainstay::Node::builder(dir.path()).name("a").start().await?;
+    /// let status = node.status();
+    /// assert_eq!((&status.name[..], &status.role[..], status.timeline), ("a", "primary", 1));
+    /// assert!(status.standbys.is_empty());
+    /// # node.stop().await
+    /// # }
+    /// ```
     pub fn status(&self) -> NodeStatus {
         let (life, trouble) = (self.inner.life(), self.inner.trouble.lock().clone());
         let mut status = NodeStatus::of(&self.inner.name, &life.engine, &life.replicator);
@@ -237,46 +290,6 @@ impl Node {
     /// [`Error::Usage`] for a limit over [`EVENTS_MAX`](crate::EVENTS_MAX); disk errors.
     pub fn events(&self, filter: &EventFilter) -> Result<Vec<Event>> {
         self.inner.events.events(filter)
-    }
-
-    /// Makes this standby the primary. `force` skips the checks for a living primary and for lag,
-    /// never the rule that enough members must agree.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
-    pub async fn promote(&self, force: bool) -> Result<Promoted> {
-        let previous = self.inner.life().replicator.primary();
-        let promotion = self.opened(force).await?;
-        let previous = previous.map(|(name, _)| name);
-        let previous = previous.filter(|name| *name != self.inner.name);
-        let (me, timeline) = (&self.inner.name, promotion.timeline);
-        let draft = record::failed_over(me, previous, timeline, &promotion.notices);
-        self.inner.events.record(draft);
-        for notice in &promotion.notices {
-            tracing::warn!(%notice, "promoted");
-        }
-        Ok(Promoted {
-            promoted: true,
-            new_primary_name: self.inner.name.clone(),
-            timeline: promotion.timeline.number,
-            lsn: promotion.end.to_string(),
-            notices: promotion.notices,
-        })
-    }
-
-    /// Promotes this node, and returns the timeline that it opened.
-    async fn promoted(&self, force: bool) -> Result<Timeline> {
-        Ok(self.opened(force).await?.timeline)
-    }
-
-    async fn opened(&self, force: bool) -> Result<Promotion> {
-        let _unchanged = self.inner.unchanged().await?;
-        let life = self.inner.life();
-        let promotion = life.replicator.promote(force).await?;
-        let synchronous = life.replicator.is_synchronous();
-        life.engine.set_remote(life.engine.remote(), synchronous);
-        life.engine.open_for_writes();
-        Ok(promotion)
     }
 
     /// Follows another primary from now on, `postgres://[user@]host:port[,host:port]`.
@@ -297,6 +310,17 @@ impl Node {
         turn::step_down(&self.inner, upstream.addresses).await
     }
 
+    /// On a standby: applies nothing from now on, or goes on. What is received is kept and
+    /// confirmed all the same. A promotion applies everything whatever was said here; a restart, a
+    /// rewind or a copy of another node's data forgets it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] on a primary; [`Error::Stopped`].
+    pub async fn pause_apply(&self, paused: bool) -> Result<()> {
+        let _unchanged = self.inner.unchanged().await?;
+        Ok(self.inner.life().replicator.pause_apply(paused).await?)
+    }
+
     /// Makes this primary a standby of the node at `url`, which is to become the primary. Until it
     /// is, this cluster takes no writes; [`switchover`](Self::switchover) does both.
     ///
@@ -314,7 +338,9 @@ impl Node {
     }
 
     /// Stops cleanly: connections end as a shutdown does, memory is written out, the log is marked
-    /// as properly closed. A second call does nothing.
+    /// as properly closed. Everything else is [`Error::Stopped`] then, and the outcome of commits
+    /// that still wait for standbys [`Error::Unknown`]. A second call does nothing; giving up this
+    /// one does not end it.
     ///
     /// # Errors
     /// Disk errors; the next start then recovers as after a crash.

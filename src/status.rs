@@ -27,6 +27,8 @@ pub struct NodeStatus {
     pub status: String,
     /// Why it cannot go on by itself, when it cannot.
     pub problem: Option<String>,
+    /// On a standby that was told to apply nothing: true.
+    pub apply_paused: bool,
     /// How far the node is.
     pub lsn: Positions,
     /// On a primary: its registered standbys.
@@ -67,7 +69,7 @@ pub struct UpstreamStatus {
     pub state: String,
     /// Bytes that are flushed there and not here.
     pub lag_bytes: u64,
-    /// Age of the oldest log not applied here, since this node heard of it.
+    /// Age of the oldest committed log not applied here, since this node heard of it.
     pub replay_lag_ms: f64,
     /// Time since it was last heard; `null` before the first time.
     pub last_contact_ms: Option<u64>,
@@ -176,6 +178,7 @@ impl NodeStatus {
             promotion_id: timeline.id.to_string(),
             status: record.replication_status.clone(),
             problem: replicator.problem(),
+            apply_paused: replicator.is_apply_paused(),
             lsn: Positions {
                 appended: wal.appended().to_string(),
                 written: wal.written().get().to_string(),

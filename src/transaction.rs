@@ -56,6 +56,22 @@ impl Snapshot {
 
     /// The rows of `table` whose keys are in `range`, in ascending order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let db = mainstay::Database::open(dir.path())?;
+    /// for (name, born) in [("ada", "1815"), ("alan", "1912"), ("grace", "1906")] {
+    ///     db.put("users", name.as_bytes(), born.as_bytes())?;
+    /// }
+    /// let names = |rows: mainstay::Rows| -> Vec<_> {
+    ///     rows.map(|row| row.expect("a row").0).collect()
+    /// };
+    /// let snapshot = db.snapshot()?;
+    /// assert_eq!(names(snapshot.scan("users", ..)?), ["ada", "alan", "grace"]);
+    /// assert_eq!(names(snapshot.scan("users", &b"adb"[..]..&b"g"[..])?), ["alan"]);
+    /// assert_eq!(names(snapshot.scan_prefix("users", b"a")?), ["ada", "alan"]);
+    /// # Ok::<(), mainstay::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`get`](Self::get), at once or as an item.
     pub fn scan<'a>(&self, table: &str, range: impl RangeBounds<&'a [u8]>) -> Result<Rows> {
@@ -100,6 +116,18 @@ impl Drop for Snapshot {
 ///
 /// Under a synchronous policy it may read what is not committed yet; such values are provisional
 /// until its own commit succeeds.
+///
+/// ```
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let db = mainstay::Database::open(dir.path())?;
+/// let mut tx = db.begin()?;
+/// tx.put("users", b"ada", b"1815")?;
+/// assert_eq!(tx.scan("users", ..)?.count(), 1); // it sees its own writes
+/// assert_eq!(db.get("users", b"ada")?, None); // nobody else does before the commit
+/// tx.delete("users", b"ada")?;
+/// drop(tx); // as if it had never been
+/// # Ok::<(), mainstay::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct WriteTransaction {
     engine: Arc<Engine>,
@@ -137,10 +165,11 @@ impl WriteTransaction {
             }
             .into());
         }
-        let id = self.table_for_write(table)?;
-        Ok(self
-            .draft_mut()
-            .put(id, key, Bytes::copy_from_slice(value))?)
+        let put = self.table_for_write(table).and_then(|id| {
+            let value = Bytes::copy_from_slice(value);
+            Ok(self.draft_mut().put(id, key, value)?)
+        });
+        put.map_err(|error| self.engine.explain(error))
     }
 
     /// Deletes `key` from `table`, if it is there.
@@ -149,10 +178,11 @@ impl WriteTransaction {
     /// As [`put`](Self::put).
     pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<()> {
         check_key(key)?;
-        match self.table(table)? {
+        let deleted = self.table(table).and_then(|id| match id {
             Some(id) => Ok(self.draft_mut().delete(id, key)?),
             None => Ok(()),
-        }
+        });
+        deleted.map_err(|error| self.engine.explain(error))
     }
 
     /// The value of `key` in `table`, as this transaction sees it.

@@ -1,5 +1,6 @@
 //! Integration tests of the whole product. One binary, so that it links once.
 
+mod apply;
 mod bad_input;
 mod base_backup;
 mod crash;
@@ -7,6 +8,8 @@ mod database;
 mod events;
 mod examples;
 mod large_transaction;
+mod node;
+mod promotions;
 mod rejoin;
 mod stock_tools;
 mod support;

@@ -53,6 +53,9 @@ pub struct WalStreamingConfig {
     /// Most log that a slot may hold back, in bytes; any amount if `None`. A slot that wants more
     /// is invalidated.
     pub max_slot_wal_keep_size: Option<u64>,
+    /// How long a standby waits at least before it applies what is committed, at most
+    /// [`APPLY_DELAY_MAX`](crate::APPLY_DELAY_MAX).
+    pub min_apply_delay: Duration,
     /// Size of a segment, for a new log.
     pub segment_size: SegmentSize,
     /// Deadline for each task when stopping.
@@ -82,6 +85,7 @@ impl Default for WalStreamingConfig {
             max_connections: 100,
             wal_keep_size: 1 << 30,
             max_slot_wal_keep_size: None,
+            min_apply_delay: Duration::ZERO,
             segment_size: SegmentSize::DEFAULT,
             stop_timeout: Duration::from_secs(5),
             accept_loss_from: None,
@@ -211,7 +215,7 @@ pub struct UpstreamState {
     pub last_heartbeat: Option<Duration>,
     /// Bytes of log that are flushed there and not here, as far as it said.
     pub lag_bytes: u64,
-    /// Age of the oldest log not applied here, since this node heard of it.
+    /// Age of the oldest committed log not applied here, since this node heard of it.
     pub replay_lag: Duration,
 }
 

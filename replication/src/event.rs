@@ -36,7 +36,7 @@ pub enum ReplicationEvent {
         peer: Peer,
         /// Log that is not flushed there.
         lag_bytes: u64,
-        /// Age of the oldest log that is not applied there.
+        /// Age of the oldest of it; on a standby, of the oldest that it has not applied.
         lag_time: Duration,
         /// Whether it is over the critical bound, not just the warning.
         critical: bool,

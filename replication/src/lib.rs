@@ -14,6 +14,7 @@ pub use cluster::*;
 pub use config::*;
 pub use error::*;
 pub use event::{Peer, ReplicationEvent};
+pub use protocol::pace::APPLY_DELAY_MAX;
 pub use replicator::*;
 pub use runtime::{
     Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Subscription, TakeOverRequest,

@@ -4,6 +4,7 @@
 //! to, and drives a store on the way. It works without standbys, without subscribers and without
 //! a store. Handles are cheap to clone.
 
+mod apply;
 mod handover;
 mod running;
 mod segment;

@@ -27,6 +27,7 @@ fn a_file_with_every_key_is_read() {
         url = "postgres://b:1"
         slot = "a"
         password_file = "/u"
+        min_apply_delay = "5m"
         [sync]
         policy = "ANY 1 (b, c)"
         level = "applied"
@@ -47,6 +48,8 @@ fn a_file_with_every_key_is_read() {
         Some(Path::new("/u"))
     );
     assert_eq!(stated.sync, Some("ANY 1 (b, c)".parse().unwrap()));
+    let delay = std::time::Duration::from_secs(300);
+    assert_eq!(stated.min_apply_delay, Some(Delay(delay)));
     assert_eq!(stated.level, Some(Level::RemoteApply));
     assert_eq!(stated.on_miss, Some("degrade:500ms".parse().unwrap()));
     assert_eq!(stated.segment_size, Some(Size(1 << 20)));

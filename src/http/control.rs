@@ -39,6 +39,21 @@ pub(crate) async fn promote(
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Apply {
+    paused: bool,
+}
+
+pub(crate) async fn apply(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Apply { paused } = order(body, false, r#"{"paused":true}"#)?;
+    api.node.pause_apply(paused).await?;
+    Ok(json(StatusCode::OK, json!({ "paused": paused })))
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Switchover {
     to: Option<String>,

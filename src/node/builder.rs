@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_replication::protocol::level::OnMiss;
 use mainstay_replication::protocol::policy::SyncPolicy;
 use mainstay_replication::wire::scram::Verifier;
-use mainstay_replication::{Password, WalStreamingConfig};
+use mainstay_replication::{APPLY_DELAY_MAX, Password, WalStreamingConfig};
 use mainstay_storage::{LsmOptions, Lsn, SegmentSize};
 
 use super::life::Plan;
@@ -121,6 +121,13 @@ impl NodeBuilder {
     /// The slot on the primary to follow through, created if it does not exist.
     pub fn slot(mut self, name: impl Into<String>) -> Self {
         self.config.follow_slot = Some(name.into());
+        self
+    }
+
+    /// How long a standby waits at least before what is committed can be read there: time to
+    /// notice a mistake. It receives and confirms log all the same, and a promotion does not wait.
+    pub fn min_apply_delay(mut self, delay: Duration) -> Self {
+        self.config.min_apply_delay = delay.min(APPLY_DELAY_MAX);
         self
     }
 

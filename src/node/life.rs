@@ -12,8 +12,9 @@ use mainstay_replication::{
     Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
     holds_backup,
 };
-use mainstay_storage::{LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
+use mainstay_storage::{Applicator, LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use crate::commit::RemotePositions;
 use crate::database::{report, wall_clock};
@@ -27,7 +28,10 @@ use super::{record, reseed};
 
 /// Longest time that closing waits for a commit that is being decided: one that waits for a
 /// standby may never end.
-const DECIDING_MAX: Duration = Duration::from_secs(5);
+const DECIDING_MAX: Duration = Duration::from_secs(2);
+
+/// How long opening waits until what was not committed is replayed.
+const REPLAY_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What a life is opened with.
 #[derive(Debug, Clone)]
@@ -68,23 +72,30 @@ impl Plan {
     pub(super) async fn open(&mut self) -> Result<Arc<Life>> {
         let filled = self.fill().await?;
         let wal = self.open_log(filled).await?;
-        let (store, primary) = (self.store.clone(), self.is_primary());
+        let (store, end) = (self.store.clone(), wal.appended());
+        let delayed = !self.is_primary() && !self.config.min_apply_delay.is_zero();
         let opened = tokio::task::spawn_blocking(move || {
-            let upto = match primary {
-                true => wal.appended(),
+            // A standby that stays behind on purpose counts everything as just heard.
+            let upto = match delayed {
+                true => Lsn::ZERO,
                 false => wal.commit().get(),
             };
             Engine::open(wal, store, upto)
         });
-        let engine = opened.await.map_err(|_| Error::Stopped)??;
-        self.begin(engine).await
+        let (engine, rest) = opened.await.map_err(|_| Error::Stopped)??;
+        self.begin(engine, rest, end).await
     }
 
-    /// Starts to serve what is open.
+    /// Starts to serve what is open; a primary replays the `rest` of its log, up to `end`, first.
     ///
     /// # Errors
-    /// Replication's; log and store are closed then.
-    pub(super) async fn begin(&self, engine: Arc<Engine>) -> Result<Arc<Life>> {
+    /// Replication's, the log's and the store's; log and store are closed then.
+    pub(super) async fn begin(
+        &self,
+        engine: Arc<Engine>,
+        rest: Applicator,
+        end: Lsn,
+    ) -> Result<Arc<Life>> {
         let copied = engine.clone();
         let replicator = WalReplicator::with_engine(
             self.config.clone(),
@@ -102,8 +113,14 @@ impl Plan {
         let (written, applied) = replicator.remote_positions()?;
         let remote = RemotePositions { written, applied };
         engine.set_remote(remote, replicator.is_synchronous());
-        if self.is_primary() {
-            engine.open_for_writes();
+        if self.is_primary()
+            && let Err(error) = open_for_writes(&engine, &replicator, rest, end).await
+        {
+            // The error at hand says more than what ending brings up.
+            let _ = replicator.stop().await;
+            engine.store.close();
+            engine.wal.stop();
+            return Err(error);
         }
         tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
         let retaining = replicator.clone();
@@ -177,6 +194,9 @@ impl Life {
         if engine.is_closed() {
             return Err(Error::Stopped);
         }
+        if engine.visible() >= lsn {
+            return Ok(());
+        }
         let committed = engine.wal.commit().wait(lsn).await;
         committed.map_err(|_| Error::Stopped)?;
         let mut roles = replicator.role_changes()?;
@@ -220,6 +240,38 @@ impl Drop for Life {
         self.engine.close_for_writes(Some(Duration::ZERO));
         self.engine.store.close();
         self.engine.wal.stop();
+    }
+}
+
+/// Replays what is in a primary's log up to `end` and was not committed, then lets it write.
+/// Returns after a while in any case: what is not committed may need more memory than there is,
+/// and wait for standbys that connect later.
+async fn open_for_writes(
+    engine: &Arc<Engine>,
+    replicator: &WalReplicator,
+    rest: Applicator,
+    end: Lsn,
+) -> Result<()> {
+    let (sender, done) = tokio::sync::oneshot::channel();
+    let (engine, replicator) = (engine.clone(), replicator.clone());
+    let replay = move || {
+        let replayed = engine.replay(rest, end);
+        if replayed.is_ok() && replicator.role() == Role::Primary {
+            engine.open_for_writes();
+        }
+        if let Err(Err(error)) = sender.send(replayed) {
+            tracing::error!(%error, "cannot replay the end of the log; no writes are accepted");
+        }
+    };
+    let thread = std::thread::Builder::new().name("mainstay-replay".to_owned());
+    let started = thread.spawn(replay);
+    started.map_err(|error| Error::Config(format!("cannot start a thread: {error}")))?;
+    match timeout(REPLAY_WAIT_MAX, done).await {
+        Ok(replayed) => replayed.unwrap_or(Err(Error::Stopped)),
+        Err(_) => {
+            tracing::warn!("commits from before the restart wait for standbys; no writes yet");
+            Ok(())
+        }
     }
 }
 

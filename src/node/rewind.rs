@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mainstay_storage::{LsmOptions, Lsn, OsDisk, Wal, WalOptions};
+use mainstay_storage::{Applicator, LsmOptions, Lsn, OsDisk, Wal, WalOptions};
 
 use super::discard::{self, Discarded};
 use crate::engine::Engine;
@@ -16,7 +16,7 @@ use crate::error::Result;
 /// What came of it.
 pub(super) enum Rewound {
     /// Log and store stand at the fork, open.
-    Done(Arc<Engine>, Discarded),
+    Done(Arc<Engine>, Box<Applicator>, Discarded),
     /// The store cannot go back so far; everything is closed, and nothing has changed.
     TooFar(String),
 }
@@ -48,7 +48,7 @@ pub(super) fn take_back(
         wal.close()?;
         return Ok(Rewound::TooFar(why));
     }
-    let engine = Engine::open(wal, store, to)?;
+    let (engine, rest) = Engine::open(wal, store, to)?;
     if let Some(why) = obstacle(to, checkpoint, engine.store.durable()) {
         engine.store.close();
         engine.wal.close()?;
@@ -56,5 +56,5 @@ pub(super) fn take_back(
     }
     let discarded = discard::save(&engine, dir, to)?;
     engine.wal.rewind(to)?;
-    Ok(Rewound::Done(engine, discarded))
+    Ok(Rewound::Done(engine, Box::new(rest), discarded))
 }

@@ -87,7 +87,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
     let taken =
         tokio::task::spawn_blocking(move || rewind::take_back(&dir, &options, store, to)).await;
     match taken.map_err(|_| Error::Stopped)?? {
-        Rewound::Done(engine, discarded) => {
+        Rewound::Done(engine, rest, discarded) => {
             let saved = discarded.path.as_deref();
             tracing::warn!(
                 %to, transactions = discarded.transactions, saved_to = ?saved,
@@ -96,7 +96,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
             );
             plan.events
                 .record(record::rewound(&inner.name, to, &discarded));
-            plan.begin(engine).await
+            plan.begin(engine, *rest, to).await
         }
         Rewound::TooFar(why) => copy(inner, life, plan, &why).await,
     }

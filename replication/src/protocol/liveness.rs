@@ -143,7 +143,7 @@ impl fmt::Display for Health {
 pub struct Sight {
     /// Where its stream stands.
     pub standing: Standing,
-    /// How far it is behind: flushed in bytes, applied in time.
+    /// How far it is behind with what is flushed; of itself a standby counts what is applied, too.
     pub lag: Lag,
     /// How long it has not been heard; since the watch began, if it never was.
     pub silence: Duration,

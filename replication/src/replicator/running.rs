@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstay_storage::{Lsn, NewLog, OsDisk, Signal, Wal, WalOptions};
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Inner, STOP_DEADLINE};
 use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::protocol::pace::Pace;
 use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
 
 /// Why a start after a stop is refused.
@@ -195,7 +197,12 @@ fn check_node_id(config: &WalStreamingConfig, wal: &Wal) -> Result<()> {
 fn start_replay(core: &Arc<Core>, store: SharedStore, checkpoints: bool) -> Result<Replay> {
     let (wal, applied, retaining) = (core.wal.clone(), core.applied.clone(), core.clone());
     let retain = move || retaining.retain_from();
-    Replay::start(wal, store, applied, checkpoints, retain)
+    let delay = match core.is_primary() {
+        true => Duration::ZERO,
+        false => core.config.min_apply_delay,
+    };
+    let pace = Pace::new(delay);
+    Replay::start(wal, store, applied, checkpoints, (pace, core.clock), retain)
 }
 
 /// Copies a store through its trait.

@@ -75,6 +75,8 @@ pub(crate) struct Core {
     pub(crate) take_over: Mutex<Option<mpsc::Sender<TakeOverRequest>>>,
     /// Rung with each report of a standby.
     pub(crate) reported: tokio::sync::Notify,
+    /// The standby's store was told to stand still.
+    pub(crate) apply_paused: AtomicBool,
     /// Set when this node's log cannot follow any more and there is a way back.
     pub(crate) diverged: watch::Sender<Option<Divergence>>,
     /// Flushed here, and written on the standbys that count.
@@ -189,6 +191,7 @@ impl Core {
             successor: Mutex::new(None),
             take_over: Mutex::new(None),
             reported: tokio::sync::Notify::new(),
+            apply_paused: AtomicBool::new(false),
             diverged: watch::Sender::new(None),
             remote_written: Signal::new(Lsn::ZERO),
             remote_applied: Signal::new(Lsn::ZERO),

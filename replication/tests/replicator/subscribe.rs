@@ -185,13 +185,12 @@ async fn a_subscription_that_failed_waits_for_nobody_to_read_why() {
     let mut slow = node.subscribe(from).unwrap();
     assert_eq!(number(&next(&mut slow).await), 0);
     node.checkpoint(end).await.unwrap();
-    // Into the second batch: the next one waits behind it, and then comes the gap.
-    for n in 1..8 {
-        assert_eq!(number(&next(&mut slow).await), n);
-    }
-    until("its task has ended", || node.subscription_count() == 0).await;
-    let mut expected = 8;
+    let mut expected = 1;
     let failed = loop {
+        // Into the second batch: a third may wait behind it, and then comes the gap.
+        if expected == 8 {
+            until("its task has ended", || node.subscription_count() == 0).await;
+        }
         match within(slow.next()).await.expect("it ends with an error") {
             Ok(entry) => assert_eq!(number(&entry), expected),
             Err(error) => break error,

@@ -16,8 +16,8 @@ use crate::wal::writer::Unplaced;
 
 impl Wal {
     /// Appends `entries`, contiguous and in order, and returns from where the first starts to where
-    /// the last ends. Does not wait for the disk; waits for room when [`QUEUE_BYTES_MAX`] bytes are
-    /// queued already.
+    /// the last ends. Does not wait for the disk; waits for room when
+    /// [`QUEUE_BYTES_MAX`](crate::QUEUE_BYTES_MAX) bytes are queued already.
     ///
     /// An entry's `lsn` of zero means assigned, any other must be where it lands. Its `checksum` of
     /// zero means computed, any other is verified.

@@ -153,7 +153,8 @@ pub(crate) fn sight_of(state: &StandbyState) -> Sight {
         },
         lag: Lag {
             bytes: state.lag_bytes,
-            time: state.replay_lag,
+            // What it has not applied it may leave so on purpose, and it says so itself.
+            time: state.flush_lag,
         },
         silence: state.last_heartbeat.unwrap_or_default(),
     }

@@ -4,6 +4,7 @@
 //! two nodes may differ. It decides nothing.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mainstay_storage::{Lsn, Timeline, TornTail};
 
@@ -26,6 +27,8 @@ pub(super) struct UpstreamSeen {
     /// The end of its log, as it said.
     end: Lsn,
     samples: LagSamples,
+    /// Of what was committed there.
+    committed: LagSamples,
 }
 
 impl Default for UpstreamSeen {
@@ -37,6 +40,7 @@ impl Default for UpstreamSeen {
             heard: Moment::ZERO,
             end: Lsn::ZERO,
             samples: LagSamples::new(),
+            committed: LagSamples::new(),
         }
     }
 }
@@ -50,17 +54,19 @@ impl Core {
             // Its log may end before the last one's.
             (seen.name, seen.end) = (name, Lsn::ZERO);
             seen.samples.clear();
+            seen.committed.clear();
         }
         drop(seen);
         self.peers_changed.notify_one();
     }
 
-    /// The upstream said that its log is flushed up to `end`.
-    pub(crate) fn upstream_heard(&self, end: Lsn) {
+    /// The upstream said that its log is flushed up to `end`, and committed up to `commit`.
+    pub(crate) fn upstream_heard(&self, end: Lsn, commit: Lsn) {
         let now = self.clock.now();
         let mut seen = self.upstream_seen.lock();
         (seen.heard, seen.end) = (now, seen.end.max(end));
         seen.samples.record(end, now);
+        seen.committed.record(commit, now);
     }
 
     /// Everything that the upstream had was received.
@@ -71,10 +77,16 @@ impl Core {
     }
 
     /// The upstream's name, or the primary's that the log names, and how it is seen now.
+    ///
+    /// What is not applied counts only once it is committed, and not where this standby stays
+    /// behind on purpose.
     pub(crate) fn upstream_sight(&self) -> (String, Sight) {
         let now = self.clock.now();
         let flushed = self.wal.flushed().get();
-        let applied = self.applied.get().min(flushed);
+        let replay = match self.stays_behind() {
+            true => Duration::ZERO,
+            false => self.replay_lag(now),
+        };
         let seen = self.upstream_seen.lock();
         let standing = match (seen.connected, seen.caught_up) {
             (false, _) => Standing::Away,
@@ -83,7 +95,7 @@ impl Core {
         };
         let lag = Lag {
             bytes: seen.end.bytes_since(flushed),
-            time: seen.samples.age_of(applied, now),
+            time: seen.samples.age_of(flushed, now).max(replay),
         };
         let silence = now - seen.heard;
         let name = seen.name.clone();
@@ -95,6 +107,16 @@ impl Core {
             silence,
         };
         (name, sight)
+    }
+
+    /// Age of the oldest log that is committed and not applied here.
+    fn replay_lag(&self, now: Moment) -> Duration {
+        let applied = self.applied.get();
+        self.upstream_seen.lock().committed.age_of(applied, now)
+    }
+
+    fn stays_behind(&self) -> bool {
+        !self.config.min_apply_delay.is_zero() || self.apply_paused.load(Ordering::Acquire)
     }
 
     /// The upstream as others may see it.
@@ -111,7 +133,7 @@ impl Core {
             },
             last_heartbeat: heard.then_some(sight.silence),
             lag_bytes: sight.lag.bytes,
-            replay_lag: sight.lag.time,
+            replay_lag: self.replay_lag(self.clock.now()),
         }
     }
 

@@ -1,0 +1,240 @@
+//! Starting and stopping: what survives, what is released, and what a stopped node says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay::{Database, Error, Lsn, Node};
+use tempfile::TempDir;
+use tokio::sync::Barrier;
+
+use super::{everything, node, on_one_worker, reach, small, url};
+use crate::support::in_time;
+
+/// Checks that every call says that the node was stopped.
+async fn assert_stopped(node: &Node, reached: Lsn) {
+    let stopped = |what: &str, error: Option<Error>| {
+        let name = node.status().name;
+        assert!(
+            matches!(error, Some(Error::Stopped)),
+            "{what} on {name}: {error:?}"
+        );
+    };
+    stopped("put", node.put("t", b"k", b"v").await.err());
+    stopped("delete", node.delete("t", b"k").await.err());
+    stopped("begin", node.begin().err());
+    stopped("get", node.get("t", b"k").err());
+    stopped("snapshot", node.snapshot().err());
+    let soon = Duration::from_secs(5);
+    stopped("wait_for", node.wait_for(reached, soon).await.err());
+    stopped("wait_for", node.wait_for(reached + 8, soon).await.err());
+    stopped("promote", node.promote(true).await.err());
+    let follow = node.follow("postgres://127.0.0.1:1").await;
+    stopped("follow", follow.err());
+}
+
+#[test]
+fn a_stopped_node_says_so_and_can_be_stopped_again() {
+    on_one_worker(async || {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let a = node(&dirs[0], "a").start().await.unwrap();
+        let b = node(&dirs[1], "b").follow(url(&a)).start().await.unwrap();
+        let receipt = a.put("t", b"k", b"v").await.unwrap();
+        reach(&b, receipt.lsn).await;
+        for node in [&b, &a] {
+            let open = node.snapshot().unwrap();
+            let tx = node.begin().ok();
+            let waiting = node.clone();
+            let never = receipt.lsn + (1 << 30);
+            let waiting = tokio::spawn(async move { waiting.wait_for(never, Duration::MAX).await });
+            // Twice at once, and once more.
+            let (one, other) = tokio::join!(node.stop(), node.stop());
+            one.unwrap();
+            other.unwrap();
+            node.stop().await.unwrap();
+            assert_stopped(node, receipt.lsn).await;
+            assert!(matches!(open.get("t", b"k"), Err(Error::Stopped)));
+            if let Some(mut tx) = tx {
+                assert!(matches!(tx.put("t", b"k", b"w"), Err(Error::Stopped)));
+                assert!(matches!(tx.commit().await, Err(Error::Stopped)));
+            }
+            let waited = waiting.await.unwrap();
+            assert!(matches!(waited, Err(Error::Stopped)), "{waited:?}");
+        }
+        assert!(a.status().role == "primary" || a.status().role == "standby");
+    });
+}
+
+#[test]
+fn both_nodes_restart_with_everything_intact() {
+    on_one_worker(async || {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let mut expected = std::collections::BTreeMap::new();
+        for life in 0..4_u32 {
+            let a = node(&dirs[0], "a").store(small()).start().await.unwrap();
+            assert_eq!(everything(&a), expected, "in life {life}");
+            let b = node(&dirs[1], "b").store(small()).follow(url(&a));
+            let b = b.start().await.unwrap();
+            for row in 0..30_u32 {
+                let key = (life * 20 + row).to_be_bytes();
+                a.put("t", &key, &[life as u8; 4 << 10]).await.unwrap();
+            }
+            let receipt = a.delete("t", &(life * 20).to_be_bytes()).await.unwrap();
+            reach(&b, receipt.lsn).await;
+            assert_eq!(everything(&b), everything(&a));
+            expected = everything(&a);
+            assert_eq!(
+                expected["t"].len(),
+                20 * (life as usize + 1) + 9 - life as usize
+            );
+            // Either first: the other one is there to see it or not.
+            match life % 2 {
+                0 => (b.stop().await.unwrap(), a.stop().await.unwrap()),
+                _ => (a.stop().await.unwrap(), b.stop().await.unwrap()),
+            };
+        }
+        // The standby alone still has it all.
+        let b = node(&dirs[1], "b").follow("postgres://127.0.0.1:1");
+        let b = b.start().await.unwrap();
+        assert_eq!(everything(&b), expected);
+        assert_eq!(b.status().status, "broken");
+        b.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn whoever_gives_up_waiting_for_a_stop_leaves_nothing_half_done() {
+    on_one_worker(async || {
+        let dir = TempDir::new().unwrap();
+        let a = node(&dir, "a").start().await.unwrap();
+        let receipt = a.put("t", b"k", b"v").await.unwrap();
+        let given_up = tokio::time::timeout(Duration::ZERO, a.stop()).await;
+        assert!(given_up.is_err(), "it stopped before it could be given up");
+        a.stop().await.unwrap();
+        assert_stopped(&a, receipt.lsn).await;
+        let a = node(&dir, "a").start().await.unwrap();
+        assert_eq!(a.get("t", b"k").unwrap().as_deref(), Some(&b"v"[..]));
+        a.stop().await.unwrap();
+    });
+}
+
+fn is_locked(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Storage(mainstay_storage::Error::Locked { .. })
+    )
+}
+
+#[test]
+fn a_directory_has_one_node_at_a_time() {
+    on_one_worker(async || {
+        let dir = TempDir::new().unwrap();
+        let a = node(&dir, "a").start().await.unwrap();
+        a.put("t", b"k", b"v").await.unwrap();
+        let refused = node(&dir, "a").start().await.unwrap_err();
+        assert!(is_locked(&refused), "{refused:?}");
+        a.put("t", b"l", b"v").await.unwrap();
+        a.stop().await.unwrap();
+        let a = node(&dir, "a").start().await.unwrap();
+        assert_eq!(everything(&a)["t"].len(), 2);
+        a.stop().await.unwrap();
+    });
+}
+
+async fn start_when_free(dir: &TempDir) -> Node {
+    let mut started = None;
+    let begun = std::time::Instant::now();
+    while started.is_none() {
+        assert!(begun.elapsed() < crate::support::DEADLINE, "never released");
+        match node(dir, "a").start().await {
+            Ok(node) => started = Some(node),
+            Err(error) => assert!(is_locked(&error), "{error:?}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    started.unwrap()
+}
+
+#[test]
+fn a_node_that_is_dropped_lets_go_of_its_directory_and_keeps_what_it_acknowledged() {
+    on_one_worker(async || {
+        let dir = TempDir::new().unwrap();
+        for life in 0..3_u8 {
+            let a = start_when_free(&dir).await;
+            assert_eq!(
+                a.snapshot().unwrap().scan("t", ..).unwrap().count(),
+                usize::from(life)
+            );
+            a.put("t", &[life], b"v").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn first_writes_to_a_table_at_the_same_time_all_succeed() {
+    const TABLES: u32 = 40;
+    const WRITERS: u8 = 4;
+    in_time(|| {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(4).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = TempDir::new().unwrap();
+            let a = node(&dir, "a").start().await.unwrap();
+            let together = Arc::new(Barrier::new(WRITERS.into()));
+            let writers = (0..WRITERS).map(|row| {
+                let (a, together) = (a.clone(), together.clone());
+                tokio::spawn(async move {
+                    for table in 0..TABLES {
+                        together.wait().await;
+                        let written = a.put(&table.to_string(), &[row], b"v").await;
+                        written.unwrap();
+                    }
+                })
+            });
+            for writer in writers.collect::<Vec<_>>() {
+                writer.await.unwrap();
+            }
+            let all = everything(&a);
+            assert_eq!(all.len(), TABLES as usize);
+            assert!(all.values().all(|rows| rows.len() == usize::from(WRITERS)));
+            a.stop().await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_node_opens_what_a_database_wrote() {
+    on_one_worker(async || {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let db = Database::open(dirs[0].path()).unwrap();
+        db.put("t", b"k", b"v").unwrap();
+        let receipt = db.put("u", b"k", b"w").unwrap();
+        drop(db);
+        let a = node(&dirs[0], "a").start().await.unwrap();
+        assert_eq!(everything(&a).len(), 2);
+        let b = node(&dirs[1], "b").follow(url(&a)).start().await.unwrap();
+        reach(&b, receipt.lsn).await;
+        assert_eq!(everything(&b), everything(&a));
+        b.stop().await.unwrap();
+        a.stop().await.unwrap();
+        let db = Database::open(dirs[0].path()).unwrap();
+        assert_eq!(db.get("u", b"k").unwrap().as_deref(), Some(&b"w"[..]));
+    });
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_leaves_the_directory_free() {
+    on_one_worker(async || {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let a = node(&dirs[0], "a").start().await.unwrap();
+        let taken = a.listen_addr().unwrap().to_string();
+        let refused = node(&dirs[1], "b").listen(&taken).start().await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(&taken), "{refused}");
+        let nowhere = node(&dirs[1], "b").follow("http://h").start().await;
+        assert!(matches!(nowhere, Err(Error::Usage(_))), "{nowhere:?}");
+        let b = node(&dirs[1], "b").start().await.unwrap();
+        b.put("t", b"k", b"v").await.unwrap();
+        b.stop().await.unwrap();
+        a.stop().await.unwrap();
+    });
+}
