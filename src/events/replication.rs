@@ -186,3 +186,52 @@ fn whole(time: Duration) -> u64 {
 fn shown(time: Duration) -> String {
     units::millis(time.as_secs_f64() * 1e3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_of_a_stream_are_named_and_lag_has_its_units() {
+        let lag = |peer| ReplicationEvent::LagDetected {
+            peer,
+            lag_bytes: 18_000_000,
+            lag_time: Duration::from_millis(2100),
+            critical: false,
+        };
+        let seen = of_peer(&lag(Peer::Standby("b".to_owned())), "a").unwrap();
+        assert_eq!(seen.message, "standby b is behind by 18 MB, 2.1 s");
+        assert_eq!(seen.metadata["level"], "warning");
+        let felt = of_peer(&lag(Peer::Upstream("a".to_owned())), "b").unwrap();
+        assert_eq!(felt.message, "this node is behind a by 18 MB, 2.1 s");
+        for draft in [seen, felt] {
+            let names = (draft.primary_name.as_deref(), draft.standby_name.as_deref());
+            assert_eq!(names, (Some("a"), Some("b")));
+            assert_eq!(draft.lag_bytes, Some(18_000_000));
+            assert_eq!(draft.metadata["lag_ms"], 2100);
+        }
+    }
+
+    #[test]
+    fn a_fence_says_as_much_as_is_known() {
+        let by = Timeline {
+            number: 3,
+            id: uuid::Uuid::from_u128(1),
+        };
+        let successor = ("c".to_owned(), "10.0.0.3:5433".to_owned());
+        for (by, successor, expected) in [
+            (
+                Some(by),
+                Some(&successor),
+                "c (10.0.0.3:5433) is the primary",
+            ),
+            (Some(by), None, "timeline 3 was opened elsewhere"),
+            (None, None, "another node may have taken over"),
+        ] {
+            let draft = fenced(by, successor, "b");
+            let text = format!("b takes no writes any more: {expected}");
+            assert_eq!(draft.message, text);
+            assert_eq!(draft.primary_name.as_deref(), successor.map(|_| "c"));
+        }
+    }
+}

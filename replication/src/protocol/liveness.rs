@@ -11,8 +11,9 @@
 //!                    broken ──connects──▶ syncing
 //! ```
 //!
-//! Lag that is critical is `broken` too, though its peer is there: it may never come back by itself.
-//! A peer that comes back within the timeout is told of by nothing but its next catching up.
+//! Lag that is critical is `broken` too, though its peer is there: it may never come back by
+//! itself. A peer that comes back within the timeout is told of by nothing but its next catching
+//! up.
 //!
 //! [`primary_health`] makes one word for a primary out of those of its standbys and its policy.
 //!

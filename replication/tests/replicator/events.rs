@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mainstay_replication::protocol::liveness::Health;
 use mainstay_replication::{
-    Peer, ReplicationEvent, StreamState, WalReplicator, WalStreamingConfig, bootstrap,
+    BackupRequest, Peer, ReplicationEvent, StreamState, WalReplicator, WalStreamingConfig,
+    bootstrap, take_backup,
 };
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -146,5 +147,87 @@ async fn a_standby_knows_by_itself_that_its_upstream_is_silent() {
     })
     .await;
     b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lag_over_the_warning_is_told_of_once_and_its_end_too() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    // Silence is not what this is about.
+    let patient = |config| WalStreamingConfig {
+        heartbeat_timeout: Duration::from_secs(60),
+        ..config
+    };
+    let (a, told) = observed(patient(config(da.path(), "a")));
+    a.start().await.unwrap();
+    let line = Proxy::to(a.listen_addr().unwrap().to_string()).await;
+    let following = WalStreamingConfig {
+        follow: vec![line.address.clone()],
+        ..patient(config(db.path(), "b"))
+    };
+    bootstrap(&following).await.unwrap();
+    let b = WalReplicator::new(following, vec![]);
+    b.start().await.unwrap();
+    let standby = Peer::Standby("b".to_owned());
+    let count = |test: &dyn Fn(&ReplicationEvent) -> bool| {
+        told.lock().iter().filter(|event| test(event)).count()
+    };
+    let established = |event: &ReplicationEvent| is_established(event, &standby);
+    let lag = |event: &ReplicationEvent| {
+        matches!(
+            event,
+            ReplicationEvent::LagDetected { peer, lag_bytes, critical: false, .. }
+                if *peer == standby && *lag_bytes >= 10_000_000
+        )
+    };
+    until("it has caught up", || count(&established) == 1).await;
+    line.hold(true);
+    let text = "x".repeat(200 << 10);
+    for _ in 0..60 {
+        a.append(put(&text)).await.unwrap();
+    }
+    until("its lag is told of", || count(&lag) == 1).await;
+    assert_eq!(a.health(), Health::Lagging);
+    line.hold(false);
+    until("the end of it is told of", || count(&established) == 2).await;
+    assert_eq!(count(&lag), 1);
+    assert_eq!(a.health(), Health::Synchronized);
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_takes_a_base_backup_is_seen_doing_so() {
+    let (da, db, dc) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    let (a, _) = observed(config(da.path(), "a"));
+    a.start().await.unwrap();
+    let following = WalStreamingConfig {
+        follow: vec![a.listen_addr().unwrap().to_string()],
+        ..config(db.path(), "b")
+    };
+    bootstrap(&following).await.unwrap();
+    let b = WalReplicator::new(following.clone(), vec![]);
+    b.start().await.unwrap();
+    let state = || a.standby_states().first().map(|standby| standby.state);
+    until("it streams", || state() == Some(StreamState::Streaming)).await;
+    b.stop().await.unwrap();
+    until("it is gone", || state() == Some(StreamState::Disconnected)).await;
+    let into = dc.path().join("copy");
+    let copying = tokio::spawn(async move {
+        // As slow as can be: a segment then takes half a minute.
+        let slow = BackupRequest {
+            max_rate_kb: Some(32),
+            ..BackupRequest::default()
+        };
+        take_backup(&following, &into, &slow, &mut |_, _| {}).await
+    });
+    until("it copies", || state() == Some(StreamState::Backup)).await;
+    assert_eq!(a.health(), Health::Syncing);
+    copying.abort();
+    until("it has left", || state() == Some(StreamState::Disconnected)).await;
     a.stop().await.unwrap();
 }
