@@ -16,6 +16,7 @@
 
 mod commit;
 mod hold;
+mod replay;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use mainstay_storage::{
     LsmReader, LsmStore, Lsn, OsDisk, ReadAt, Signal, Store, TableId, Timeline, Wal, WriteSet,
     remove_spills,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::commit::RemotePositions;
 use crate::error::{Error, Result};
@@ -37,10 +38,6 @@ use crate::transaction::Snapshot;
 
 /// Longest table name in bytes.
 pub const TABLE_NAME_MAX: usize = 255;
-
-/// Why there are no write transactions while the end of the log is being replayed.
-const REPLAYING: &str = "commits from before the restart still wait for standbys and fill the \
-    memory; writes are accepted as soon as standbys have confirmed them";
 
 /// The log, the store, and the lock that commits go through.
 #[derive(Debug)]
@@ -58,8 +55,10 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// Who takes writes instead, once that is somebody else.
     successor: Mutex<Option<String>>,
-    /// The end of the log is on its way into the store.
+    /// The end of the log is on its way into the store, or about to be.
     replaying: AtomicBool,
+    /// Tells that it is there, or never will be. Goes with `commits`.
+    replayed: Condvar,
     limits: Limits,
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
@@ -147,6 +146,7 @@ impl Engine {
             closed: AtomicBool::new(false),
             successor: Mutex::new(None),
             replaying: AtomicBool::new(false),
+            replayed: Condvar::new(),
             limits,
             stalled: AtomicBool::new(false),
             endings: Signal::new(Lsn::ZERO),
@@ -155,20 +155,6 @@ impl Engine {
         let mut applicator = Applicator::new(&engine.wal, &engine.store)?;
         applicator.apply_upto(&mut engine.store.clone() as &mut dyn Store, upto)?;
         Ok((engine, applicator))
-    }
-
-    /// Replays the log from where `applicator` is up to `upto`. As long as that takes, write
-    /// transactions are refused with the reason.
-    ///
-    /// # Errors
-    /// The log's or the store's, or [`Error::Stopped`].
-    pub(crate) fn replay(&self, mut applicator: Applicator, upto: Lsn) -> Result<()> {
-        let _commits = self.commits.lock();
-        self.replaying.store(true, Ordering::Release);
-        let replayed = applicator.apply_upto(&mut self.store.clone() as &mut dyn Store, upto);
-        self.replaying.store(false, Ordering::Release);
-        replayed?;
-        Ok(())
     }
 
     /// Accepts write transactions from now on. Everything in the log must be in the store.
@@ -209,6 +195,7 @@ impl Engine {
             Some(within) => drop(self.commits.try_lock_for(within)),
             None => drop(self.commits.lock()),
         }
+        self.replayed.notify_all();
     }
 
     /// Whether write transactions are accepted.
@@ -235,7 +222,7 @@ impl Engine {
             return Err(Error::Stopped);
         }
         if self.replaying.load(Ordering::Acquire) {
-            return Err(Error::Refused(REPLAYING.to_owned()));
+            return Err(Error::Refused(replay::REPLAYING.to_owned()));
         }
         // A log or store that failed says so itself.
         if let Some(error) = self.wal.poisoned() {
@@ -321,14 +308,6 @@ impl Engine {
         highest
             .checked_add(1)
             .ok_or_else(|| Error::Usage("no table numbers are left".to_owned()))
-    }
-
-    /// Returns when every transaction up to `end` that has its place in the log is in the store
-    /// too, which may take as long as a commit that is under way.
-    pub(crate) fn settle(&self, end: Lsn) {
-        if self.store.applied() < end {
-            drop(self.commits.lock());
-        }
     }
 
     /// Writes a copy of the store's durable state into the empty directory `into`.

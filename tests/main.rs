@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod base_backup;
+mod cascade;
 mod crash;
 mod database;
 mod events;

@@ -2,16 +2,20 @@
 //! copy of the new primary's data where it cannot, and as a standby when it was fenced.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Node, Relay, Start, until};
+use crate::support::{Ledger, Node, Relay, Start, Writers, number, until};
 
 const TABLE: &str = "t";
 
 /// Rows that only the old primary ever had.
 const LOST: usize = 30;
+
+/// Clean stops of a primary, each followed by a promotion, in the suite.
+const CLEAN_STOPS: u64 = 20;
 
 fn write(node: &Node, prefix: &str, count: usize) -> u64 {
     let mut end = 0;
@@ -151,4 +155,46 @@ fn a_fenced_primary_follows_when_it_is_told_to() {
     until("a follows", || a.http.get(TABLE, "later004").status == 200);
     converged(&a, &b);
     assert_eq!(a.http.status()["role"], "standby");
+}
+
+#[test]
+fn a_primary_that_was_stopped_cleanly_has_no_log_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let ledger = Arc::new(Ledger::default());
+    let start = |name: &str| Start::new(dir.path(), name).arg("--segment-size", "1MiB");
+    let a = start("a").start();
+    let b = start("b").follow(&a).start();
+    let mut nodes = [a, b];
+    let rounds = number("MAINSTAY_CLEAN_STOPS", CLEAN_STOPS);
+    for round in 0..rounds {
+        let [primary, standby] = &mut nodes;
+        until("the standby streams", || {
+            primary.http.status()["standbys"][0]["state"] == "streaming"
+        });
+        let writers = Writers::start(4, &primary.http, &ledger);
+        writers.until_acknowledged(10 + round % 7);
+        primary.terminate();
+        writers.join();
+        standby.http.promote();
+        // Nothing confirmed these commits but the primary, and yet all of them are there.
+        ledger.check(&standby.http);
+        *primary = primary.same_ports().follow(standby).start();
+        nodes.swap(0, 1);
+    }
+    let [primary, standby] = &nodes;
+    until("the standby streams", || {
+        primary.http.status()["standbys"][0]["state"] == "streaming"
+    });
+    converged(standby, primary);
+    let said = [primary.said(), standby.said()].concat();
+    assert_eq!(
+        said.matches("rewound").count(),
+        0,
+        "an old primary went back"
+    );
+    assert_eq!(
+        said.matches("took a base backup").count(),
+        1,
+        "only the first"
+    );
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Signal, Store, Wal, WalEntry};
+use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -66,6 +66,8 @@ struct Inner {
     observer: Mutex<Observer>,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
+    /// What an engine has to replay after a promotion.
+    rest: Mutex<Option<Applicator>>,
 }
 
 impl WalReplicator {
@@ -93,7 +95,8 @@ impl WalReplicator {
     }
 
     /// For an engine that opened the log itself: `store` is applied to while this node is a
-    /// standby, and on a primary the engine inserts what it commits. `copy` writes a copy of the
+    /// standby, and on a primary the engine inserts what it commits; after a promotion it replays
+    /// the [rest](Self::take_replay) first. `copy` writes a copy of the
     /// store's durable state into an empty directory and says where it stands.
     pub fn with_engine(
         config: WalStreamingConfig,
@@ -119,6 +122,7 @@ impl WalReplicator {
             observer: Mutex::default(),
             running,
             core,
+            rest: Mutex::new(None),
         };
         Self {
             inner: Arc::new(inner),
@@ -152,7 +156,10 @@ impl WalReplicator {
         Ok(())
     }
 
-    /// Ends every task: connections are closed as a shutdown does, what does not end within the
+    /// Ends every task. Nothing is appended any more, and each connected standby is sent the whole
+    /// log and waited for until it has flushed it, for up to
+    /// [`DRAIN_MAX`](crate::protocol::sender::DRAIN_MAX): if it is promoted next, this node has no
+    /// log of its own. Connections are closed as a shutdown does, what does not end within the
     /// configured deadline is aborted, the store is closed, and everything takes [`STOP_DEADLINE`]
     /// at most. A second call does nothing.
     ///

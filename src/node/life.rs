@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mainstay_replication::{
-    Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
+    Promotion, Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
     holds_backup,
 };
 use mainstay_storage::{Applicator, LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
@@ -96,6 +96,9 @@ impl Plan {
         rest: Applicator,
         end: Lsn,
     ) -> Result<Arc<Life>> {
+        if self.is_primary() {
+            engine.await_replay();
+        }
         let copied = engine.clone();
         let replicator = WalReplicator::with_engine(
             self.config.clone(),
@@ -214,6 +217,32 @@ impl Life {
         settled.map_err(|_| Error::Stopped)
     }
 
+    /// Makes this standby the primary, and lets it write as soon as it may.
+    ///
+    /// # Errors
+    /// As [`Node::promote`](crate::Node::promote).
+    pub(super) async fn promoted(&self, force: bool) -> Result<Promotion> {
+        let (engine, replicator) = (&self.engine, &self.replicator);
+        if replicator.role() == Role::Standby {
+            engine.await_replay();
+        }
+        let promoted = replicator.promote(force).await;
+        let rest = replicator.take_replay();
+        engine.set_remote(engine.remote(), replicator.is_synchronous());
+        if let (Ok(promotion), Some(rest)) = (&promoted, rest) {
+            open_for_writes(engine, replicator, rest, promotion.end).await?;
+        } else {
+            let (engine, opened) = (engine.clone(), promoted.is_ok());
+            let settled = tokio::task::spawn_blocking(move || {
+                engine.await_no_replay();
+                // It was the primary before, so all of its log is in the store.
+                opened.then(|| engine.open_for_writes());
+            });
+            settled.await.map_err(|_| Error::Stopped)?;
+        }
+        Ok(promoted?)
+    }
+
     /// Ends it cleanly: connections end as a shutdown does. `save` writes out what is in memory
     /// and may be; without it the store stays as far back as it is. A second call does nothing.
     ///
@@ -243,7 +272,7 @@ impl Drop for Life {
     }
 }
 
-/// Replays what is in a primary's log up to `end` and was not committed, then lets it write.
+/// Replays what is in a new primary's log up to `end` and was not committed, then lets it write.
 /// Returns after a while in any case: what is not committed may need more memory than there is,
 /// and wait for standbys that connect later.
 async fn open_for_writes(
@@ -269,7 +298,7 @@ async fn open_for_writes(
     match timeout(REPLAY_WAIT_MAX, done).await {
         Ok(replayed) => replayed.unwrap_or(Err(Error::Stopped)),
         Err(_) => {
-            tracing::warn!("commits from before the restart wait for standbys; no writes yet");
+            tracing::warn!("commits from before wait for standbys; no writes yet");
             Ok(())
         }
     }

@@ -43,10 +43,6 @@ impl Node {
     async fn opened(&self, force: bool) -> Result<Promotion> {
         let _unchanged = self.inner.unchanged().await?;
         let life = self.inner.life();
-        let promotion = life.replicator.promote(force).await?;
-        let synchronous = life.replicator.is_synchronous();
-        life.engine.set_remote(life.engine.remote(), synchronous);
-        life.engine.open_for_writes();
-        Ok(promotion)
+        life.promoted(force).await
     }
 }

@@ -1,9 +1,13 @@
 //! A standby takes over: what changes, what stays, and when it is refused.
 
+use std::time::Duration;
+
 use mainstay::{Error, Node, Role};
 use tempfile::TempDir;
 
-use super::{address, assert_not_primary, everything, lsn, node, on_one_worker, reach, until, url};
+use super::{
+    address, assert_not_primary, everything, lsn, node, on_one_worker, reach, small, until, url,
+};
 use crate::support::assert_says;
 
 #[test]
@@ -67,6 +71,53 @@ fn a_promoted_standby_takes_writes_and_says_that_it_is_the_primary() {
         assert_not_primary(c.begin(), "b", &address(&b));
         c.stop().await.unwrap();
         b.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_standby_is_promoted_although_what_nobody_confirmed_is_more_than_its_memory() {
+    on_one_worker(async || {
+        let dirs = [
+            TempDir::new().unwrap(),
+            TempDir::new().unwrap(),
+            TempDir::new().unwrap(),
+        ];
+        let policy = "ANY 2 (a, b, c)".parse().unwrap();
+        let a = node(&dirs[0], "a").sync(policy).start().await.unwrap();
+        let b = node(&dirs[1], "b").follow(url(&a)).store(small());
+        let b = b.start().await.unwrap();
+        // Only b is there, so nothing of this is committed.
+        let writing = a.clone();
+        let commit = tokio::spawn(async move { writing.put("t", b"k", &[7; 100 << 10]).await });
+        until("b has it", || {
+            let (a, b) = (a.status().lsn, b.status().lsn);
+            lsn(&a.appended) > lsn(&a.commit) + (100 << 10) && a.appended == b.flushed
+        })
+        .await;
+        a.stop().await.unwrap();
+        assert!(matches!(commit.await.unwrap(), Err(Error::Unknown { .. })));
+        let promoted = tokio::time::timeout(Duration::from_secs(20), b.promote(true)).await;
+        let promoted = promoted.expect("it answers").unwrap();
+        let refused = b.begin().unwrap_err();
+        assert!(matches!(refused, Error::Refused(_)), "{refused:?}");
+        assert_says(&refused.to_string(), &["standbys", "as soon as"]);
+        assert_eq!(b.get("t", b"k").unwrap(), None);
+        let end = lsn(&promoted.lsn);
+        let never = b.wait_for(end, Duration::from_millis(20)).await;
+        assert!(matches!(never, Err(Error::TimedOut { .. })), "{never:?}");
+        let a = node(&dirs[0], "a").follow(url(&b)).start().await.unwrap();
+        let c = node(&dirs[2], "c").follow(url(&b)).start().await.unwrap();
+        until("writes are accepted", || b.begin().is_ok()).await;
+        assert!(b.get("t", b"k").unwrap().is_some());
+        let receipt = b.put("t", b"l", b"v").await.unwrap();
+        reach(&c, receipt.lsn).await;
+        reach(&a, receipt.lsn).await;
+        for standby in [&a, &c] {
+            assert_eq!(everything(&b), everything(standby));
+        }
+        for node in [a, c, b] {
+            node.stop().await.unwrap();
+        }
     });
 }
 

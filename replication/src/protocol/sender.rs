@@ -33,6 +33,9 @@ use start::{Admission, Served};
 /// Most bytes of log asked for in one `SendWal`.
 pub const SEND_CHUNK_MAX: u64 = 1 << 20;
 
+/// Longest time that a clean stop waits for a peer to have everything.
+pub const DRAIN_MAX: Duration = Duration::from_secs(2);
+
 /// The machine. Invariants: a stream exists exactly in `Catchup`, `Streaming`, `Draining` and
 /// `Stopping`; nothing is sent beyond what the connection may see.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub struct Sender {
     last_spoke: Moment,
     /// A reply was requested since the peer was last heard.
     asked: bool,
+    /// Where the log ends for good, and until when its end is waited for.
+    drain: Option<(Lsn, Moment)>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,6 +93,7 @@ impl Sender {
             last_heard: now,
             last_spoke: now,
             asked: false,
+            drain: None,
         }
     }
 
@@ -114,7 +120,7 @@ impl Sender {
                 (self.flushed, self.commit) = (flushed, commit);
             }
             Event::Sent(to) => self.on_sent(to),
-            Event::Stop => self.on_stop(out),
+            Event::Stop { end } => self.on_stop(end, now, out),
             Event::Disconnected => self.end(State::Closed),
             Event::Tick => {}
             from_peer => self.on_peer(from_peer, now, out),
@@ -260,9 +266,12 @@ impl Sender {
         stream.progress.sent_up_to(to);
     }
 
-    fn on_stop(&mut self, out: &mut Vec<Action>) {
+    fn on_stop(&mut self, end: Lsn, now: Moment, out: &mut Vec<Action>) {
         match self.state {
-            State::Catchup | State::Streaming => self.state = State::Stopping,
+            State::Catchup | State::Streaming => {
+                self.state = State::Stopping;
+                self.drain = Some((end, now + DRAIN_MAX));
+            }
             State::Startup | State::Draining => self.close(CloseReason::Stopping, out),
             State::Stopping | State::Closed => {}
         }
@@ -288,6 +297,7 @@ impl Sender {
     fn step(&mut self, sent: Lsn, end: Lsn, out: &mut Vec<Action>) {
         let limit = self.shown().min(end);
         let stopping = self.state == State::Stopping;
+        let comes = self.drain.is_some_and(|(end, _)| self.shown() < end);
         let Some(stream) = &mut self.stream else {
             return;
         };
@@ -311,7 +321,7 @@ impl Sender {
             stream.ceiling = stream.ceiling.max(limit);
             let chunk = Lsn::new(sent.get().saturating_add(SEND_CHUNK_MAX));
             out.push(Action::SendWal(sent..limit.min(chunk)));
-        } else if stopping {
+        } else if stopping && !comes {
             self.finish(out);
         } else if self.state == State::Catchup {
             self.state = State::Streaming;
@@ -379,6 +389,10 @@ impl Sender {
         if self.silence_ends().is_some_and(|end| end <= now) {
             return self.close(CloseReason::TimedOut, out);
         }
+        if self.drain.is_some_and(|(_, until)| until <= now) {
+            out.push(Action::FinishAndClose);
+            return self.end(State::Closed);
+        }
         if self.must_ask().is_some_and(|at| at <= now) {
             self.speak(true, out);
         } else if self.must_speak().is_some_and(|at| at <= now) {
@@ -407,11 +421,11 @@ impl Sender {
     /// When to bring the next `Tick`.
     pub fn deadline(&self) -> Option<Moment> {
         self.stream.as_ref()?;
-        let timers = match self.state {
-            State::Draining => [self.silence_ends(), None, None],
-            _ => [self.silence_ends(), self.must_ask(), self.must_speak()],
-        };
-        timers.into_iter().flatten().min()
+        let awake = self.state != State::Draining;
+        let until = self.drain.map(|(_, until)| until);
+        let timers = [self.must_ask(), self.must_speak(), until];
+        let timers = timers.into_iter().flatten().filter(|_| awake);
+        timers.chain(self.silence_ends()).min()
     }
 
     /// A look at it.

@@ -68,9 +68,9 @@ impl WalReplicator {
         let address =
             address.ok_or_else(|| Error::Refused(format!("the address of {name} is not known")))?;
         let end = core.wal.appended();
-        core.handing_over.store(true, Ordering::Release);
+        core.peers.handing_over.store(true, Ordering::Release);
         let handed = ask_to_take_over(&core, &address, end).await;
-        core.handing_over.store(false, Ordering::Release);
+        core.peers.handing_over.store(false, Ordering::Release);
         if let HandedOver::Opened { .. } = &handed {
             core.set_successor(name.to_owned(), address);
             core.step_down(Role::Fenced);

@@ -16,6 +16,7 @@ use super::{Inner, STOP_DEADLINE};
 use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::pace::Pace;
+use crate::protocol::sender::DRAIN_MAX;
 use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
 
 /// Why a start after a stop is refused.
@@ -220,10 +221,11 @@ impl Running {
     pub(super) async fn stop(mut self, config: &WalStreamingConfig) -> Result<()> {
         let end = Instant::now() + STOP_DEADLINE;
         let each = config.stop_timeout.min(STOP_DEADLINE / 3);
-        self.core.stopping.send_replace(true);
         if let Some(follower) = self.follower.take() {
             follower.stop(each).await;
         }
+        self.core.end_log(each.min(DRAIN_MAX)).await;
+        self.core.stopping.send_replace(true);
         let ended = timeout(each, async {
             while self.tasks.join_next().await.is_some() {}
             self.core.subscriptions.ended().await;

@@ -3,7 +3,10 @@
 //! One change at a time, and what it led to outlasts a restart of the same replicator. Who must
 //! agree to a promotion is decided elsewhere; this room only puts its steps in order.
 
-use mainstay_storage::Lsn;
+use std::time::Duration;
+
+use mainstay_storage::{Applicator, Lsn};
+use tokio::time::timeout;
 
 use super::WalReplicator;
 use super::running::Given;
@@ -11,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::event::ReplicationEvent;
 use crate::protocol::promotion::Standstill;
 use crate::runtime::{Follower, promote, tell};
+
+/// How long a promotion without a policy waits until the store given has all of the log.
+const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What a promotion led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +35,8 @@ impl WalReplicator {
     /// Makes this standby the primary of a new timeline: asks who must agree, fetches what it
     /// lacks, opens the timeline. `force` skips the checks for a living primary and for lag, never
     /// the rule that enough members must agree. Returns when the timeline is open and durable
-    /// here, and everything in the log is in the store.
+    /// here. A store that was given goes on to apply what is committed; an engine finishes the
+    /// replay itself, with [`take_replay`](Self::take_replay), before it commits anything.
     ///
     /// Under a policy it does not wait for standbys, so the commit position may still lie below
     /// commits that the old primary acknowledged last: until the standbys confirmed the new
@@ -58,16 +65,15 @@ impl WalReplicator {
             }
         };
         *self.inner.upstreams.lock() = Some(Vec::new());
-        if let Some(replay) = &running.replay {
-            replay.apply_everything();
-            let applied = running.core.applied.wait(opened.promotion.end).await;
-            applied.map_err(|_| Error::NotRunning)?;
-        }
         if matches!(self.inner.given, Given::Engine { .. })
             && let Some(replay) = running.replay.take()
         {
-            let stopped = tokio::task::spawn_blocking(move || replay.stop()).await;
-            stopped.map_err(|error| Error::Invalid(error.to_string()))?;
+            let rest = tokio::task::spawn_blocking(move || replay.stop()).await;
+            let rest = rest.map_err(|error| Error::Invalid(error.to_string()))?;
+            *self.inner.rest.lock() = Some(rest.ok_or(Error::NotRunning)?);
+        }
+        if let Some(replay) = &running.replay {
+            replay.apply_freely();
         }
         running.core.observer.tell(ReplicationEvent::Promoted {
             timeline: opened.promotion.timeline,
@@ -83,7 +89,20 @@ impl WalReplicator {
             let (core, timeline) = (running.core.clone(), opened.promotion.timeline);
             running.tasks.spawn(tell(core, timeline, old.address));
         }
+        if running.replay.is_some() && running.core.cluster().policy.needed() == 0 {
+            let applied = running.core.applied.wait(opened.promotion.end);
+            // What takes longer goes on by itself.
+            let _ = timeout(APPLY_WAIT_MAX, applied).await;
+        }
         Ok(opened.promotion)
+    }
+
+    /// What replays the rest of the log into an engine's store after a [`promote`](Self::promote),
+    /// from where this node stopped as a standby. What is not committed may need more memory than
+    /// there is, and so wait for standbys; the engine waits for it before it commits. Once only,
+    /// and `None` when there is nothing to replay.
+    pub fn take_replay(&self) -> Option<Applicator> {
+        self.inner.rest.lock().take()
     }
 
     /// Follows other addresses from now on. On a primary that is refused.

@@ -1,9 +1,9 @@
 //! The thread that replays log into the store.
 //!
 //! It applies what is both flushed here and committed, never more, and publishes how far it got;
-//! not before the configured delay has passed, and not while it is paused. Told to, it goes on to
-//! the end of what is flushed, whatever else it was told: a standby that becomes primary takes over
-//! its whole log. An error of the store is final; the log goes on, and the node says so.
+//! not before the configured delay has passed, and not while it is paused. An engine that becomes
+//! primary takes over from it and applies the rest itself. An error of the store is final; the log
+//! goes on, and the node says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,17 +25,17 @@ pub(crate) type SharedStore = Arc<Mutex<Box<dyn Store>>>;
 /// A running replay.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<Applicator>>>,
     orders: Arc<Orders>,
 }
 
 #[derive(Debug)]
 struct Orders {
     stop: AtomicBool,
-    /// Apply everything that is flushed, committed or not.
-    everything: AtomicBool,
     /// Apply nothing for the time being.
     paused: AtomicBool,
+    /// Stay behind no more, and never pause.
+    freely: AtomicBool,
     /// Climbs with each order, to wake the thread.
     given: Signal,
 }
@@ -64,8 +64,8 @@ impl Replay {
     ) -> Result<Self> {
         let orders = Arc::new(Orders {
             stop: AtomicBool::new(false),
-            everything: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            freely: AtomicBool::new(false),
             given: Signal::new(Lsn::ZERO),
         });
         let applicator = Applicator::new(&wal, &**store.lock())?;
@@ -82,11 +82,13 @@ impl Replay {
             retain: Box::new(retain),
         };
         let thread = std::thread::Builder::new().name("applicator".to_owned());
-        let thread = thread.spawn(move || {
-            if let Err(error) = work.run() {
+        let thread = thread.spawn(move || match work.run() {
+            Ok(()) => Some(work.applicator),
+            Err(error) => {
                 tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
                 // Whoever waits for more to be applied waits for nothing.
                 work.applied.close();
+                None
             }
         });
         let thread = thread.map_err(|source| Error::Connection {
@@ -100,9 +102,9 @@ impl Replay {
         })
     }
 
-    /// Lets it apply everything that is flushed, from now on.
-    pub(crate) fn apply_everything(&self) {
-        self.orders.give(&self.orders.everything, true);
+    /// Lets it apply whatever is committed from now on: neither delay nor pause counts any more.
+    pub(crate) fn apply_freely(&self) {
+        self.orders.give(&self.orders.freely, true);
     }
 
     /// Lets it apply nothing for the time being, or go on.
@@ -110,17 +112,16 @@ impl Replay {
         self.orders.give(&self.orders.paused, paused);
     }
 
-    /// Ends it, after the transaction at hand.
-    pub(crate) fn stop(mut self) {
-        self.end();
+    /// Ends it, after the transaction at hand, and returns what goes on from there; `None` when it
+    /// failed.
+    pub(crate) fn stop(mut self) -> Option<Applicator> {
+        self.end()
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Option<Applicator> {
         self.orders.give(&self.orders.stop, true);
-        if let Some(thread) = self.thread.take() {
-            // A panic in it was reported by the panic itself.
-            let _ = thread.join();
-        }
+        // A panic in it was reported by the panic itself.
+        self.thread.take()?.join().ok()?
     }
 }
 
@@ -150,15 +151,10 @@ impl Work {
             if self.orders.stop.load(Ordering::Acquire) {
                 break;
             }
-            let everything = self.orders.everything.load(Ordering::Acquire);
-            let signal = if everything {
-                self.wal.flushed()
-            } else {
-                self.wal.commit()
-            }
-            .clone();
+            let signal = self.wal.commit().clone();
             let upto = signal.get().min(self.wal.flushed().get());
-            let at = match self.limit(upto, everything) {
+            let freely = self.orders.freely.load(Ordering::Acquire);
+            let at = match self.limit(upto, freely) {
                 Some(limit) => {
                     let mut store = self.store.lock();
                     self.applicator.apply_upto(&mut **store, limit)?
@@ -171,7 +167,7 @@ impl Work {
             }
             // Waiting for the next byte: `at` may stop short of `upto` at a record's start.
             let next = signal.wait(upto + 1);
-            let more = self.pace.deadline().filter(|_| !everything);
+            let more = self.pace.deadline().filter(|_| !freely);
             let more = more.map(|at| at - self.clock.now());
             Signal::wait_any_within(&mut [next, self.orders.given.wait(given + 1)], more);
             if signal.is_closed() {
@@ -185,11 +181,11 @@ impl Work {
     }
 
     /// How far of `upto` may be applied; `None` while nothing may.
-    fn limit(&mut self, upto: Lsn, everything: bool) -> Option<Lsn> {
+    fn limit(&mut self, upto: Lsn, freely: bool) -> Option<Lsn> {
         let now = self.clock.now();
         self.pace.heard(upto, now);
         let allowed = self.pace.allowed(now);
-        if everything {
+        if freely {
             return Some(upto);
         }
         (!self.orders.paused.load(Ordering::Acquire)).then_some(allowed.min(upto))

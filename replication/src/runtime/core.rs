@@ -9,9 +9,10 @@
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
 //! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
 //! and carry out their actions: `primary` for commits, `registry` for standbys and their streams,
-//! `retention` for log that is kept, `units` for transactions that are open. This one holds what
-//! they share, and knows no connection.
+//! `retention` for log that is kept, `units` for transactions that are open, `ending` for the end
+//! of the log at a clean stop. This one holds what they share, and knows no connection.
 
+mod ending;
 mod primary;
 mod registry;
 mod retention;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -100,18 +101,26 @@ pub(crate) struct Core {
     /// The timeline on which this node was started; transactions that it does not know began there.
     pub(crate) started_on: Timeline,
     units: Mutex<OpenUnits>,
+    /// Whether nothing is appended here any more; held shared while something is.
+    ended: RwLock<bool>,
     /// Held while a timeline is asked for or somebody is begun to be followed.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
-    /// Set while a standby is asked to take over, so that being replaced is no surprise.
-    pub(crate) handing_over: AtomicBool,
-    /// Rung when a peer came, went, or caught up.
-    pub(crate) peers_changed: tokio::sync::Notify,
-    upstream_seen: Mutex<UpstreamSeen>,
-    visits: Arc<Visits>,
+    pub(crate) peers: Peers,
     pub(crate) observer: Observer,
     state: Mutex<State>,
+}
+
+/// What is seen of other nodes, to be told and shown; nobody decides by it.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    /// Rung when one came, went, or caught up.
+    pub(crate) changed: tokio::sync::Notify,
+    /// Set while a standby is asked to take over, so that being replaced is no surprise.
+    pub(crate) handing_over: AtomicBool,
+    upstream: Mutex<UpstreamSeen>,
+    visits: Arc<Visits>,
 }
 
 /// Writes a copy of a store's durable state into an empty directory, and says where it stands.
@@ -206,12 +215,10 @@ impl Core {
             standstill: watch::Sender::new(None),
             started_on,
             units: Mutex::default(),
+            ended: RwLock::new(false),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
-            handing_over: AtomicBool::new(false),
-            peers_changed: tokio::sync::Notify::new(),
-            upstream_seen: Mutex::default(),
-            visits: Arc::default(),
+            peers: Peers::default(),
             observer,
             state: Mutex::new(state),
             config,

@@ -39,7 +39,7 @@ pub(crate) async fn watch_health(core: Arc<Core>) {
         tokio::select! {
             biased;
             _ = stopped(&mut stopping) => return,
-            () = core.peers_changed.notified() => {}
+            () = core.peers.changed.notified() => {}
             () = tokio::time::sleep(every) => {}
         }
         watches.look();

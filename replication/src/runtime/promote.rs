@@ -356,9 +356,12 @@ async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
         new.policy = configured.clone();
     }
     let config = WalEntry::new(WalEntryType::Config, None, new.encode()?);
-    let (wal, reason) = (core.wal.clone(), format!("promoted {}", core.name));
-    let opened =
-        tokio::task::spawn_blocking(move || wal.begin_timeline(timeline, &reason, &[config]));
+    let (opening, reason) = (core.clone(), format!("promoted {}", core.name));
+    let opened = tokio::task::spawn_blocking(move || {
+        let _appending = opening.appending()?;
+        let begun = opening.wal.begin_timeline(timeline, &reason, &[config]);
+        begun.map_err(Error::from)
+    });
     let (fork, end) = opened
         .await
         .map_err(|error| Error::Invalid(error.to_string()))??;

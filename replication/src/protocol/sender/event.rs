@@ -85,7 +85,10 @@ pub enum Event {
         commit: Lsn,
     },
     /// This node stops cleanly: nothing more will be appended.
-    Stop,
+    Stop {
+        /// Where its log ends; the last of it may still be on its way to the disk.
+        end: Lsn,
+    },
     /// The connection is gone.
     Disconnected,
     /// The deadline passed.
@@ -132,7 +135,8 @@ pub enum Action {
     },
     /// Both CommandCompletes and ReadyForQuery, after the peer ended the stream.
     CompleteStream,
-    /// `COPY 0` and close, without CopyDone: everything is acknowledged and this node stops.
+    /// `COPY 0` and close, without CopyDone: everything is acknowledged and this node stops, or
+    /// the peer took too long.
     FinishAndClose,
     /// The peer's positions climbed.
     Reported {

@@ -65,7 +65,9 @@ fn event(command: &Command) -> Event {
             flushed: command.lsn("flushed"),
             commit: command.lsn("commit"),
         },
-        "stop" => Event::Stop,
+        "stop" => Event::Stop {
+            end: command.lsn("end"),
+        },
         "disconnected" => Event::Disconnected,
         "tick" => Event::Tick,
         other => panic!("no command {other}"),
@@ -129,6 +131,11 @@ fn status(at: u64, reply_requested: bool) -> Event {
     }
 }
 
+fn stop() -> Event {
+    let end = Lsn::new(0x1000);
+    Event::Stop { end }
+}
+
 fn switched() -> Event {
     Event::TimelineSwitched {
         history: history("1:a@0/100,2:b@0/C00"),
@@ -146,8 +153,8 @@ fn in_state(native: bool, state: State) -> Sender {
         State::Catchup => vec![start()],
         State::Streaming => vec![start(), sent()],
         State::Draining => vec![start(), sent(), switched()],
-        State::Stopping => vec![start(), sent(), Event::Stop],
-        State::Closed => vec![Event::Stop],
+        State::Stopping => vec![start(), sent(), stop()],
+        State::Closed => vec![stop()],
     };
     for event in way {
         machine.on(event, Moment::ZERO, &mut Vec::new());
@@ -186,7 +193,7 @@ fn every_state_answers_every_event_as_the_table_says() {
                 ),
                 ("copydone", Event::CopyDoneReceived),
                 ("switched", switched()),
-                ("stop", Event::Stop),
+                ("stop", stop()),
                 ("disconnected", Event::Disconnected),
                 ("tick", Event::Tick),
             ];
@@ -242,7 +249,7 @@ fn random_event((kind, lsn, flag): (u8, u64, bool), in_flight: Option<Lsn>, sent
             flushed: at,
             commit: at,
         },
-        10 if lsn % 9 == 0 => Event::Stop,
+        10 if lsn % 9 == 0 => Event::Stop { end: at },
         11 => Event::StatusReceived {
             positions: Positions::default(),
             timeline: Some(history.current()),

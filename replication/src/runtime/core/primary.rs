@@ -134,6 +134,7 @@ impl Core {
     }
 
     pub(super) fn log_config(&self, cluster: &ClusterConfig) -> Result<Lsn> {
+        let _appending = self.appending()?;
         Ok(self.wal.append_config(cluster.encode()?)?.end)
     }
 

@@ -93,7 +93,7 @@ impl Core {
             open: true,
         };
         self.state.lock().standbys.insert(name.clone(), connected);
-        self.peers_changed.notify_one();
+        self.peers.changed.notify_one();
         let name = name.clone();
         self.commit_event(Event::Connected {
             name,
@@ -107,7 +107,7 @@ impl Core {
         self.with_session(name, session, |standby| {
             standby.state = StreamState::Streaming
         });
-        self.peers_changed.notify_one();
+        self.peers.changed.notify_one();
         self.commit_event(Event::Streaming {
             name: name.clone(),
             session,
@@ -161,7 +161,7 @@ impl Core {
             standby.state = StreamState::Disconnected;
             standby.open = false;
         });
-        self.peers_changed.notify_one();
+        self.peers.changed.notify_one();
         self.commit_event(Event::Disconnected {
             name: name.clone(),
             session,

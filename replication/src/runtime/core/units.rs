@@ -68,8 +68,9 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::Refused`] for a transaction that was rolled back by a new timeline, or too many;
-    /// the log's. Nothing was appended then.
+    /// [`Error::NotRunning`] when this node stops; the log's. Nothing was appended then.
     pub(crate) fn append(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
+        let _appending = self.appending()?;
         // Of one piece with the timeline that it is appended on.
         let _unit = self.wal.unit();
         let current = self.wal.timeline().number;

@@ -48,7 +48,7 @@ impl Default for UpstreamSeen {
 impl Core {
     /// Another upstream answered, or none does any more.
     pub(super) fn upstream_changed(&self, name: Option<String>) {
-        let mut seen = self.upstream_seen.lock();
+        let mut seen = self.peers.upstream.lock();
         (seen.connected, seen.caught_up) = (name.is_some(), false);
         if name.is_some() {
             // Its log may end before the last one's.
@@ -57,13 +57,13 @@ impl Core {
             seen.committed.clear();
         }
         drop(seen);
-        self.peers_changed.notify_one();
+        self.peers.changed.notify_one();
     }
 
     /// The upstream said that its log is flushed up to `end`, and committed up to `commit`.
     pub(crate) fn upstream_heard(&self, end: Lsn, commit: Lsn) {
         let now = self.clock.now();
-        let mut seen = self.upstream_seen.lock();
+        let mut seen = self.peers.upstream.lock();
         (seen.heard, seen.end) = (now, seen.end.max(end));
         seen.samples.record(end, now);
         seen.committed.record(commit, now);
@@ -72,8 +72,8 @@ impl Core {
     /// Everything that the upstream had was received.
     pub(crate) fn upstream_caught_up(&self) {
         tracing::info!("caught up with the primary");
-        self.upstream_seen.lock().caught_up = true;
-        self.peers_changed.notify_one();
+        self.peers.upstream.lock().caught_up = true;
+        self.peers.changed.notify_one();
     }
 
     /// The upstream's name, or the primary's that the log names, and how it is seen now.
@@ -87,7 +87,7 @@ impl Core {
             true => Duration::ZERO,
             false => self.replay_lag(now),
         };
-        let seen = self.upstream_seen.lock();
+        let seen = self.peers.upstream.lock();
         let standing = match (seen.connected, seen.caught_up) {
             (false, _) => Standing::Away,
             (true, false) => Standing::Behind,
@@ -112,7 +112,7 @@ impl Core {
     /// Age of the oldest log that is committed and not applied here.
     fn replay_lag(&self, now: Moment) -> Duration {
         let applied = self.applied.get();
-        self.upstream_seen.lock().committed.age_of(applied, now)
+        self.peers.upstream.lock().committed.age_of(applied, now)
     }
 
     fn stays_behind(&self) -> bool {
@@ -122,7 +122,7 @@ impl Core {
     /// The upstream as others may see it.
     pub(crate) fn upstream_state(&self) -> UpstreamState {
         let (name, sight) = self.upstream_sight();
-        let heard = self.upstream_seen.lock().heard > Moment::ZERO;
+        let heard = self.peers.upstream.lock().heard > Moment::ZERO;
         UpstreamState {
             name,
             address: self.upstream().map(|(_, address)| address),
@@ -153,7 +153,7 @@ impl Core {
     /// This standby's log goes on with another timeline.
     pub(crate) fn follows_timeline(&self, timeline: Timeline) {
         tracing::info!(%timeline, "following a new timeline");
-        let upstream = self.upstream_seen.lock().name.clone();
+        let upstream = self.peers.upstream.lock().name.clone();
         self.observer.tell(ReplicationEvent::TimelineFollowed {
             timeline,
             upstream: upstream.unwrap_or_default(),
@@ -162,7 +162,7 @@ impl Core {
 
     /// This node is no primary any more, without having handed that over.
     pub(crate) fn tell_fenced(&self, by: Option<Timeline>) {
-        if self.handing_over.load(Ordering::Acquire) {
+        if self.peers.handing_over.load(Ordering::Acquire) {
             return;
         }
         let successor = self.successor();

@@ -31,17 +31,17 @@ impl Drop for Visit {
 impl Core {
     /// Shows the standby `name` in `state`, unless it streams.
     pub(crate) fn visit(&self, name: &NodeName, session: u64, state: StreamState) -> Visit {
-        let mut visits = self.visits.0.lock();
+        let mut visits = self.peers.visits.0.lock();
         visits.insert(session, (name.clone(), state));
         Visit {
-            visits: self.visits.clone(),
+            visits: self.peers.visits.clone(),
             session,
         }
     }
 
     /// What the standby `name` is here for, if it is; a base backup says more than a beginning.
     pub(super) fn visiting(&self, name: &NodeName) -> Option<StreamState> {
-        let visits = self.visits.0.lock();
+        let visits = self.peers.visits.0.lock();
         let here = visits.values().filter(|(visitor, _)| visitor == name);
         here.map(|(_, state)| *state)
             .max_by_key(|state| *state == StreamState::Backup)
