@@ -5,6 +5,7 @@
 //! tell apart (see `--help`).
 
 mod backup;
+mod events;
 mod policy;
 mod slots;
 mod start;
@@ -65,6 +66,8 @@ enum Verb {
     Start(Box<start::StartArgs>),
     /// Show a node, its standbys, and what would happen if it died
     Status(verbs::StatusArgs),
+    /// Show what happened to a node
+    Events(events::EventsArgs),
     /// Make a standby the primary
     Promote(verbs::PromoteArgs),
     /// Hand the primary's place to a standby while both are well; ask the primary
@@ -251,6 +254,7 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Start(args) => start::run(*args),
         Verb::Status(args) => verbs::status(&args),
+        Verb::Events(args) => events::run(&args),
         Verb::Promote(args) => verbs::promote(&args),
         Verb::Switchover(args) => verbs::switchover(&args),
         Verb::Policy(verb) => policy::run(&verb),

@@ -120,6 +120,12 @@ impl Client {
         self.parsed(self.send(Method::GET, "/v1/status", Vec::new(), ANSWER_TIMEOUT)?)
     }
 
+    /// What happened to the node, as `GET /v1/events?query` answers it.
+    pub(crate) fn events(&self, query: &str) -> ClientResult<Value> {
+        let path = format!("/v1/events?{query}");
+        self.parsed(self.send(Method::GET, &path, Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
     pub(crate) fn put(&self, table: &str, key: &[u8], value: Vec<u8>) -> ClientResult<Written> {
         self.parsed(self.send(Method::PUT, &key_path(table, key), value, ANSWER_TIMEOUT)?)
     }

@@ -11,6 +11,7 @@
 //! | `GET /v1/status` | the node's status |
 //! | `GET /v1/slots` | `[{"name","active","restart_lsn","wal_status","inactive_since",..}]` |
 //! | `DELETE /v1/slots/{name}` | `{"dropped":name}` |
+//! | `GET /v1/events?node=&type=&since=&until=&limit=&after_id=` | `{"events":[..]}` |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
 //! | `POST /v1/apply` `{"paused":true}` | `{"paused"}` |
@@ -38,6 +39,7 @@ mod access;
 mod bounds;
 mod control;
 mod error;
+mod events;
 mod keys;
 mod slots;
 mod transactions;
@@ -152,6 +154,7 @@ fn router(api: Api) -> Router {
         .route("/v1/policy", get(control::policy).post(control::set_policy))
         .route("/v1/slots", get(slots::list))
         .route("/v1/slots/{name}", delete(slots::drop_one))
+        .route("/v1/events", get(events::list))
         .route("/v1/promote", post(control::promote))
         .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
@@ -173,7 +176,8 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn nothing_here(uri: Uri) -> ApiError {
-    let hint = "there are /v1/status, /v1/tables/{table}/keys, /v1/transactions and /health";
+    let hint =
+        "there are /v1/status, /v1/events, /v1/tables/{table}/keys, /v1/transactions and /health";
     ApiError::new(404, format!("there is nothing at {}", uri.path())).hint(hint)
 }
 

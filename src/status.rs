@@ -1,12 +1,15 @@
 //! What a node says about itself, as `status --json` and `/v1/status` give it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use mainstay_replication::{PolicyChange, PolicyStatus, Role, StandbyState, WalReplicator};
+use mainstay_replication::{
+    PolicyChange, PolicyStatus, Role, StandbyState, UpstreamState, WalReplicator,
+};
 use serde::Serialize;
 
 use crate::database::wall_clock;
 use crate::engine::Engine;
+use crate::moment;
 
 /// A node's state at one moment. Positions are texts like `0/16B3748`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,6 +36,46 @@ pub struct NodeStatus {
     pub lsn: Positions,
     /// On a primary: its registered standbys.
     pub standbys: Vec<StandbyStatus>,
+    /// On a standby: the node that it follows.
+    pub upstream: Option<UpstreamStatus>,
+    /// The whole in six fields.
+    pub record: ReplicationRecord,
+}
+
+/// How replication fares between a primary and the standby that is furthest behind, or the one
+/// that says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicationRecord {
+    /// Whether this node follows another, or can be followed.
+    pub replication_enabled: bool,
+    /// The primary, if it is known here.
+    pub primary_name: Option<String>,
+    /// On a standby its own name; on a primary that of the standby that is furthest behind.
+    pub standby_name: Option<String>,
+    /// As [`NodeStatus::status`].
+    pub replication_status: String,
+    /// Bytes of log that this standby has not flushed; 0 without one.
+    pub replication_lag_bytes: u64,
+    /// When all this was looked at, by this node's clock; RFC 3339 in JSON.
+    #[serde(serialize_with = "moment::text::serialize")]
+    pub last_replication_check_at: SystemTime,
+}
+
+/// The node that a standby follows, as the standby sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address, while connected.
+    pub address: Option<String>,
+    /// `streaming`, `catchup` or `disconnected`.
+    pub state: String,
+    /// Bytes that are flushed there and not here.
+    pub lag_bytes: u64,
+    /// Age of the oldest committed log not applied here, since this node heard of it.
+    pub replay_lag_ms: f64,
+    /// Time since it was last heard; `null` before the first time.
+    pub last_contact_ms: Option<u64>,
 }
 
 /// A node's positions.
@@ -57,7 +100,7 @@ pub struct StandbyStatus {
     pub name: String,
     /// Its id.
     pub node_id: String,
-    /// `streaming`, `catchup` or `disconnected`.
+    /// `startup`, `catchup`, `streaming`, `backup` or `disconnected`.
     pub state: String,
     /// `sync`, `potential`, `quorum` or `async`.
     pub sync_state: String,
@@ -193,6 +236,13 @@ impl NodeStatus {
             _ => Vec::new(),
         };
         let standbys = standbys.iter().map(StandbyStatus::of).collect::<Vec<_>>();
+        let upstream = replicator.upstream_state();
+        let worst = standbys.iter().max_by_key(|standby| standby.lag_bytes);
+        let lag = match &upstream {
+            Some(upstream) => Some((name.to_owned(), upstream.lag_bytes)),
+            None => worst.map(|standby| (standby.name.clone(), standby.lag_bytes)),
+        };
+        let record = ReplicationRecord::of(name, &role, replicator, lag);
         let applied = match (&role, replicator.applied()) {
             (Role::Standby, Ok(applied)) => applied.get().max(engine.store.applied()),
             _ => engine.store.applied(),
@@ -204,7 +254,7 @@ impl NodeStatus {
             role: role.as_str().to_owned(),
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
-            status: replicator.health().as_str().to_owned(),
+            status: record.replication_status.clone(),
             problem: problem(replicator),
             apply_paused: replicator.is_apply_paused(),
             lsn: Positions {
@@ -215,6 +265,8 @@ impl NodeStatus {
                 applied: applied.to_string(),
             },
             standbys,
+            upstream: upstream.as_ref().map(UpstreamStatus::of),
+            record,
         }
     }
 }
@@ -236,11 +288,48 @@ fn time_before(ago: Duration) -> String {
         .unwrap_or_default()
 }
 
+impl ReplicationRecord {
+    /// `lag` says which standby is worst off, and by how much.
+    fn of(name: &str, role: &Role, replicator: &WalReplicator, lag: Option<(String, u64)>) -> Self {
+        let primary = match role {
+            Role::Primary => Some(name.to_owned()),
+            _ => replicator.primary().map(|(name, _)| name),
+        };
+        let (standby, lag) = lag.unzip();
+        Self {
+            replication_enabled: *role != Role::Primary || replicator.listen_addr().is_some(),
+            primary_name: primary.filter(|primary| *role == Role::Primary || primary != name),
+            standby_name: standby,
+            replication_status: replicator.health().as_str().to_owned(),
+            replication_lag_bytes: lag.unwrap_or(0),
+            last_replication_check_at: moment::now(),
+        }
+    }
+}
+
+impl UpstreamStatus {
+    fn of(state: &UpstreamState) -> Self {
+        Self {
+            name: state.name.clone(),
+            address: state.address.clone(),
+            state: state.state.as_str().to_owned(),
+            lag_bytes: state.lag_bytes,
+            replay_lag_ms: ms(state.replay_lag),
+            last_contact_ms: state.last_heartbeat.map(millis),
+        }
+    }
+}
+
+fn ms(lag: Duration) -> f64 {
+    (lag.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn millis(silence: Duration) -> u64 {
+    u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl StandbyStatus {
     fn of(state: &StandbyState) -> Self {
-        let ms = |lag: std::time::Duration| (lag.as_secs_f64() * 1e6).round() / 1e3;
-        let millis =
-            |silence: std::time::Duration| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
         Self {
             name: state.name.as_str().to_owned(),
             node_id: state.node_id.to_string(),

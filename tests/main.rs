@@ -6,6 +6,7 @@ mod base_backup;
 mod cascade;
 mod crash;
 mod database;
+mod events;
 mod examples;
 mod large_transaction;
 mod node;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::event::{Observer, ReplicationEvent};
 use crate::protocol::level::Level;
 use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
@@ -65,6 +66,7 @@ struct Inner {
     given: Given,
     /// Whom to follow since it was told so, nobody after a promotion; as configured before.
     upstreams: Mutex<Option<Vec<String>>>,
+    observer: Mutex<Observer>,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
     /// What an engine has to replay after a promotion.
@@ -120,6 +122,7 @@ impl WalReplicator {
             wall_clock,
             given,
             upstreams: Mutex::new(None),
+            observer: Mutex::default(),
             running,
             core,
             rest: Mutex::new(None),
@@ -127,6 +130,13 @@ impl WalReplicator {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Tells `observer` what happens from the next start on, in that order. It is called where
+    /// things happen, at times with a lock held: it has to return at once, and may not call this
+    /// replicator. A later observer takes its place.
+    pub fn on_event(&self, observer: impl Fn(ReplicationEvent) + Send + Sync + 'static) {
+        *self.inner.observer.lock() = Observer::new(observer);
     }
 
     /// Opens the log, listens, follows if configured, and serves. After a [`stop`](Self::stop) it

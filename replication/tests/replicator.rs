@@ -1,6 +1,7 @@
 //! What `WalReplicator` promises to the author of an engine, verb by verb.
 
 mod append;
+mod events;
 mod lifecycle;
 mod policy;
 mod proxy;

@@ -10,8 +10,9 @@ use mainstay_replication::{APPLY_DELAY_MAX, Password, WalStreamingConfig};
 use mainstay_storage::{LsmOptions, Lsn, SegmentSize};
 
 use super::life::Plan;
-use super::{Inner, Node};
+use super::{Inner, Node, record};
 use crate::error::Result;
+use crate::events::EventLog;
 use crate::upstream::Upstream;
 
 /// Rounds of key derivation for a password that is configured in clear.
@@ -185,10 +186,21 @@ impl NodeBuilder {
             self.config.users = vec![("mainstay".to_owned(), verifier)];
         }
         let mut plan = Plan {
+            events: EventLog::new(&self.config.data_dir)?,
             config: self.config,
             store: self.store,
+            starting: true,
         };
-        let life = plan.open().await?;
+        let life = match plan.open().await {
+            Ok(life) => life,
+            Err(error) => {
+                let ended = record::stopped(&plan.config.name, plan.is_primary(), Some(&error));
+                plan.events.record(ended);
+                plan.events.settled().await;
+                return Err(error);
+            }
+        };
+        plan.starting = false;
         Ok(Node {
             inner: Inner::new(plan, life, self.cluster_name),
         })

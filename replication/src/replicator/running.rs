@@ -96,7 +96,8 @@ impl Inner {
             follow: self.upstreams(),
             ..self.config.clone()
         };
-        let core = Core::new(config, self.standbys.clone(), wal, applied, copy)?;
+        let observer = self.observer.lock().clone();
+        let core = Core::new(config, self.standbys.clone(), wal, applied, copy, observer)?;
         // From here on whatever was begun ends when this is dropped.
         let mut running = Running {
             core: Arc::new(core),
@@ -129,6 +130,7 @@ impl Inner {
         }
         running.tasks.spawn(runtime::watch_commits(core.clone()));
         running.tasks.spawn(runtime::keep_going(core.clone()));
+        running.tasks.spawn(runtime::watch_health(core.clone()));
         if store.is_none() {
             running.tasks.spawn(runtime::watch_applied(core.clone()));
         }

@@ -21,6 +21,8 @@ mod retention;
 mod slots;
 mod standbys;
 mod units;
+mod upstream;
+mod visit;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +40,7 @@ use uuid::Uuid;
 use crate::cluster::{ClusterConfig, Member};
 use crate::config::{Role, StandbyConfig, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::event::Observer;
 use crate::policy::SyncStanding;
 use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
@@ -57,8 +60,11 @@ pub(crate) use policy::{PolicyLogged, PolicyOrder, listed};
 use registry::Connected;
 use retention::Pins;
 pub use slots::SlotState;
-pub(crate) use standbys::never_seen;
+pub(crate) use standbys::{never_seen, sight_of};
 use units::OpenUnits;
+use upstream::UpstreamSeen;
+pub(crate) use visit::Visit;
+use visit::Visits;
 
 /// What one node's tasks share.
 #[derive(Debug)]
@@ -114,7 +120,20 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
+    pub(crate) peers: Peers,
+    pub(crate) observer: Observer,
     state: Mutex<State>,
+}
+
+/// What is seen of other nodes, to be told and shown; nobody decides by it.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    /// Rung when one came, went, or caught up.
+    pub(crate) changed: tokio::sync::Notify,
+    /// Set while a standby is asked to take over, so that being replaced is no surprise.
+    pub(crate) handing_over: AtomicBool,
+    upstream: Mutex<UpstreamSeen>,
+    visits: Arc<Visits>,
 }
 
 /// Writes a copy of a store's durable state into an empty directory, and says where it stands.
@@ -155,6 +174,30 @@ struct State {
     trouble: Option<String>,
 }
 
+impl State {
+    fn new(
+        cluster: ClusterConfig,
+        admitted: Vec<StandbyConfig>,
+        chosen: Option<SyncPolicy>,
+    ) -> Self {
+        Self {
+            cluster,
+            committer: None,
+            retired: None,
+            chosen,
+            standbys: BTreeMap::new(),
+            admitted,
+            pending: BTreeMap::new(),
+            slots_logged: Lsn::ZERO,
+            samples: LagSamples::new(),
+            listen: None,
+            upstream: None,
+            orders: None,
+            trouble: None,
+        }
+    }
+}
+
 impl Core {
     pub(crate) fn new(
         config: WalStreamingConfig,
@@ -162,6 +205,7 @@ impl Core {
         wal: Wal,
         applied: Signal,
         copy_store: Option<CopyStore>,
+        observer: Observer,
     ) -> Result<Self> {
         let slots = Slots::open(wal.clone(), config.max_replication_slots)?;
         let started_on = wal.timeline();
@@ -178,21 +222,7 @@ impl Core {
         let cluster = logged
             .unwrap_or_else(|| ClusterConfig::new(config.sync.clone().unwrap_or_default(), me));
         let standing = SyncStanding::idle(cluster.policy.clone(), config.on_miss);
-        let state = State {
-            cluster,
-            committer: None,
-            retired: None,
-            chosen: config.sync.clone(),
-            standbys: BTreeMap::new(),
-            admitted,
-            pending: BTreeMap::new(),
-            slots_logged: Lsn::ZERO,
-            samples: LagSamples::new(),
-            listen: None,
-            upstream: None,
-            orders: None,
-            trouble: None,
-        };
+        let state = State::new(cluster, admitted, config.sync.clone());
         Ok(Self {
             name,
             wal,
@@ -224,6 +254,8 @@ impl Core {
             sending: AtomicUsize::new(0),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
+            peers: Peers::default(),
+            observer,
             state: Mutex::new(state),
             config,
         })
@@ -284,7 +316,9 @@ impl Core {
 
     /// Notes whom this node follows.
     pub(crate) fn set_upstream(&self, upstream: Option<(String, String)>) {
+        let name = upstream.as_ref().map(|(name, _)| name.clone());
         self.state.lock().upstream = upstream;
+        self.upstream_changed(name);
     }
 
     /// Whom this node follows: name and address.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::config::Role;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{
@@ -74,6 +75,8 @@ pub(crate) async fn go_on(core: &Arc<Core>, purpose: Purpose) -> Result<()> {
     let config = config(core, purpose, false)?;
     let opened = attempt(core, config, &mut None).await?;
     core.become_primary(&Role::Primary, opened.promotion.end)?;
+    let timeline = opened.promotion.timeline;
+    core.observer.tell(ReplicationEvent::WentOn { timeline });
     if opened.overtaken {
         core.suspend(Standstill::Outbid);
     }

@@ -324,7 +324,7 @@ impl Driver {
             Action::TimelineClaimed { timeline, opened } => {
                 tracing::warn!(%timeline, opened, "the upstream tells of a timeline not known here");
             }
-            Action::CaughtUp => tracing::info!("caught up with the primary"),
+            Action::CaughtUp => self.core.upstream_caught_up(),
             Action::Close(reason) => {
                 tracing::info!(%reason, "closing the connection to the upstream");
                 self.client = None;
@@ -416,10 +416,7 @@ impl Driver {
         self.drop_carry();
         let torn = self.core.wal.cut(to)?;
         if let Some(torn) = torn {
-            tracing::warn!(
-                at = %torn.at, bytes = torn.bytes, saved_to = %torn.saved_to.display(),
-                "set aside log that the new primary does not have, and nobody saw"
-            );
+            self.core.log_was_cut(torn);
         }
         (self.written, self.flushed) = (to, to);
         self.drop_carry();
@@ -429,7 +426,7 @@ impl Driver {
     fn adopt(&mut self, history: &TimelineHistory) -> Result<()> {
         self.core.wal.adopt_history(history)?;
         self.core.switched.send_modify(|count| *count += 1);
-        tracing::info!(timeline = %newest_known(history, None), "following a new timeline");
+        self.core.follows_timeline(newest_known(history, None));
         Ok(())
     }
 

@@ -306,6 +306,7 @@ impl Session {
 
     fn stream_opened(&mut self) {
         let Some(standby) = &self.standby else { return };
+        self.visit = None;
         // A life that forgot what it promised counts again past everything it may have confirmed.
         let vote_after = standby.amnesiac.then(|| self.core.wal.flushed().get());
         self.core

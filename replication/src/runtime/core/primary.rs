@@ -13,6 +13,7 @@ use super::{Core, State, policy};
 use crate::cluster::ClusterConfig;
 use crate::config::Role;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::commit::{Action, CommitConfig, Committer, Condition, Event};
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{Beginning, Fencing, Standstill, fencing, standstill};
@@ -171,6 +172,7 @@ impl Core {
         let mut actions = Vec::new();
         committer.on(event, now, &mut actions);
         for action in actions {
+            self.observer.commits(&action);
             self.carry_out(action, state);
         }
         self.show_standing(state);
@@ -205,12 +207,14 @@ impl Core {
             Fencing::AskAbove(_) if self.wal.control().attempted() == Some(timeline) => {}
             Fencing::AskAbove(_) if self.is_primary() => {
                 tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
+                self.observer.tell(ReplicationEvent::Suspended);
                 self.suspend(Standstill::Outbid);
             }
             Fencing::AskAbove(_) => {}
             Fencing::Fence(theirs) if self.is_primary() => {
                 tracing::error!(%theirs, "a newer timeline was opened elsewhere; this node is fenced");
                 self.step_down(Role::Fenced);
+                self.tell_fenced(Some(theirs));
             }
             Fencing::Fence(_) => {}
         }

@@ -72,6 +72,7 @@ impl Driver {
                 if self.from_primary {
                     self.core.heard_primary();
                 }
+                self.core.upstream_heard(advance.flush, advance.commit);
                 Event::Advance {
                     flushed: advance.flush,
                     commit: advance.commit,
