@@ -5,6 +5,8 @@
 //! tell apart (see `--help`).
 
 mod backup;
+mod events;
+mod policy;
 mod slots;
 mod start;
 mod status;
@@ -64,12 +66,19 @@ enum Verb {
     Start(Box<start::StartArgs>),
     /// Show a node, its standbys, and what would happen if it died
     Status(verbs::StatusArgs),
+    /// Show what happened to a node
+    Events(events::EventsArgs),
     /// Make a standby the primary
     Promote(verbs::PromoteArgs),
     /// Hand the primary's place to a standby while both are well; ask the primary
     Switchover(verbs::SwitchoverArgs),
+    /// Show or change who must confirm a commit; ask the primary to change it
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Make the primary a standby of the node at URL
     Demote(verbs::DemoteArgs),
+    /// Let a standby apply nothing for a while, or go on
+    Apply(verbs::ApplyArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
     /// List the replication slots of a node, or drop one
@@ -245,9 +254,12 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Start(args) => start::run(*args),
         Verb::Status(args) => verbs::status(&args),
+        Verb::Events(args) => events::run(&args),
         Verb::Promote(args) => verbs::promote(&args),
         Verb::Switchover(args) => verbs::switchover(&args),
+        Verb::Policy(verb) => policy::run(&verb),
         Verb::Demote(args) => verbs::demote(&args),
+        Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),
         Verb::Slots(args) => slots::run(&args),
         Verb::Stop(args) => verbs::stop(&args),

@@ -120,6 +120,12 @@ impl Client {
         self.parsed(self.send(Method::GET, "/v1/status", Vec::new(), ANSWER_TIMEOUT)?)
     }
 
+    /// What happened to the node, as `GET /v1/events?query` answers it.
+    pub(crate) fn events(&self, query: &str) -> ClientResult<Value> {
+        let path = format!("/v1/events?{query}");
+        self.parsed(self.send(Method::GET, &path, Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
     pub(crate) fn put(&self, table: &str, key: &[u8], value: Vec<u8>) -> ClientResult<Written> {
         self.parsed(self.send(Method::PUT, &key_path(table, key), value, ANSWER_TIMEOUT)?)
     }
@@ -178,6 +184,19 @@ impl Client {
         self.parsed(self.send(Method::POST, "/v1/promote", body, ANSWER_TIMEOUT)?)
     }
 
+    /// The synchronous policy, as `GET /v1/policy` answers it.
+    pub(crate) fn policy(&self) -> ClientResult<Value> {
+        self.parsed(self.send(Method::GET, "/v1/policy", Vec::new(), ANSWER_TIMEOUT)?)
+    }
+
+    /// Changes the synchronous policy (`what` is `policy`) or takes a standby out (`remove`), and
+    /// returns the node's answer.
+    pub(crate) fn set_policy(&self, what: &str, value: &str, force: bool) -> ClientResult<Value> {
+        let body = json!({ what: value, "force": force }).to_string();
+        let body = body.into_bytes();
+        self.parsed(self.send(Method::POST, "/v1/policy", body, ANSWER_TIMEOUT)?)
+    }
+
     /// Hands the primary's place to the standby `to`, or to the one that is furthest, and returns
     /// the node's answer.
     pub(crate) fn switchover(&self, to: Option<&str>) -> ClientResult<Value> {
@@ -189,6 +208,13 @@ impl Client {
     pub(crate) fn demote(&self, url: &str) -> ClientResult<()> {
         let body = json!({ "url": url }).to_string().into_bytes();
         self.send(Method::POST, "/v1/demote", body, ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
+    /// Lets a standby apply nothing, or go on.
+    pub(crate) fn apply(&self, paused: bool) -> ClientResult<()> {
+        let body = json!({ "paused": paused }).to_string().into_bytes();
+        self.send(Method::POST, "/v1/apply", body, ANSWER_TIMEOUT)
             .map(drop)
     }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use mainstay_replication::protocol::level::Level;
+use mainstay_replication::{Confirmation, Confirmer};
 use mainstay_storage::{Lsn, Signal, SignalWait, Timeline, WaitError, Wal};
 
 use crate::engine::{Engine, Placed};
@@ -12,8 +13,7 @@ use crate::error::{Error, Result};
 use crate::transaction::WriteTransaction;
 
 /// Why a wait for standbys ended when this node stopped writing.
-const ENDED: &str =
-    "this node stopped, or is no primary any more, before enough standbys confirmed";
+const ENDED: &str = "this node stopped, is no primary any more, or gave up waiting, before enough standbys confirmed";
 
 /// What a successful commit is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +22,12 @@ pub struct Receipt {
     pub lsn: Lsn,
     /// The timeline it was written on.
     pub timeline: Timeline,
-    /// The level that was reached: at most [`Level::Local`] without a synchronous policy.
+    /// The level that was reached: at most [`Level::Local`] without a synchronous policy, and for a
+    /// commit that was let through while the policy is degraded.
     pub level: Level,
+    /// The names of the standbys that the policy counts and that held it, at the level asked for,
+    /// when it was answered; sorted. Nobody for a level that waits for none.
+    pub standbys: Vec<String>,
 }
 
 impl Receipt {
@@ -40,6 +44,8 @@ pub(crate) struct RemotePositions {
     pub(crate) written: Signal,
     /// Committed, and applied on the standbys that count.
     pub(crate) applied: Signal,
+    /// Tells what was really confirmed, where there can be standbys.
+    pub(crate) confirmer: Option<Confirmer>,
 }
 
 impl RemotePositions {
@@ -48,6 +54,7 @@ impl RemotePositions {
         Self {
             written: wal.commit().clone(),
             applied: wal.commit().clone(),
+            confirmer: None,
         }
     }
 }
@@ -55,89 +62,125 @@ impl RemotePositions {
 /// What a commit waits for, from before it has its place in the log.
 struct Awaited {
     reached: Signal,
-    /// Beyond own disk a wait ends when the engine's endings climb past the number.
-    ended: Option<(Signal, Lsn)>,
+    /// Ends the wait when it climbs past the number: beyond own disk the engine's endings.
+    ended: (Signal, Lsn),
+    /// What is waited for then, if anything.
+    instead: Option<Signal>,
 }
 
 impl Awaited {
     /// Waits for `end`.
     ///
     /// # Errors
-    /// Why it will not be reached, as far as anybody can tell.
-    async fn reach(&self, end: Lsn) -> Result<(), String> {
+    /// Why it will not be reached, as far as anybody can tell; `None` when the engine knows.
+    async fn reach(&self, end: Lsn) -> Result<(), Option<WaitError>> {
         let mut reached = self.reached.wait(end);
         let mut ended = self.ended();
-        poll_fn(|context| {
+        let waited = poll_fn(|context| {
             if let Poll::Ready(waited) = Pin::new(&mut reached).poll(context) {
-                return Poll::Ready(settled(waited));
+                return Poll::Ready(Some(waited));
             }
-            match ended.as_mut().map(|ended| Pin::new(ended).poll(context)) {
-                Some(Poll::Ready(_)) => Poll::Ready(Err(ENDED.to_owned())),
-                _ => Poll::Pending,
-            }
-        })
-        .await
-    }
-
-    /// As [`reach`](Self::reach), on this thread.
-    fn reach_blocking(&self, end: Lsn) -> Result<(), String> {
-        let Some(ended) = self.ended() else {
-            return settled(self.reached.wait_blocking(end, None));
-        };
-        Signal::wait_any_blocking(&mut [self.reached.wait(end), ended]);
-        match self.reached.is_closed() {
-            _ if self.reached.get() >= end => Ok(()),
-            true => settled(Err(WaitError::Closed)),
-            false => Err(ENDED.to_owned()),
+            Pin::new(&mut ended).poll(context).map(|_| None)
+        });
+        match (waited.await, &self.instead) {
+            (Some(waited), _) => settled(waited),
+            (None, Some(instead)) => settled(instead.wait(end).await),
+            (None, None) => Err(None),
         }
     }
 
-    fn ended(&self) -> Option<SignalWait> {
-        let ended = self.ended.as_ref();
-        ended.map(|(endings, past)| endings.wait(*past + 1))
+    /// As [`reach`](Self::reach), on this thread.
+    fn reach_blocking(&self, end: Lsn) -> Result<(), Option<WaitError>> {
+        Signal::wait_any_blocking(&mut [self.reached.wait(end), self.ended()]);
+        match (self.reached.is_closed(), &self.instead) {
+            _ if self.reached.get() >= end => Ok(()),
+            (true, _) => Err(Some(WaitError::Closed)),
+            (false, Some(instead)) => settled(instead.wait_blocking(end, None)),
+            (false, None) => Err(None),
+        }
+    }
+
+    fn ended(&self) -> SignalWait {
+        let (endings, past) = &self.ended;
+        endings.wait(*past + 1)
     }
 }
 
-fn settled(waited: Result<Lsn, WaitError>) -> Result<(), String> {
-    waited.map(|_| ()).map_err(|error| error.to_string())
+fn settled(waited: Result<Lsn, WaitError>) -> Result<(), Option<WaitError>> {
+    waited.map(|_| ()).map_err(Some)
 }
 
 impl Engine {
     /// What a commit at `level` waits for. To be asked before it has its place in the log, so that
     /// no ending is missed between the two.
     fn awaited(&self, level: Level) -> Option<Awaited> {
+        let past = |signal: &Signal| (signal.clone(), signal.get());
+        // Before it is asked whether there is a policy, so that none comes unseen.
+        let turned = past(self.turns());
+        let flushed = self.wal.flushed().clone();
         let reached = match level {
             Level::Async => return None,
             // The commit position follows a moment later, and a write that returned must be seen.
-            Level::Local if !self.is_synchronous() => self.wal.commit().clone(),
-            Level::Local => self.wal.flushed().clone(),
+            Level::Local if !self.is_synchronous() => {
+                return Some(Awaited {
+                    reached: self.wal.commit().clone(),
+                    ended: turned,
+                    instead: Some(flushed),
+                });
+            }
+            Level::Local => {
+                return Some(Awaited {
+                    reached: flushed.clone(),
+                    ended: turned,
+                    instead: Some(flushed),
+                });
+            }
             Level::RemoteWrite => self.remote().written,
             Level::RemoteFlush => self.wal.commit().clone(),
             Level::RemoteApply => self.remote().applied,
         };
-        let endings = self.endings();
-        let ended = (level != Level::Local).then(|| (endings.clone(), endings.get()));
-        Some(Awaited { reached, ended })
+        Some(Awaited {
+            reached,
+            ended: past(self.endings()),
+            instead: None,
+        })
     }
 
     fn receipt(&self, lsn: Lsn, level: Level) -> Receipt {
-        let most = match self.is_synchronous() {
-            true => level,
-            false => Level::Local,
+        let remote = self.remote.read().confirmer.clone();
+        let (level, standbys) = match remote.filter(|_| level > Level::Local) {
+            Some(confirmer) => {
+                let Confirmation { level, standbys } = confirmer.confirmation(level, lsn);
+                let standbys = standbys.iter().map(|name| name.as_str().to_owned());
+                (level, standbys.collect())
+            }
+            None if self.is_synchronous() => (level, Vec::new()),
+            None => (level.min(Level::Local), Vec::new()),
         };
         Receipt {
             lsn,
-            timeline: self.wal.timeline(),
-            level: level.min(most),
+            timeline: self.written_on(lsn),
+            level,
+            standbys,
         }
     }
 
-    fn unknown(&self, lsn: Lsn, why: String) -> Error {
-        let why = match self.wal.poisoned() {
-            Some(poisoned) => poisoned.to_string(),
-            None => why,
+    /// The timeline that a commit which ends at `lsn` was written on, which need not be the
+    /// current one any more.
+    pub(crate) fn written_on(&self, lsn: Lsn) -> Timeline {
+        let last = Lsn::new(lsn.get().saturating_sub(1));
+        self.wal.history().owner(last)
+    }
+
+    fn unknown(&self, lsn: Lsn, ended: Option<WaitError>) -> Error {
+        let why = match (self.wal.poisoned(), ended, self.refusal()) {
+            (Some(poisoned), ..) => poisoned.to_string(),
+            (None, Some(error), _) => error.to_string(),
+            (None, None, Some(refusal)) if self.is_writable() => refusal,
+            (None, None, _) => ENDED.to_owned(),
         };
-        Error::Unknown { lsn, why }
+        let timeline = self.written_on(lsn);
+        Error::Unknown { lsn, timeline, why }
     }
 }
 
@@ -171,15 +214,16 @@ impl WriteTransaction {
     ///
     /// # Errors
     /// A conflict, [`Error::NotPrimary`], a full disk, limits: nothing happened.
+    /// [`Error::Refused`] while the synchronous policy failed: nothing happened either.
     /// [`Error::Unknown`] when the log or the store stopped before the level was reached, or, for a
-    /// level that waits for standbys, when this node stopped or was fenced.
+    /// level that waits for standbys, when this node stopped, was fenced, or failed the policy.
     pub async fn commit_at(self, level: Level) -> Result<Receipt> {
         let engine = self.engine().clone();
         let awaited = engine.awaited(level);
         let Placed { end } = place_off_worker(self).await?;
         if let Some(awaited) = awaited {
             let waited = awaited.reach(end).await;
-            waited.map_err(|why| engine.unknown(end, why))?;
+            waited.map_err(|ended| engine.unknown(end, ended))?;
         }
         Ok(engine.receipt(end, level))
     }
@@ -195,7 +239,7 @@ impl WriteTransaction {
         let Placed { end } = self.place()?;
         if let Some(awaited) = awaited {
             let waited = awaited.reach_blocking(end);
-            waited.map_err(|why| engine.unknown(end, why))?;
+            waited.map_err(|ended| engine.unknown(end, ended))?;
         }
         Ok(engine.receipt(end, level))
     }
@@ -238,7 +282,13 @@ mod tests {
         let (engine, _) = Engine::open(wal, LsmOptions::default(), end).unwrap();
         engine.wal.set_commit_follows(false);
         let (written, applied) = (Signal::new(Lsn::ZERO), Signal::new(Lsn::ZERO));
-        engine.set_remote(RemotePositions { written, applied }, true);
+        let confirmer = None;
+        let remote = RemotePositions {
+            written,
+            applied,
+            confirmer,
+        };
+        engine.set_remote(remote, true);
         engine.open_for_writes();
         engine
     }
@@ -301,6 +351,54 @@ mod tests {
             Ok(()),
             "it was reached all the same"
         );
+        engine.store.close();
+        engine.wal.close().unwrap();
+    }
+
+    /// Notes the order in which commits are woken, by their number.
+    struct Woken(usize, Arc<parking_lot::Mutex<Vec<usize>>>);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().push(self.0);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_commits_wait_and_each_is_woken_once_in_order_when_its_turn_comes() {
+        const COMMITS: usize = 10_000;
+        let dir = tempfile::tempdir().unwrap();
+        let engine = lonely(dir.path());
+        let woken = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let mut commits = (0..COMMITS)
+            .map(|number| {
+                let mut commit = Box::pin(writing(&engine).commit_at(Level::RemoteFlush));
+                let waker = Waker::from(Arc::new(Woken(number, woken.clone())));
+                let mut context = Context::from_waker(&waker);
+                assert!(commit.as_mut().poll(&mut context).is_pending());
+                (commit, engine.wal.appended())
+            })
+            .collect::<Vec<_>>();
+        let signal = engine.wal.commit().clone();
+        assert_eq!(signal.waiters(), COMMITS);
+        let flushed = engine.wal.flushed();
+        flushed.wait_blocking(engine.wal.appended(), None).unwrap();
+        assert!(woken.lock().is_empty(), "nothing was confirmed yet");
+        let mut released = 0;
+        for step in [1, 2, 100, 4_000, COMMITS] {
+            engine.wal.advance_commit(commits[step - 1].1);
+            let expected = (released..step).collect::<Vec<_>>();
+            assert_eq!(std::mem::take(&mut *woken.lock()), expected);
+            assert_eq!(signal.waiters(), COMMITS - step);
+            released = step;
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        for (commit, end) in &mut commits {
+            let Poll::Ready(Ok(receipt)) = commit.as_mut().poll(&mut context) else {
+                panic!("it was woken and is not done");
+            };
+            assert_eq!(receipt.lsn, *end);
+        }
         engine.store.close();
         engine.wal.close().unwrap();
     }

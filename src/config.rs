@@ -9,8 +9,8 @@ use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mainstay_replication::SLOTS_MAX;
 use mainstay_replication::protocol::level::parse_duration;
+use mainstay_replication::{APPLY_DELAY_MAX, SLOTS_MAX};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -57,6 +57,7 @@ pub(crate) struct Stated {
     pub(crate) follow: Option<String>,
     pub(crate) slot: Option<String>,
     pub(crate) upstream_password_file: Option<PathBuf>,
+    pub(crate) min_apply_delay: Option<Delay>,
     pub(crate) sync: Option<SyncPolicy>,
     pub(crate) level: Option<Level>,
     pub(crate) on_miss: Option<OnMiss>,
@@ -82,7 +83,9 @@ pub(crate) struct Settings {
     pub(crate) follow: Option<String>,
     pub(crate) slot: Option<String>,
     pub(crate) upstream_password: Option<String>,
-    pub(crate) sync: SyncPolicy,
+    pub(crate) min_apply_delay: Option<Duration>,
+    /// `None` is what the log says.
+    pub(crate) sync: Option<SyncPolicy>,
     pub(crate) level: Option<Level>,
     pub(crate) on_miss: OnMiss,
     pub(crate) segment_size: Option<SegmentSize>,
@@ -97,6 +100,30 @@ pub(crate) struct Settings {
 /// A number of bytes, written `16MiB`, `10MB` or `1048576`.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
+
+/// A time, written `250ms`, `10s` or `5m`.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Delay(pub(crate) Duration);
+
+impl std::str::FromStr for Delay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let delay = parse_duration(text).filter(|delay| *delay <= APPLY_DELAY_MAX);
+        delay.map(Delay).ok_or_else(|| {
+            format!("{text:?} is not a delay; write 250ms, 10s or 5m, a week at most")
+        })
+    }
+}
+
+impl TryFrom<String> for Delay {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
 
 /// How long something may go unused, written `10s`, `5m` or `250ms`.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -137,6 +164,7 @@ impl Stated {
             follow: self.follow.or(other.follow),
             slot: self.slot.or(other.slot),
             upstream_password_file: self.upstream_password_file.or(other.upstream_password_file),
+            min_apply_delay: self.min_apply_delay.or(other.min_apply_delay),
             sync: self.sync.or(other.sync),
             level: self.level.or(other.level),
             on_miss: self.on_miss.or(other.on_miss),
@@ -194,7 +222,8 @@ impl Stated {
             follow: self.follow,
             slot: self.slot,
             upstream_password: upstream.map(read_secret).transpose()?,
-            sync: self.sync.unwrap_or_default(),
+            min_apply_delay: self.min_apply_delay.map(|delay| delay.0),
+            sync: self.sync,
             level: self.level,
             on_miss: self.on_miss.unwrap_or_default(),
             segment_size,

@@ -17,6 +17,7 @@
 mod commit;
 mod hold;
 mod replay;
+mod standing;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -62,12 +63,16 @@ pub(crate) struct Engine {
     limits: Limits,
     /// A commit holds the lock and waits for something slow.
     stalled: AtomicBool,
-    remote: RwLock<RemotePositions>,
+    pub(crate) remote: RwLock<RemotePositions>,
     /// Climbs by one whenever write transactions end, because this node stops or is no primary any
     /// more: who waits for standbys then waits for nothing.
     endings: Signal,
     /// Whether a synchronous policy is in force, so that commits wait for it by default.
     synchronous: AtomicBool,
+    /// Climbs by one whenever a synchronous policy comes into force.
+    turns: Signal,
+    /// Why writes are refused while the policy failed.
+    refusal: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -151,6 +156,8 @@ impl Engine {
             stalled: AtomicBool::new(false),
             endings: Signal::new(Lsn::ZERO),
             synchronous: AtomicBool::new(false),
+            turns: Signal::new(Lsn::ZERO),
+            refusal: Mutex::new(None),
         });
         let mut applicator = Applicator::new(&engine.wal, &engine.store)?;
         applicator.apply_upto(&mut engine.store.clone() as &mut dyn Store, upto)?;
@@ -178,6 +185,11 @@ impl Engine {
     /// Climbs by one whenever write transactions end.
     pub(crate) fn endings(&self) -> &Signal {
         &self.endings
+    }
+
+    /// Climbs by one whenever a synchronous policy comes into force.
+    pub(crate) fn turns(&self) -> &Signal {
+        &self.turns
     }
 
     /// As [`refuse_writes`](Self::refuse_writes), for good and in favour of `successor`.
@@ -212,7 +224,7 @@ impl Engine {
     /// Why write transactions are not accepted, when they are not.
     fn check_writable(&self) -> Result<()> {
         if self.is_writable() && !self.is_closed() {
-            return Ok(());
+            return self.check_policy();
         }
         if let Some(successor) = self.successor.lock().clone() {
             let primary = Some(successor);

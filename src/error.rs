@@ -1,6 +1,6 @@
 //! Everything an application can be told.
 
-use mainstay_storage::{Lsn, Remedy};
+use mainstay_storage::{Lsn, Remedy, Timeline};
 
 /// Result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -21,13 +21,16 @@ pub enum Error {
         /// Name and address of the primary, when known.
         primary: Option<String>,
     },
-    /// The wait for a commit ended before its outcome was known: it may or may not survive.
+    /// The wait for a commit ended before its outcome was known: it may or may not survive. Any
+    /// node can be asked later, by [`Node::outcome`](crate::Node::outcome).
     #[error(
-        "the outcome of the commit at {lsn} is unknown: {why}. Ask again with wait_for, or read the data"
+        "the outcome of the commit at {lsn} is unknown: {why}. Ask later what became of it, or read the data"
     )]
     Unknown {
         /// End of the commit in the log.
         lsn: Lsn,
+        /// The timeline it was written on.
+        timeline: Timeline,
         /// Why the wait ended.
         why: String,
     },
@@ -122,7 +125,12 @@ mod tests {
         assert_eq!(remedy(conflict.into()), Some(Remedy::Retry));
         let (lsn, at, why) = (Lsn::ZERO, Lsn::ZERO, String::new());
         assert_eq!(remedy(Error::TimedOut { lsn, at }), Some(Remedy::Retry));
-        assert_eq!(remedy(Error::Unknown { lsn, why }), None);
+        let timeline = Timeline {
+            number: 1,
+            id: Default::default(),
+        };
+        let unknown = Error::Unknown { lsn, timeline, why };
+        assert_eq!(remedy(unknown), None);
         let away = Error::NotPrimary { primary: None };
         assert_eq!(remedy(away), Some(Remedy::Reconnect));
         let (wanted, oldest) = (Lsn::ZERO, Lsn::ZERO);

@@ -2,18 +2,24 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `PUT /v1/tables/{table}/keys/{key}`, body: raw bytes | `{"lsn":"0/16B3748","timeline":1}` |
+//! | `PUT /v1/tables/{table}/keys/{key}`, body: raw bytes | `{"lsn":..,"timeline":1,"level":..,"standbys":[..]}` |
 //! | `GET` the same, `?min_lsn=&timeout_ms=` | raw bytes, header `Mainstay-Lsn` |
-//! | `DELETE` the same | `{"lsn":..,"timeline":..}` |
+//! | `DELETE` the same | as `PUT` |
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
-//! | `POST /v1/transactions` | `{"lsn","timeline","level"}` |
+//! | `POST /v1/transactions` | as `PUT` |
+//! | `GET /v1/wait?lsn=&timeline=&level=&timeout_ms=` | `{"outcome":"reached"}`, `lost` or `unknown` |
 //! | `GET /v1/status` | the node's status |
 //! | `GET /v1/slots` | `[{"name","active","restart_lsn","wal_status","inactive_since",..}]` |
 //! | `DELETE /v1/slots/{name}` | `{"dropped":name}` |
+//! | `GET /v1/events?node=&type=&since=&until=&limit=&after_id=` | `{"events":[..]}` |
 //! | `POST /v1/switchover` `{"to":"b"}` | `{"switched_over","new_primary_name","timeline","pause_ms"}` |
 //! | `POST /v1/demote` `{"url":"postgres://.."}` | `{"demoted","following"}` |
+//! | `POST /v1/apply` `{"paused":true}` | `{"paused"}` |
 //! | `POST /v1/promote` `{"force":false}` | `{"promoted","new_primary_name","timeline","lsn"}` |
 //! | `POST /v1/follow` `{"url":"postgres://.."}` | `{"following":url}` |
+//! | `GET /v1/policy` | the synchronous policy, and how it stands |
+//! | `POST /v1/policy` `{"policy":"ANY 1 (*)","force":false}` | `{"changed","policy","lsn","in_force","may_promote","notices"}` |
+//! | `POST /v1/policy` `{"remove":"b","force":false}` | the same |
 //! | `POST /v1/stop` | `{"stopping":true}`, then the node stops |
 //! | `GET /health` | 200 while the node runs |
 //!
@@ -33,9 +39,11 @@ mod access;
 mod bounds;
 mod control;
 mod error;
+mod events;
 mod keys;
 mod slots;
 mod transactions;
+mod wait;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -141,10 +149,14 @@ fn router(api: Api) -> Router {
         .route("/v1/tables/{table}/keys/{*key}", key.clone())
         .route("/v1/tables/{table}/keys/", key)
         .route("/v1/transactions", transactions)
+        .route("/v1/wait", get(wait::get))
         .route("/v1/status", get(control::status))
+        .route("/v1/policy", get(control::policy).post(control::set_policy))
         .route("/v1/slots", get(slots::list))
         .route("/v1/slots/{name}", delete(slots::drop_one))
+        .route("/v1/events", get(events::list))
         .route("/v1/promote", post(control::promote))
+        .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))
         .route("/v1/follow", post(control::follow))
@@ -164,7 +176,8 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn nothing_here(uri: Uri) -> ApiError {
-    let hint = "there are /v1/status, /v1/tables/{table}/keys, /v1/transactions and /health";
+    let hint =
+        "there are /v1/status, /v1/events, /v1/tables/{table}/keys, /v1/transactions and /health";
     ApiError::new(404, format!("there is nothing at {}", uri.path())).hint(hint)
 }
 

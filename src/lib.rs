@@ -198,6 +198,7 @@ mod demo;
 mod encoding;
 mod engine;
 mod error;
+mod events;
 #[cfg(feature = "node")]
 mod export;
 #[cfg(feature = "node")]
@@ -205,11 +206,11 @@ pub mod http;
 #[cfg(feature = "node")]
 mod import;
 mod keeper;
+mod moment;
 mod node;
 mod standby_signal;
 mod status;
 mod transaction;
-#[cfg(feature = "node")]
 mod units;
 mod upstream;
 
@@ -217,9 +218,11 @@ pub use commit::Receipt;
 pub use database::*;
 pub use engine::TABLE_NAME_MAX;
 pub use error::{Error, Result};
+pub use events::{EVENTS_DEFAULT, EVENTS_MAX, Event, EventFilter, EventType};
 pub use mainstay_replication::Role;
 pub use mainstay_replication::protocol::level::{Level, OnMiss};
 pub use mainstay_replication::protocol::policy::SyncPolicy;
+pub use mainstay_replication::{Outcome, WrittenOn};
 pub use mainstay_storage::{
     KEY_MAX, LsmOptions, Lsn, Remedy, Rows, SegmentSize, Timeline, VALUE_MAX, WalOptions,
 };

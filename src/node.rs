@@ -3,6 +3,10 @@
 mod builder;
 mod discard;
 mod life;
+mod outcome;
+mod policy;
+mod promotion;
+mod record;
 mod reseed;
 mod rewind;
 mod slots;
@@ -15,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_replication::{Promotion, Role};
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_replication::Role;
+use mainstay_storage::Lsn;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -27,7 +31,8 @@ pub use slots::SlotStatus;
 use crate::commit::Receipt;
 use crate::database::CONFLICT_RETRIES_MAX;
 use crate::error::{Error, Result};
-use crate::status::{NodeStatus, Promoted};
+use crate::events::{Event, EventFilter, EventLog};
+use crate::status::NodeStatus;
 use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
 use life::{Life, Plan};
@@ -60,12 +65,14 @@ struct Inner {
     /// Held while one life ends and another begins; true once the node was stopped.
     changing: tokio::sync::Mutex<bool>,
     closing: watch::Sender<bool>,
+    events: EventLog,
 }
 
 impl Inner {
     fn new(plan: Plan, life: Arc<Life>, cluster_name: Option<String>) -> Arc<Self> {
         let inner = Arc::new(Self {
             name: plan.config.name.clone(),
+            events: plan.events.clone(),
             cluster_name,
             plan: Mutex::new(plan),
             life: watch::Sender::new(life.clone()),
@@ -117,7 +124,13 @@ impl Inner {
         if std::mem::replace(&mut *stopped, true) {
             return Ok(());
         }
-        self.life().close(true).await
+        let life = self.life();
+        let primary = life.replicator.role() == Role::Primary;
+        let closed = life.close(true).await;
+        let ended = record::stopped(&self.name, primary, closed.as_ref().err());
+        self.events.record(ended);
+        self.events.settled().await;
+        closed
     }
 
     fn say(&self, trouble: Option<String>) {
@@ -274,35 +287,13 @@ impl Node {
         status
     }
 
-    /// Makes this standby the primary. `force` skips the checks for a living primary and for lag,
-    /// never the rule that enough members must agree. The
-    /// [crate's own page](crate#a-primary-and-a-standby) has an example.
+    /// What happened to this node, oldest first, as far as its record reaches: some 8 MB, over all
+    /// restarts. It reads files.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the reason and how to go on; nothing has changed then.
-    pub async fn promote(&self, force: bool) -> Result<Promoted> {
-        let promotion = self.opened(force).await?;
-        for notice in &promotion.notices {
-            tracing::warn!(%notice, "promoted");
-        }
-        Ok(Promoted {
-            promoted: true,
-            new_primary_name: self.inner.name.clone(),
-            timeline: promotion.timeline.number,
-            lsn: promotion.end.to_string(),
-            notices: promotion.notices,
-        })
-    }
-
-    /// Promotes this node, and returns the timeline that it opened.
-    async fn promoted(&self, force: bool) -> Result<Timeline> {
-        Ok(self.opened(force).await?.timeline)
-    }
-
-    async fn opened(&self, force: bool) -> Result<Promotion> {
-        let _unchanged = self.inner.unchanged().await?;
-        let life = self.inner.life();
-        life.promoted(force).await
+    /// [`Error::Usage`] for a limit over [`EVENTS_MAX`](crate::EVENTS_MAX); disk errors.
+    pub fn events(&self, filter: &EventFilter) -> Result<Vec<Event>> {
+        self.inner.events.events(filter)
     }
 
     /// Follows another primary from now on, `postgres://[user@]host:port[,host:port]`.
@@ -313,10 +304,25 @@ impl Node {
         let upstream = Upstream::parse(url)?;
         let _unchanged = self.inner.unchanged().await?;
         let life = self.inner.life();
+        let told = record::told_to_follow(&self.inner.name, &upstream.addresses);
         if life.replicator.role() != Role::Fenced {
-            return Ok(life.replicator.follow(upstream.addresses).await?);
+            life.replicator.follow(upstream.addresses).await?;
+            self.inner.events.record(told);
+            return Ok(());
         }
+        self.inner.events.record(told);
         turn::step_down(&self.inner, upstream.addresses).await
+    }
+
+    /// On a standby: applies nothing from now on, or goes on. What is received is kept and
+    /// confirmed all the same. A promotion applies everything whatever was said here; a restart, a
+    /// rewind or a copy of another node's data forgets it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] on a primary; [`Error::Stopped`].
+    pub async fn pause_apply(&self, paused: bool) -> Result<()> {
+        let _unchanged = self.inner.unchanged().await?;
+        Ok(self.inner.life().replicator.pause_apply(paused).await?)
     }
 
     /// Makes this primary a standby of the node at `url`, which is to become the primary. Until it
@@ -330,6 +336,8 @@ impl Node {
         if self.role() != Role::Primary {
             return Err(self.not_primary());
         }
+        let told = record::told_to_follow(&self.inner.name, &upstream.addresses);
+        self.inner.events.record(told);
         turn::step_down(&self.inner, upstream.addresses).await
     }
 

@@ -1,9 +1,15 @@
 //! What a node says about itself, as `status --json` and `/v1/status` give it.
 
-use mainstay_replication::{Role, StandbyState, WalReplicator};
+use std::time::{Duration, SystemTime};
+
+use mainstay_replication::{
+    PolicyChange, PolicyStatus, Role, StandbyState, UpstreamState, WalReplicator,
+};
 use serde::Serialize;
 
+use crate::database::wall_clock;
 use crate::engine::Engine;
+use crate::moment;
 
 /// A node's state at one moment. Positions are texts like `0/16B3748`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,10 +30,52 @@ pub struct NodeStatus {
     pub status: String,
     /// Why it cannot go on by itself, when it cannot.
     pub problem: Option<String>,
+    /// On a standby that was told to apply nothing: true.
+    pub apply_paused: bool,
     /// How far the node is.
     pub lsn: Positions,
     /// On a primary: its registered standbys.
     pub standbys: Vec<StandbyStatus>,
+    /// On a standby: the node that it follows.
+    pub upstream: Option<UpstreamStatus>,
+    /// The whole in six fields.
+    pub record: ReplicationRecord,
+}
+
+/// How replication fares between a primary and the standby that is furthest behind, or the one
+/// that says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicationRecord {
+    /// Whether this node follows another, or can be followed.
+    pub replication_enabled: bool,
+    /// The primary, if it is known here.
+    pub primary_name: Option<String>,
+    /// On a standby its own name; on a primary that of the standby that is furthest behind.
+    pub standby_name: Option<String>,
+    /// As [`NodeStatus::status`].
+    pub replication_status: String,
+    /// Bytes of log that this standby has not flushed; 0 without one.
+    pub replication_lag_bytes: u64,
+    /// When all this was looked at, by this node's clock; RFC 3339 in JSON.
+    #[serde(serialize_with = "moment::text::serialize")]
+    pub last_replication_check_at: SystemTime,
+}
+
+/// The node that a standby follows, as the standby sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address, while connected.
+    pub address: Option<String>,
+    /// `streaming`, `catchup` or `disconnected`.
+    pub state: String,
+    /// Bytes that are flushed there and not here.
+    pub lag_bytes: u64,
+    /// Age of the oldest committed log not applied here, since this node heard of it.
+    pub replay_lag_ms: f64,
+    /// Time since it was last heard; `null` before the first time.
+    pub last_contact_ms: Option<u64>,
 }
 
 /// A node's positions.
@@ -52,7 +100,7 @@ pub struct StandbyStatus {
     pub name: String,
     /// Its id.
     pub node_id: String,
-    /// `streaming`, `catchup` or `disconnected`.
+    /// `startup`, `catchup`, `streaming`, `backup` or `disconnected`.
     pub state: String,
     /// `sync`, `potential`, `quorum` or `async`.
     pub sync_state: String,
@@ -104,6 +152,81 @@ pub struct SwitchedOver {
     pub pause_ms: u64,
 }
 
+/// A synchronous policy, whom it counts, and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyReport {
+    /// The newest policy in the log.
+    pub policy: String,
+    /// What happens while it is not met: `block`, `degrade:10s`, `fail:10s`.
+    pub on_miss: String,
+    /// `off`, `met`, `waiting`, `changing`, `degraded`, `failing`, `suspended`, or `standby` where
+    /// another node decides.
+    pub state: String,
+    /// On a primary, the policies that bind, oldest first: more than one while a change is not
+    /// known committed.
+    pub binding: Vec<String>,
+    /// How many standbys must confirm a commit.
+    pub needed: usize,
+    /// How many of those counted are there, on a primary.
+    pub present: usize,
+    /// Whom it counts.
+    pub counted: Vec<String>,
+    /// Those of them that never registered.
+    pub unknown: Vec<String>,
+    /// All registered standbys.
+    pub registered: Vec<String>,
+}
+
+/// What an order to change the policy, or to remove a standby, led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyChanged {
+    /// Always true; an order that was refused is an error.
+    pub changed: bool,
+    /// The newest policy.
+    pub policy: String,
+    /// End of the entry in the log.
+    pub lsn: String,
+    /// Whether it binds alone by now; until then the earlier ones bind too.
+    pub in_force: bool,
+    /// After a forced change, the members that could still promote themselves without it.
+    pub may_promote: Vec<String>,
+    /// What the operator should know, a sentence each.
+    pub notices: Vec<String>,
+}
+
+impl PolicyReport {
+    pub(crate) fn of(status: &PolicyStatus) -> Self {
+        Self {
+            policy: status.policy.to_string(),
+            on_miss: status.on_miss.to_string(),
+            state: status.word().to_owned(),
+            binding: status.binding.iter().map(ToString::to_string).collect(),
+            needed: status.policy.needed(),
+            present: status.present,
+            counted: names(&status.counted),
+            unknown: names(&status.unknown),
+            registered: names(&status.registered),
+        }
+    }
+}
+
+impl PolicyChanged {
+    pub(crate) fn of(change: PolicyChange) -> Self {
+        Self {
+            changed: true,
+            policy: change.policy.to_string(),
+            lsn: change.lsn.to_string(),
+            in_force: change.in_force,
+            may_promote: names(&change.may_promote),
+            notices: change.notices,
+        }
+    }
+}
+
+fn names(names: &[impl ToString]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
 impl NodeStatus {
     pub(crate) fn of(name: &str, engine: &Engine, replicator: &WalReplicator) -> Self {
         let (wal, role) = (&engine.wal, replicator.role());
@@ -113,6 +236,13 @@ impl NodeStatus {
             _ => Vec::new(),
         };
         let standbys = standbys.iter().map(StandbyStatus::of).collect::<Vec<_>>();
+        let upstream = replicator.upstream_state();
+        let worst = standbys.iter().max_by_key(|standby| standby.lag_bytes);
+        let lag = match &upstream {
+            Some(upstream) => Some((name.to_owned(), upstream.lag_bytes)),
+            None => worst.map(|standby| (standby.name.clone(), standby.lag_bytes)),
+        };
+        let record = ReplicationRecord::of(name, &role, replicator, lag);
         let applied = match (&role, replicator.applied()) {
             (Role::Standby, Ok(applied)) => applied.get().max(engine.store.applied()),
             _ => engine.store.applied(),
@@ -124,8 +254,9 @@ impl NodeStatus {
             role: role.as_str().to_owned(),
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
-            status: replicator.health().as_str().to_owned(),
-            problem: replicator.problem(),
+            status: record.replication_status.clone(),
+            problem: problem(replicator),
+            apply_paused: replicator.is_apply_paused(),
             lsn: Positions {
                 appended: wal.appended().to_string(),
                 written: wal.written().get().to_string(),
@@ -134,15 +265,71 @@ impl NodeStatus {
                 applied: applied.to_string(),
             },
             standbys,
+            upstream: upstream.as_ref().map(UpstreamStatus::of),
+            record,
         }
     }
 }
 
+/// What keeps replication from going on as it should, if anything: what the node cannot get over,
+/// or what commits do instead of waiting for the policy.
+fn problem(replicator: &WalReplicator) -> Option<String> {
+    replicator.problem().or_else(|| {
+        let status = replicator.policy_status().ok()?;
+        status.problem(&time_before(status.missed_for.unwrap_or_default()))
+    })
+}
+
+/// The time of day `ago` before now, in UTC and whole seconds.
+fn time_before(ago: Duration) -> String {
+    let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
+    let at = chrono::DateTime::from_timestamp_micros(wall_clock().saturating_sub(ago));
+    at.map(|at| at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .unwrap_or_default()
+}
+
+impl ReplicationRecord {
+    /// `lag` says which standby is worst off, and by how much.
+    fn of(name: &str, role: &Role, replicator: &WalReplicator, lag: Option<(String, u64)>) -> Self {
+        let primary = match role {
+            Role::Primary => Some(name.to_owned()),
+            _ => replicator.primary().map(|(name, _)| name),
+        };
+        let (standby, lag) = lag.unzip();
+        Self {
+            replication_enabled: *role != Role::Primary || replicator.listen_addr().is_some(),
+            primary_name: primary.filter(|primary| *role == Role::Primary || primary != name),
+            standby_name: standby,
+            replication_status: replicator.health().as_str().to_owned(),
+            replication_lag_bytes: lag.unwrap_or(0),
+            last_replication_check_at: moment::now(),
+        }
+    }
+}
+
+impl UpstreamStatus {
+    fn of(state: &UpstreamState) -> Self {
+        Self {
+            name: state.name.clone(),
+            address: state.address.clone(),
+            state: state.state.as_str().to_owned(),
+            lag_bytes: state.lag_bytes,
+            replay_lag_ms: ms(state.replay_lag),
+            last_contact_ms: state.last_heartbeat.map(millis),
+        }
+    }
+}
+
+fn ms(lag: Duration) -> f64 {
+    (lag.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn millis(silence: Duration) -> u64 {
+    u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl StandbyStatus {
     fn of(state: &StandbyState) -> Self {
-        let ms = |lag: std::time::Duration| (lag.as_secs_f64() * 1e6).round() / 1e3;
-        let millis =
-            |silence: std::time::Duration| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
         Self {
             name: state.name.as_str().to_owned(),
             node_id: state.node_id.to_string(),

@@ -23,6 +23,7 @@ pub(crate) fn millis(millis: f64) -> String {
 }
 
 /// `251,380`.
+#[cfg(feature = "node")]
 pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let groups = digits.as_bytes().rchunks(3).rev();

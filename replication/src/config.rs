@@ -54,6 +54,9 @@ pub struct WalStreamingConfig {
     /// Most log that a slot may hold back, in bytes; any amount if `None`. A slot that wants more
     /// is invalidated.
     pub max_slot_wal_keep_size: Option<u64>,
+    /// How long a standby waits at least before it applies what is committed, at most
+    /// [`APPLY_DELAY_MAX`](crate::APPLY_DELAY_MAX).
+    pub min_apply_delay: Duration,
     /// How long nobody may use a slot before it is invalidated; for ever if `None`.
     pub slot_idle_timeout: Option<Duration>,
     /// Most slots; at most [`SLOTS_MAX`](crate::protocol::slot::SLOTS_MAX).
@@ -89,6 +92,7 @@ impl Default for WalStreamingConfig {
             max_connections: 100,
             wal_keep_size: 1 << 30,
             max_slot_wal_keep_size: None,
+            min_apply_delay: Duration::ZERO,
             slot_idle_timeout: None,
             max_replication_slots: SLOTS_DEFAULT,
             max_wal_senders: 10,
@@ -150,10 +154,14 @@ pub struct StandbyConfig {
 pub enum StreamState {
     /// Registered, not connected.
     Disconnected,
+    /// Connected, and has not said yet from where on it wants the log.
+    Startup,
     /// Receives log that it missed.
     Catchup,
     /// Has everything there was once, and receives what is new.
     Streaming,
+    /// Receives a base backup.
+    Backup,
 }
 
 impl StreamState {
@@ -161,8 +169,10 @@ impl StreamState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disconnected => "disconnected",
+            Self::Startup => "startup",
             Self::Catchup => "catchup",
             Self::Streaming => "streaming",
+            Self::Backup => "backup",
         }
     }
 }
@@ -199,6 +209,23 @@ pub struct StandbyState {
     /// Age of the oldest log not flushed there.
     pub flush_lag: Duration,
     /// Age of the oldest log not applied there.
+    pub replay_lag: Duration,
+}
+
+/// The node that a standby follows, as the standby sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamState {
+    /// Its name; the primary's that the log names, before the first connection.
+    pub name: String,
+    /// Its address, while connected.
+    pub address: Option<String>,
+    /// Where the connection stands.
+    pub state: StreamState,
+    /// Silence since it was last heard; `None` before the first time.
+    pub last_heartbeat: Option<Duration>,
+    /// Bytes of log that are flushed there and not here, as far as it said.
+    pub lag_bytes: u64,
+    /// Age of the oldest committed log not applied here, since this node heard of it.
     pub replay_lag: Duration,
 }
 

@@ -121,10 +121,11 @@ pub enum Error {
     /// Rule: only the primary does that.
     #[error("not the primary")]
     NotPrimary,
-    /// Rule: this node is no primary any more, so nobody here learns what became of the entry.
+    /// Rule: this node is no primary any more, or its policy was not met in time, so what becomes
+    /// of the entry is not known yet.
     #[error(
-        "the outcome of the entry at {0} is unknown: this node is no primary any more. Read the \
-         data on the new primary"
+        "the outcome of the entry at {0} is unknown: this node is no primary any more, or its \
+         synchronous policy was not met in time. Read the data on the primary"
     )]
     Unknown(Lsn),
     /// Rule: a promotion that would break a promise; the text says how to go on.

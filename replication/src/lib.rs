@@ -3,6 +3,8 @@
 mod cluster;
 mod config;
 mod error;
+mod event;
+mod policy;
 pub mod protocol;
 mod replicator;
 mod runtime;
@@ -12,6 +14,9 @@ pub mod wire;
 pub use cluster::*;
 pub use config::*;
 pub use error::*;
+pub use event::{Peer, ReplicationEvent};
+pub use policy::*;
+pub use protocol::pace::APPLY_DELAY_MAX;
 pub use protocol::slot::{SLOTS_MAX, SlotError};
 pub use replicator::*;
 pub use runtime::{

@@ -22,6 +22,7 @@
 //! * [`sender`], [`receiver`]: the two ends of a connection.
 //! * [`liveness`]: silence, lag, and the words operators see for them.
 //! * [`slot`]: what log is kept, and for whom.
+//! * [`pace`]: a standby that stays behind on purpose.
 //! * [`throttle`]: a transfer that keeps to a rate.
 //! * [`promotion`]: how a timeline is opened, and who must agree.
 //!
@@ -35,6 +36,8 @@ pub mod commit;
 pub mod level;
 pub mod liveness;
 pub mod name;
+pub mod outcome;
+pub mod pace;
 pub mod policy;
 pub mod progress;
 pub mod promotion;

@@ -4,7 +4,10 @@
 //! to, and drives a store on the way. It works without standbys, without subscribers and without
 //! a store. Handles are cheap to clone.
 
+mod apply;
 mod handover;
+mod outcome;
+mod policy;
 mod running;
 mod segment;
 mod takeover;
@@ -20,9 +23,11 @@ use uuid::Uuid;
 
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::event::{Observer, ReplicationEvent};
 use crate::protocol::level::Level;
 use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
+pub use policy::Confirmer;
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;
 
@@ -61,6 +66,7 @@ struct Inner {
     given: Given,
     /// Whom to follow since it was told so, nobody after a promotion; as configured before.
     upstreams: Mutex<Option<Vec<String>>>,
+    observer: Mutex<Observer>,
     running: tokio::sync::Mutex<Option<Running>>,
     core: RwLock<Option<Arc<Core>>>,
     /// What an engine has to replay after a promotion.
@@ -116,6 +122,7 @@ impl WalReplicator {
             wall_clock,
             given,
             upstreams: Mutex::new(None),
+            observer: Mutex::default(),
             running,
             core,
             rest: Mutex::new(None),
@@ -123,6 +130,13 @@ impl WalReplicator {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Tells `observer` what happens from the next start on, in that order. It is called where
+    /// things happen, at times with a lock held: it has to return at once, and may not call this
+    /// replicator. A later observer takes its place.
+    pub fn on_event(&self, observer: impl Fn(ReplicationEvent) + Send + Sync + 'static) {
+        *self.inner.observer.lock() = Observer::new(observer);
     }
 
     /// Opens the log, listens, follows if configured, and serves. After a [`stop`](Self::stop) it
@@ -183,8 +197,8 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::NotRunning`], [`Error::NotPrimary`], [`Error::Refused`] for a transaction that a
-    /// new timeline rolled back, and the log's: `NotContiguous`, `Refused`, `TooLarge`, `Full`,
-    /// `Poisoned`. Nothing was appended then.
+    /// new timeline rolled back, or while the policy failed, and the log's: `NotContiguous`,
+    /// `Refused`, `TooLarge`, `Full`, `Poisoned`. Nothing was appended then.
     pub async fn append(&self, entry: WalEntry) -> Result<Lsn> {
         Ok(self.append_all(vec![entry]).await?.start)
     }
@@ -219,7 +233,8 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::NotRunning`] when the log ends before; [`Error::Unknown`] for a level beyond own
-    /// disk when this node is fenced, or stops being the primary that it was.
+    /// disk when this node is fenced, stops being the primary that it was, or ends waits because
+    /// its policy is not met in time.
     pub async fn wait_for(&self, lsn: Lsn, level: Level) -> Result<()> {
         let core = self.core()?;
         let signal = match level {
@@ -237,10 +252,13 @@ impl WalReplicator {
             Role::Standby => primary,
             Role::Fenced => true,
         });
+        let mut standing = core.standing.subscribe();
+        let failing = standing.wait_for(|standing| standing.refusal().is_some());
         tokio::select! {
             biased;
             reached = reached => reached.map(|_| ()).map_err(|_| Error::NotRunning),
             Ok(_) = ended, if level != Level::Local => Err(Error::Unknown(lsn)),
+            Ok(_) = failing, if level != Level::Local => Err(Error::Unknown(lsn)),
         }
     }
 
@@ -353,12 +371,6 @@ impl WalReplicator {
     pub fn remote_positions(&self) -> Result<(Signal, Signal)> {
         let core = self.core()?;
         Ok((core.remote_written.clone(), core.remote_applied.clone()))
-    }
-
-    /// Whether a synchronous policy is in force.
-    pub fn is_synchronous(&self) -> bool {
-        let core = self.inner.core.read().clone();
-        core.is_some_and(|core| core.cluster().policy.needed() > 0)
     }
 
     /// Climbs as log is applied to the store here, on a standby.

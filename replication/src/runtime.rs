@@ -4,6 +4,7 @@
 //!   accept ──▶ session (one task a connection) ──▶ walsender      log out, status in
 //!   follower ──▶ walreceiver (one task)                           log in, status out
 //!   watch_commits (one task)     flushed, timers ──▶ commit machine
+//!   watch_health (one task)      looks at peers ──▶ health machine ──▶ observer
 //!   keep_going (one task)        a primary that may not confirm ──▶ candidate machine
 //!   applicator (one thread)      log ──▶ store
 //!   subscription (one task each) log ──▶ a stream of entries
@@ -23,6 +24,7 @@ mod core;
 mod follower;
 mod going_on;
 mod handover;
+mod health;
 mod link;
 mod promise;
 pub(crate) mod promote;
@@ -45,7 +47,7 @@ use crate::error::{Error, Result};
 use crate::protocol::commit::Event;
 
 pub use self::core::SlotState;
-pub(crate) use self::core::{CopyStore, Core, never_seen};
+pub(crate) use self::core::{CopyStore, Core, PolicyLogged, PolicyOrder, listed, never_seen};
 pub(crate) use announce::tell;
 pub(crate) use applicator::{Replay, SharedStore};
 pub(crate) use backup::remove_left_copies;
@@ -58,6 +60,7 @@ pub use follower::{Divergence, WayBack};
 pub(crate) use going_on::keep_going;
 pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
+pub(crate) use health::watch_health;
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
 

@@ -1,7 +1,9 @@
 //! What `WalReplicator` promises to the author of an engine, verb by verb.
 
 mod append;
+mod events;
 mod lifecycle;
+mod policy;
 mod proxy;
 mod standbys;
 mod stores;

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::{Failure, print};
-use crate::config::{Idle, Settings, Size, Stated};
+use crate::config::{Delay, Idle, Settings, Size, Stated};
 use crate::http::{self, HttpOptions};
 use crate::{Error, Lsn, Node, OnMiss, SyncPolicy};
 
@@ -72,6 +72,9 @@ pub(crate) struct StartArgs {
     /// File whose first line is the password for the node that is followed
     #[arg(long, value_name = "FILE", env = "MAINSTAY_UPSTREAM_PASSWORD_FILE")]
     upstream_password_file: Option<PathBuf>,
+    /// As a standby, wait at least this long before applying what is committed
+    #[arg(long, value_name = "TIME", env = "MAINSTAY_MIN_APPLY_DELAY")]
+    min_apply_delay: Option<Delay>,
     /// File whose first line is the token that HTTP requests must bring
     #[arg(long, value_name = "FILE", env = "MAINSTAY_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -132,6 +135,7 @@ impl StartArgs {
             follow: self.follow,
             slot: self.slot,
             upstream_password_file: self.upstream_password_file,
+            min_apply_delay: self.min_apply_delay,
             sync: self.sync,
             level: None,
             on_miss: self.on_miss,
@@ -219,8 +223,10 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     let mut builder = Node::builder(&settings.data)
         .name(&settings.name)
         .listen(&settings.listen)
-        .sync(settings.sync.clone())
         .on_miss(settings.on_miss);
+    if let Some(policy) = &settings.sync {
+        builder = builder.sync(policy.clone());
+    }
     if let Some(advertise) = &settings.advertise {
         builder = builder.advertise(advertise);
     }
@@ -244,6 +250,9 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     }
     if let Some(size) = settings.segment_size {
         builder = builder.segment_size(size);
+    }
+    if let Some(delay) = settings.min_apply_delay {
+        builder = builder.min_apply_delay(delay);
     }
     if let Some(bytes) = settings.wal_keep_size {
         builder = builder.wal_keep_size(bytes);

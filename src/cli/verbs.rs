@@ -85,6 +85,30 @@ pub(crate) fn switchover(args: &SwitchoverArgs) -> Result<(), Failure> {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    #[command(flatten)]
+    node: NodeAddress,
+    /// pause: apply nothing, but go on receiving; resume: go on applying
+    #[arg(value_enum)]
+    order: ApplyOrder,
+}
+
+#[derive(Debug, Copy, Clone, clap::ValueEnum)]
+enum ApplyOrder {
+    Pause,
+    Resume,
+}
+
+pub(crate) fn apply(args: &ApplyArgs) -> Result<(), Failure> {
+    let paused = matches!(args.order, ApplyOrder::Pause);
+    args.node.client()?.apply(paused)?;
+    print(match paused {
+        true => "paused; log is received and kept, and nothing of it is applied",
+        false => "applying",
+    })
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DemoteArgs {
     #[command(flatten)]
     node: NodeAddress,

@@ -21,6 +21,7 @@
 //! [upstream]
 //! url = "postgres://mainstay@b.example:5433"
 //! slot = "a"
+//! min_apply_delay = "10m"   # stay behind on purpose
 //! password_file = "/etc/mainstay/replication.password"
 //!
 //! [sync]
@@ -46,7 +47,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, Size, Stated};
+use super::{ConfigError, Delay, Size, Stated};
 use crate::{Level, OnMiss, SyncPolicy};
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,6 +98,7 @@ struct Upstream {
     url: Option<String>,
     slot: Option<String>,
     password_file: Option<PathBuf>,
+    min_apply_delay: Option<Delay>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -193,6 +195,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         follow: file.upstream.url,
         slot: file.upstream.slot,
         upstream_password_file: file.upstream.password_file,
+        min_apply_delay: file.upstream.min_apply_delay,
         sync,
         level,
         on_miss,

@@ -28,6 +28,7 @@ fn a_file_with_every_key_is_read() {
         url = "postgres://b:1"
         slot = "a"
         password_file = "/u"
+        min_apply_delay = "5m"
         [sync]
         policy = "ANY 1 (b, c)"
         level = "applied"
@@ -50,6 +51,8 @@ fn a_file_with_every_key_is_read() {
         Some(Path::new("/u"))
     );
     assert_eq!(stated.sync, Some("ANY 1 (b, c)".parse().unwrap()));
+    let delay = std::time::Duration::from_secs(300);
+    assert_eq!(stated.min_apply_delay, Some(Delay(delay)));
     assert_eq!(stated.level, Some(Level::RemoteApply));
     assert_eq!(stated.on_miss, Some("degrade:500ms".parse().unwrap()));
     assert_eq!(stated.segment_size, Some(Size(1 << 20)));
@@ -135,10 +138,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
         ("flag", HTTP_DEFAULT)
     );
     assert_eq!(settings.data, Path::new("d"));
-    assert_eq!(
-        (settings.sync, settings.on_miss),
-        (SyncPolicy::Off, OnMiss::Block)
-    );
+    assert_eq!((settings.sync, settings.on_miss), (None, OnMiss::Block));
 }
 
 fn listening_on(listen: &str, http: &str) -> Stated {

@@ -79,7 +79,12 @@ impl Engine {
     fn not_inserted(&self, end: Lsn, error: &StorageError) -> Error {
         self.refuse_writes();
         let why = error.to_string();
-        Error::Unknown { lsn: end, why }
+        let timeline = self.written_on(end);
+        Error::Unknown {
+            lsn: end,
+            timeline,
+            why,
+        }
     }
 
     fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {

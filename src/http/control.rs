@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::error::{ApiError, ApiResult, json, of_body};
 use super::{Api, ORDER_BYTES_MAX, blocking};
+use crate::SyncPolicy;
 
 pub(crate) async fn status(State(api): State<Api>) -> ApiResult<Response> {
     answer(&api.node.status())
@@ -22,6 +23,43 @@ pub(crate) async fn health(State(api): State<Api>) -> ApiResult<Response> {
     let shown = blocking(move || Ok(node.snapshot()?)).await?;
     drop(shown);
     Ok(json(StatusCode::OK, json!({ "status": "running" })))
+}
+
+pub(crate) async fn policy(State(api): State<Api>) -> ApiResult<Response> {
+    answer(&api.node.policy()?)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Policy {
+    policy: Option<String>,
+    remove: Option<String>,
+    force: bool,
+}
+
+pub(crate) async fn set_policy(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let example = r#"{"policy":"ANY 1 (*)","force":false} or {"remove":"b"}"#;
+    let Policy {
+        policy,
+        remove,
+        force,
+    } = order(body, false, example)?;
+    let changed = match (policy, remove) {
+        (Some(policy), None) => {
+            let policy = policy.parse::<SyncPolicy>();
+            let policy = policy.map_err(|error| ApiError::bad(error.to_string()))?;
+            api.node.set_policy(policy, force).await?
+        }
+        (None, Some(name)) => api.node.remove_standby(&name, force).await?,
+        _ => {
+            let what = "the body: one of policy and remove is needed";
+            return Err(ApiError::bad(what).hint(format!("send {example}")));
+        }
+    };
+    answer(&changed)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -36,6 +74,21 @@ pub(crate) async fn promote(
 ) -> ApiResult<Response> {
     let Promote { force } = order(body, true, r#"{"force":false}"#)?;
     answer(&api.node.promote(force).await?)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Apply {
+    paused: bool,
+}
+
+pub(crate) async fn apply(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Apply { paused } = order(body, false, r#"{"paused":true}"#)?;
+    api.node.pause_apply(paused).await?;
+    Ok(json(StatusCode::OK, json!({ "paused": paused })))
 }
 
 #[derive(Debug, Default, Deserialize)]

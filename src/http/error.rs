@@ -83,9 +83,10 @@ impl From<Error> for ApiError {
             Error::NotPrimary { primary: None } => Self::new(421, text)
                 .hint("ask the other nodes for /v1/status; one says \"role\":\"primary\"")
                 .fact("primary", Value::Null),
-            Error::Unknown { lsn, .. } => Self::new(504, text)
+            Error::Unknown { lsn, timeline, .. } => Self::new(504, text)
                 .fact("outcome", "unknown")
-                .fact("lsn", lsn.to_string()),
+                .fact("lsn", lsn.to_string())
+                .fact("timeline", timeline.number),
             Error::TimedOut { lsn, at } => Self::new(504, text)
                 .hint("ask again, give a longer timeout_ms, or read on the primary")
                 .fact("lsn", lsn.to_string())
@@ -181,6 +182,10 @@ mod tests {
         assert_eq!(
             status(Error::Unknown {
                 lsn,
+                timeline: mainstay_storage::Timeline {
+                    number: 1,
+                    id: uuid::Uuid::nil(),
+                },
                 why: String::new()
             }),
             504

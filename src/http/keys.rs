@@ -50,9 +50,15 @@ pub(crate) async fn delete(State(api): State<Api>, uri: Uri) -> ApiResult<Respon
     Ok(receipt_json(&receipt))
 }
 
-fn receipt_json(receipt: &Receipt) -> Response {
-    let (lsn, timeline) = (receipt.lsn.to_string(), receipt.timeline.number);
-    json(StatusCode::OK, json!({ "lsn": lsn, "timeline": timeline }))
+/// What a write is answered with.
+pub(super) fn receipt_json(receipt: &Receipt) -> Response {
+    let answer = json!({
+        "lsn": receipt.lsn.to_string(),
+        "timeline": receipt.timeline.number,
+        "level": receipt.level.as_str(),
+        "standbys": receipt.standbys,
+    });
+    json(StatusCode::OK, answer)
 }
 
 pub(crate) async fn get(
@@ -96,7 +102,7 @@ fn table_name(text: &str) -> ApiResult<String> {
     String::from_utf8(bytes).map_err(|_| ApiError::bad("the table's name is not UTF-8"))
 }
 
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> ApiResult<T> {
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> ApiResult<T> {
     match query {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(ApiError::bad(format!(

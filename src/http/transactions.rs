@@ -5,12 +5,11 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::json;
 
-use super::error::{ApiError, ApiResult, json, of_body};
+use super::error::{ApiError, ApiResult, of_body};
+use super::keys::receipt_json;
 use super::{Api, TRANSACTION_BYTES_MAX, TRANSACTION_OPS_MAX, blocking};
 use crate::encoding::from_json;
 use crate::{Level, Node, WriteTransaction};
@@ -74,10 +73,7 @@ pub(crate) async fn post(
             Err(error) => return Err(error.into()),
         }
     };
-    let (lsn, timeline) = (receipt.lsn.to_string(), receipt.timeline.number);
-    let level = receipt.level.as_str();
-    let answer = json!({ "lsn": lsn, "timeline": timeline, "level": level });
-    Ok(json(StatusCode::OK, answer))
+    Ok(receipt_json(&receipt))
 }
 
 fn parse(body: &[u8]) -> ApiResult<(Vec<Op>, Option<Level>)> {

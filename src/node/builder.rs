@@ -6,12 +6,13 @@ use std::time::Duration;
 use mainstay_replication::protocol::level::OnMiss;
 use mainstay_replication::protocol::policy::SyncPolicy;
 use mainstay_replication::wire::scram::Verifier;
-use mainstay_replication::{Password, WalStreamingConfig};
+use mainstay_replication::{APPLY_DELAY_MAX, Password, WalStreamingConfig};
 use mainstay_storage::{LsmOptions, Lsn, SegmentSize};
 
 use super::life::Plan;
-use super::{Inner, Node};
+use super::{Inner, Node, record};
 use crate::error::Result;
+use crate::events::EventLog;
 use crate::upstream::Upstream;
 
 /// Rounds of key derivation for a password that is configured in clear.
@@ -142,6 +143,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a standby waits at least before what is committed can be read there: time to
+    /// notice a mistake. It receives and confirms log all the same, and a promotion does not wait.
+    pub fn min_apply_delay(mut self, delay: Duration) -> Self {
+        self.config.min_apply_delay = delay.min(APPLY_DELAY_MAX);
+        self
+    }
+
     /// The cluster's name, for people.
     pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
         self.cluster_name = Some(name.into());
@@ -178,10 +186,21 @@ impl NodeBuilder {
             self.config.users = vec![("mainstay".to_owned(), verifier)];
         }
         let mut plan = Plan {
+            events: EventLog::new(&self.config.data_dir)?,
             config: self.config,
             store: self.store,
+            starting: true,
         };
-        let life = plan.open().await?;
+        let life = match plan.open().await {
+            Ok(life) => life,
+            Err(error) => {
+                let ended = record::stopped(&plan.config.name, plan.is_primary(), Some(&error));
+                plan.events.record(ended);
+                plan.events.settled().await;
+                return Err(error);
+            }
+        };
+        plan.starting = false;
         Ok(Node {
             inner: Inner::new(plan, life, self.cluster_name),
         })

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mainstay_replication::{
-    Promotion, Role, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap, finish_bootstrap,
-    holds_backup,
+    Promotion, Role, SyncStanding, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap,
+    finish_bootstrap, holds_backup,
 };
 use mainstay_storage::{Applicator, LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
 use parking_lot::Mutex;
@@ -20,10 +20,11 @@ use crate::commit::RemotePositions;
 use crate::database::{report, wall_clock};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::events::{self, Draft, EventLog};
 use crate::keeper;
 use crate::standby_signal;
 
-use super::reseed;
+use super::{record, reseed};
 
 /// Longest time that closing waits for a commit that is being decided: one that waits for a
 /// standby may never end.
@@ -37,6 +38,9 @@ const REPLAY_WAIT_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Plan {
     pub(super) config: WalStreamingConfig,
     pub(super) store: LsmOptions,
+    pub(super) events: EventLog,
+    /// Whether the node itself is starting, not just turning.
+    pub(super) starting: bool,
 }
 
 /// See the module.
@@ -49,7 +53,7 @@ pub(super) struct Life {
 
 impl Plan {
     /// Whether it asks for a primary.
-    fn is_primary(&self) -> bool {
+    pub(super) fn is_primary(&self) -> bool {
         self.config.follow.is_empty()
     }
 
@@ -66,11 +70,16 @@ impl Plan {
     /// # Errors
     /// As [`NodeBuilder::start`](crate::NodeBuilder::start).
     pub(super) async fn open(&mut self) -> Result<Arc<Life>> {
-        self.fill().await?;
-        let wal = self.open_log().await?;
+        let filled = self.fill().await?;
+        let wal = self.open_log(filled).await?;
         let (store, end) = (self.store.clone(), wal.appended());
+        let delayed = !self.is_primary() && !self.config.min_apply_delay.is_zero();
         let opened = tokio::task::spawn_blocking(move || {
-            let upto = wal.commit().get();
+            // A standby that stays behind on purpose counts everything as just heard.
+            let upto = match delayed {
+                true => Lsn::ZERO,
+                false => wal.commit().get(),
+            };
             Engine::open(wal, store, upto)
         });
         let (engine, rest) = opened.await.map_err(|_| Error::Stopped)??;
@@ -97,13 +106,20 @@ impl Plan {
             Box::new(engine.store.clone()),
             move |into| copied.copy_store(into),
         );
+        let (events, me) = (self.events.clone(), self.config.name.clone());
+        replicator.on_event(events::recorder(events, me));
         if let Err(error) = replicator.start().await {
             engine.store.close();
             engine.wal.stop();
             return Err(error.into());
         }
         let (written, applied) = replicator.remote_positions()?;
-        let remote = RemotePositions { written, applied };
+        let confirmer = Some(replicator.confirmer()?);
+        let remote = RemotePositions {
+            written,
+            applied,
+            confirmer,
+        };
         engine.set_remote(remote, replicator.is_synchronous());
         if self.is_primary()
             && let Err(error) = open_for_writes(&engine, &replicator, rest, end).await
@@ -115,6 +131,7 @@ impl Plan {
             return Err(error);
         }
         tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
+        tokio::spawn(follow_policy(engine.clone(), replicator.sync_standing()?));
         let retaining = replicator.clone();
         let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
         Ok(Arc::new(Life {
@@ -125,7 +142,8 @@ impl Plan {
     }
 
     /// Fills the directory if it holds no log yet, and finds out whom to follow.
-    async fn fill(&mut self) -> Result<()> {
+    async fn fill(&mut self) -> Result<Option<Draft>> {
+        let mut filled = None;
         let dir = self.config.data_dir.clone();
         let finishing = dir.clone();
         let finished = tokio::task::spawn_blocking(move || reseed::finish(&finishing));
@@ -134,32 +152,44 @@ impl Plan {
             if holds_backup(&dir)? {
                 let adopted = adopt_backup(&self.config).await?;
                 tracing::info!(label = %adopted.label, end = %adopted.end, "opened a base backup");
+                filled = Some(record::adopted(
+                    &self.config.name,
+                    &adopted.label,
+                    adopted.end,
+                ));
             } else if !self.is_primary() {
-                let filled = bootstrap(&self.config).await?;
-                tracing::info!(bytes = filled.bytes, start = %filled.start, "took a base backup");
+                let copied = bootstrap(&self.config).await?;
+                tracing::info!(bytes = copied.bytes, start = %copied.start, "took a base backup");
+                filled = Some(record::reseeded(
+                    &self.config.name,
+                    copied.bytes,
+                    "the directory was empty",
+                ));
             }
         }
         finish_bootstrap(&dir)?;
         if self.is_primary() {
             standby_signal::follow(&mut self.config)?;
         }
-        Ok(())
+        Ok(filled)
     }
 
-    /// Opens the log, creating it if need be.
-    async fn open_log(&self) -> Result<Wal> {
+    /// Opens the log, creating it if need be, and records how it was found.
+    async fn open_log(&self, filled: Option<Draft>) -> Result<Wal> {
         let (dir, options) = (self.config.data_dir.clone(), self.wal_options());
         let opened = tokio::task::spawn_blocking(move || {
             let disk = Arc::new(OsDisk);
             if Wal::exists(&*disk, &dir)? {
                 let (wal, recovered) = Wal::open(disk, &dir, &options)?;
                 report(&dir, &recovered);
-                return Ok(wal);
+                return Ok((wal, Some(recovered)));
             }
             let new = NewLog::new_cluster(options.segment_size);
-            Wal::create(disk, &dir, new, &options)
+            Wal::create(disk, &dir, new, &options).map(|wal| (wal, None))
         });
-        Ok(opened.await.map_err(|_| Error::Stopped)??)
+        let (wal, recovered) = opened.await.map_err(|_| Error::Stopped)??;
+        record::opened(self, &wal, recovered.as_ref(), filled);
+        Ok(wal)
     }
 }
 
@@ -286,5 +316,18 @@ async fn follow_role(engine: Arc<Engine>, mut roles: tokio::sync::watch::Receive
         if *roles.borrow_and_update() != Role::Primary && engine.is_writable() {
             engine.refuse_writes();
         }
+    }
+}
+
+/// Tells the engine how the synchronous policy stands, on a primary. Ends with the life.
+async fn follow_policy(
+    engine: Arc<Engine>,
+    mut standings: tokio::sync::watch::Receiver<SyncStanding>,
+) {
+    // What it stands at by now counts, too.
+    standings.mark_changed();
+    while standings.changed().await.is_ok() {
+        let standing = standings.borrow_and_update().clone();
+        engine.set_standing(&standing);
     }
 }

@@ -13,7 +13,7 @@ use mainstay_storage::{Lsn, Timeline};
 use tokio::time::timeout;
 
 use super::life::Life;
-use super::{Inner, Node, turn};
+use super::{Inner, Node, record, turn};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::status::SwitchedOver;
@@ -52,13 +52,17 @@ impl Node {
         let begun = Instant::now();
         let (timeline, address) = hand_over(&life, target.name.as_str()).await?;
         let pause = begun.elapsed();
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let (me, to) = (&self.inner.name, target.name.as_str());
+        let draft = record::switched_over(me, to, timeline, pause_ms);
+        self.inner.events.record(draft);
         let upstreams = vec![address];
         turn::step_down(&self.inner, upstreams).await?;
         Ok(SwitchedOver {
             switched_over: true,
-            new_primary_name: target.name.as_str().to_owned(),
+            new_primary_name: to.to_owned(),
             timeline: timeline.number,
-            pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            pause_ms,
         })
     }
 }

@@ -14,7 +14,7 @@ use mainstay_storage::Lsn;
 
 use super::life::{Life, Plan};
 use super::rewind::{self, Rewound};
-use super::{Inner, reseed};
+use super::{Inner, record, reseed};
 use crate::error::{Error, Result};
 
 /// First pause between two attempts to copy another node's data; it doubles.
@@ -62,6 +62,7 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
         Err(Error::Stopped) => {}
         Err(error) => {
             tracing::error!(%error, "cannot follow the new primary; restart this node");
+            inner.events.record(record::stuck(&inner.name, &error));
             inner.say(Some(format!("{error}; restart this node")));
         }
     }
@@ -93,6 +94,8 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
                 "rewound to where the new primary's log begins; the transactions that only this \
                  node had are saved"
             );
+            plan.events
+                .record(record::rewound(&inner.name, to, &discarded));
             plan.begin(engine, *rest, to).await
         }
         Rewound::TooFar(why) => copy(inner, life, plan, &why).await,
@@ -114,7 +117,7 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     config.node_id = Some(wal.identity().node_id);
     let mut closing = inner.closing.subscribe();
     let mut pause = RETRY_FIRST;
-    loop {
+    let copied = loop {
         let clearing = dir.clone();
         blocking(move || reseed::clear(&clearing)).await?;
         let done = tokio::select! {
@@ -124,7 +127,7 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
         match done {
             Ok(copied) => {
                 tracing::info!(bytes = copied.bytes, start = %copied.start, "took a base backup");
-                break;
+                break copied.bytes;
             }
             Err(error) => tracing::warn!(%error, "no base backup; trying again"),
         }
@@ -133,11 +136,13 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
             return Err(Error::Stopped);
         }
         pause = (pause * 2).min(RETRY_MAX);
-    }
+    };
     let options = plan.wal_options();
     let binding = dir.clone();
     blocking(move || reseed::bind(&binding, &options, control.promised(), control.attempted()))
         .await?;
+    plan.events
+        .record(record::reseeded(&inner.name, copied, why));
     close(life).await;
     // Opening puts the copy in its place.
     plan.open().await

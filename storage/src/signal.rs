@@ -137,6 +137,12 @@ impl Signal {
     /// Waits on this thread until one of `waits` is over: its signal reached its target, or was
     /// closed.
     pub fn wait_any_blocking(waits: &mut [SignalWait]) {
+        Self::wait_any_within(waits, None);
+    }
+
+    /// As [`wait_any_blocking`](Self::wait_any_blocking), for at most `timeout` if given; says
+    /// whether one was over.
+    pub fn wait_any_within(waits: &mut [SignalWait], timeout: Option<Duration>) -> bool {
         let parker = Arc::new(Parker::default());
         let waker = Waker::from(parker.clone());
         let mut context = Context::from_waker(&waker);
@@ -144,8 +150,11 @@ impl Signal {
             .iter_mut()
             .any(|wait| Pin::new(wait).poll(&mut context).is_ready())
         {
-            parker.park(None);
+            if !parker.park(timeout) {
+                return false;
+            }
         }
+        true
     }
 
     /// Whether it was closed: it may stand where it is for ever.

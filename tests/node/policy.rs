@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay::{Database, Error, Level, Lsn, Node, Receipt, WalOptions};
+use mainstay::{Database, Error, Level, Lsn, Node, NodeBuilder, Receipt, WalOptions};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -67,6 +67,28 @@ fn a_commit_waits_for_the_standby_that_the_policy_counts() {
         b.wait_for(applied.lsn, Duration::ZERO).await.unwrap();
         assert_eq!(b.get("t", b"applied").unwrap().as_deref(), Some(&b"v"[..]));
         assert_eq!(everything(&a), everything(&b));
+        b.stop().await.unwrap();
+        a.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_commit_that_waits_to_be_applied_needs_no_heartbeat() {
+    on_one_worker(async || {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let rare = |node: NodeBuilder| {
+            node.heartbeat(Duration::from_secs(3600), Duration::from_secs(7200))
+        };
+        let a = node(&dirs[0], "a").sync("ANY 1 (*)".parse().unwrap());
+        let a = rare(a).start().await.unwrap();
+        let b = node(&dirs[1], "b").follow(url(&a));
+        let b = rare(b).start().await.unwrap();
+        for key in [&b"one"[..], b"two", b"three"] {
+            let mut tx = a.begin().unwrap();
+            tx.put("t", key, b"v").unwrap();
+            let receipt = tx.commit_at(Level::RemoteApply).await.unwrap();
+            b.wait_for(receipt.lsn, Duration::ZERO).await.unwrap();
+        }
         b.stop().await.unwrap();
         a.stop().await.unwrap();
     });

@@ -124,6 +124,14 @@ impl Http {
         self.must("GET", "/v1/slots", &[]).ok().json()
     }
 
+    /// What `GET /v1/events?query` answers.
+    #[track_caller]
+    pub(crate) fn events(&self, query: &str) -> Vec<Value> {
+        let answer = self.must("GET", &format!("/v1/events?{query}"), &[]);
+        let answer = answer.ok().json();
+        answer["events"].as_array().expect("a list").clone()
+    }
+
     /// One of the positions of the status.
     #[track_caller]
     pub(crate) fn position(&self, name: &str) -> u64 {

@@ -26,7 +26,7 @@ const LONG_FILES: [(&str, usize); 13] = [
     ("replication/src/protocol/sender.rs", 500),
     ("replication/src/protocol/slot.rs", 450),
     ("replication/src/replicator.rs", 450),
-    ("replication/src/runtime/session.rs", 550),
+    ("replication/src/runtime/session.rs", 525),
     ("replication/src/runtime/walreceiver.rs", 550),
     ("replication/src/runtime/walsender.rs", 475),
     ("storage/src/wal/directory.rs", 450),
@@ -39,9 +39,8 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 1] =
     [("storage/src/wal/directory.rs", "open_locked", 95)];
 
 /// Files with lines that are longer, and how many. Only to be turned down.
-const LONG_LINES: [(&str, usize); 7] = [
+const LONG_LINES: [(&str, usize); 6] = [
     ("replication/src/protocol/commit.rs", 1),
-    ("replication/src/protocol/liveness.rs", 1),
     ("replication/src/protocol/policy.rs", 1),
     ("replication/src/protocol/sender/start.rs", 1),
     ("src/http.rs", 1),

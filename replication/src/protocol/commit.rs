@@ -27,9 +27,11 @@ use super::policy::{BoundPolicy, ChangeRule, with_rules};
 use super::progress::Positions;
 use crate::time::Moment;
 
+mod confirmed;
 mod event;
 mod quorum;
 
+pub use confirmed::Confirmation;
 pub use event::{Action, CommitConfig, CommitStatus, Condition, Event, StandbyPart};
 pub use quorum::SyncState;
 use quorum::{Members, Standby};
@@ -52,6 +54,8 @@ pub struct Committer {
     applied: Lsn,
     /// What the policies really confirmed; lower than the three above after a degraded spell.
     confirmed: Positions,
+    /// How far each standby's data ever were on this timeline, while it counted.
+    reached: BTreeMap<NodeName, Positions>,
     hold_until: Lsn,
     /// Oldest first, never empty; the rule says how each retires the ones before it.
     policies: Vec<(BoundPolicy, ChangeRule)>,
@@ -81,6 +85,7 @@ impl Committer {
             written: config.commit,
             applied: Lsn::ZERO,
             confirmed: Positions::default(),
+            reached: BTreeMap::new(),
             hold_until: config.hold_until,
             policies,
             on_miss: config.on_miss,
@@ -127,6 +132,10 @@ impl Committer {
                 session,
                 vote_after,
             } => {
+                if vote_after.is_some() {
+                    // What its old self held is gone.
+                    self.reached.remove(&name);
+                }
                 let standby = Standby {
                     session,
                     streaming: false,
@@ -231,21 +240,6 @@ impl Committer {
         }
     }
 
-    /// The level that a receipt may state for a commit that ends at `end` and was released at
-    /// `wanted`: no more than `Local` for one let through while degraded, or without a policy.
-    pub fn achieved(&self, wanted: Level, end: Lsn) -> Level {
-        let confirmed = match wanted {
-            Level::Async | Level::Local => return wanted,
-            Level::RemoteWrite => self.confirmed.write,
-            Level::RemoteFlush => self.confirmed.flush,
-            Level::RemoteApply => self.confirmed.apply,
-        };
-        match end <= confirmed && self.newest().needed() > 0 {
-            true => wanted,
-            false => Level::Local,
-        }
-    }
-
     /// Whether another change of policy may be logged now: not while confirming is suspended, and
     /// not before earlier ones are known committed.
     pub fn may_change_policy(&self) -> bool {
@@ -275,6 +269,7 @@ impl Committer {
 
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {
         let before = (self.commit, self.written, self.applied);
+        self.note_reached();
         self.confirm();
         while self.retire_policy(out) {
             self.confirm();

@@ -1,15 +1,19 @@
 //! Whether a peer lives, how far behind it is, and the words that operators see for both.
 //!
-//! [`Liveness`] counts silence, for either side of a connection. [`Health`] is the one word a
-//! status page shows, and [`HealthWatch`] the machine that says when it changed:
+//! [`Health`] is the one word a status page shows, and [`HealthWatch`] the machine that says when a
+//! peer's changed in a way that is worth telling:
 //!
 //! ```text
-//!            caught up, little lag              lag over the warning
+//!            streams, little lag              lag over the warning
 //!   syncing ─────────────────────▶ synchronized ◀──────────────────▶ lagging
-//!      └───────────────┬────────────────┴───────────────────────────────┘
-//!                      ▼ silent, or the connection ended
+//!      └───────────────┬────────────────┴──── under half the warning ───┘
+//!                      ▼ away for longer than the timeout
 //!                    broken ──connects──▶ syncing
 //! ```
+//!
+//! Lag that is critical is `broken` too, though its peer is there: it may never come back by
+//! itself. A peer that comes back within the timeout is told of by nothing but its next catching
+//! up.
 //!
 //! [`primary_health`] makes one word for a primary out of those of its standbys and its policy.
 //!
@@ -19,59 +23,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::progress::Lag;
-use crate::time::Moment;
 
 mod primary;
 
 pub use primary::{PolicyStanding, primary_health};
-
-/// When a peer was last heard, and how long silence may last.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub struct Liveness {
-    timeout: Duration,
-    connected: bool,
-    last_contact: Option<Moment>,
-}
-
-impl Liveness {
-    /// A peer that was never heard. A `timeout` of zero never ends.
-    pub const fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            connected: false,
-            last_contact: None,
-        }
-    }
-
-    /// It connected, or was heard.
-    pub fn heard(&mut self, now: Moment) {
-        self.connected = true;
-        self.last_contact = Some(now);
-    }
-
-    /// Its connection ended.
-    pub fn lost(&mut self) {
-        self.connected = false;
-    }
-
-    /// Whether it has a connection and was heard within the timeout.
-    pub fn is_connected(&self, now: Moment) -> bool {
-        self.connected && self.deadline().is_none_or(|deadline| now < deadline)
-    }
-
-    /// When it was last heard.
-    pub const fn last_contact(&self) -> Option<Moment> {
-        self.last_contact
-    }
-
-    /// When it counts as silent unless it is heard before.
-    pub fn deadline(&self) -> Option<Moment> {
-        let timed = self.connected && !self.timeout.is_zero();
-        self.last_contact
-            .filter(|_| timed)
-            .map(|last| last + self.timeout)
-    }
-}
 
 /// From where on lag is worth a word.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -123,6 +78,34 @@ impl LagThresholds {
             LagAlarm::None
         }
     }
+
+    /// Whether `lag` is so far below the warning that it counts as over: half of it, so that lag
+    /// about the bound is not told of again and again.
+    pub fn is_over(&self, lag: Lag) -> bool {
+        lag.bytes < self.warning.bytes / 2 && lag.time < self.warning.time / 2
+    }
+
+    /// The word for a peer where it stands now.
+    pub fn word(&self, standing: Standing, lag: Lag) -> Health {
+        match (standing, self.alarm(lag)) {
+            (Standing::Away, _) => Health::Broken,
+            (Standing::Behind, _) => Health::Syncing,
+            (Standing::Streaming, LagAlarm::None) => Health::Synchronized,
+            (Standing::Streaming, LagAlarm::Warning) => Health::Lagging,
+            (Standing::Streaming, LagAlarm::Critical) => Health::Broken,
+        }
+    }
+}
+
+/// Where a peer's stream stands.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// There is none, or it is silent.
+    Away,
+    /// It begins, or fetches what was missed.
+    Behind,
+    /// It has been at the end of the log.
+    Streaming,
 }
 
 /// The word for a standby.
@@ -132,9 +115,9 @@ pub enum Health {
     Syncing,
     /// Has what there is, but for a little.
     Synchronized,
-    /// Was at the end, and fell behind.
+    /// Was at the end, and fell behind by more than the warning.
     Lagging,
-    /// Silent, or not connected.
+    /// Silent, not connected, or behind by more than the critical bound.
     Broken,
 }
 
@@ -156,19 +139,15 @@ impl fmt::Display for Health {
     }
 }
 
-/// What happened to a standby.
+/// A peer as it is seen at one moment.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// It connected.
-    Connected,
-    /// It sent anything.
-    Heard,
-    /// It reported; how far behind the end of the log it is with what is flushed there.
-    Observed(Lag),
-    /// Its connection ended.
-    Disconnected,
-    /// The deadline passed.
-    Tick,
+pub struct Sight {
+    /// Where its stream stands.
+    pub standing: Standing,
+    /// How far it is behind with what is flushed; of itself a standby counts what is applied, too.
+    pub lag: Lag,
+    /// How long it has not been heard; since the watch began, if it never was.
+    pub silence: Duration,
 }
 
 /// What is worth telling.
@@ -187,182 +166,168 @@ pub enum Action {
     Unhealthy,
 }
 
-/// One standby's health, as its primary sees it.
+/// What was told last.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+enum Phase {
+    /// Nothing yet, or that it is behind by nature.
+    Syncing,
+    Synchronized,
+    Lagging(LagAlarm),
+    Gone,
+}
+
+/// One peer's health over time.
 #[derive(Debug, Clone)]
 pub struct HealthWatch {
     thresholds: LagThresholds,
-    liveness: Liveness,
-    health: Health,
-    alarm: LagAlarm,
-    lag: Lag,
-}
-
-/// A look at a [`HealthWatch`].
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub struct HealthStatus {
-    /// The word.
-    pub health: Health,
-    /// The lag last observed.
-    pub lag: Lag,
-    /// How bad that is.
-    pub alarm: LagAlarm,
-    /// When it was last heard.
-    pub last_contact: Option<Moment>,
-    /// Whether it is so far behind that a base backup may be quicker.
-    pub consider_rebuild: bool,
+    timeout: Duration,
+    phase: Phase,
 }
 
 impl HealthWatch {
-    /// A standby that is known and was not seen yet.
-    pub fn new(thresholds: LagThresholds, heartbeat_timeout: Duration) -> Self {
+    /// A peer of which nothing was told yet. A `timeout` of zero never ends.
+    pub const fn new(thresholds: LagThresholds, timeout: Duration) -> Self {
         Self {
             thresholds,
-            liveness: Liveness::new(heartbeat_timeout),
-            health: Health::Broken,
-            alarm: LagAlarm::None,
-            lag: Lag::default(),
+            timeout,
+            phase: Phase::Syncing,
         }
     }
 
-    /// Takes one event and appends what is worth telling.
-    pub fn on(&mut self, event: Event, now: Moment, out: &mut Vec<Action>) {
-        match event {
-            Event::Connected => {
-                self.liveness.heard(now);
-                (self.health, self.alarm) = (Health::Syncing, LagAlarm::None);
-            }
-            Event::Heard => self.hear(now),
-            Event::Observed(lag) => {
-                self.hear(now);
-                self.observe(lag, out);
-            }
-            Event::Disconnected => self.liveness.lost(),
-            Event::Tick => {}
-        }
-        if self.health != Health::Broken && !self.liveness.is_connected(now) {
-            self.health = Health::Broken;
-            out.push(Action::Unhealthy);
-        }
-    }
-
-    /// A sign of life from one that was silent means that it is back, but says nothing of its lag.
-    fn hear(&mut self, now: Moment) {
-        self.liveness.heard(now);
-        if self.health == Health::Broken {
-            self.health = Health::Syncing;
-        }
-    }
-
-    fn observe(&mut self, lag: Lag, out: &mut Vec<Action>) {
-        self.lag = lag;
-        let before = self.alarm;
-        self.alarm = self.thresholds.alarm(lag);
-        match (self.health, self.alarm) {
-            (Health::Synchronized, LagAlarm::None) => {}
-            (_, LagAlarm::None) => {
-                self.health = Health::Synchronized;
-                out.push(Action::SyncEstablished);
-            }
-            // While it catches up for the first time it is behind by nature.
-            (Health::Syncing, _) => {}
-            (_, alarm) => {
-                self.health = Health::Lagging;
-                if alarm > before {
-                    out.push(Action::LagDetected { lag, alarm });
+    /// Takes a look at the peer and returns what is worth telling.
+    pub fn on(&mut self, sight: Sight) -> Option<Action> {
+        match sight.standing {
+            Standing::Away => {
+                let gone = !self.timeout.is_zero() && sight.silence >= self.timeout;
+                if !gone || self.phase == Phase::Gone {
+                    return None;
                 }
+                self.phase = Phase::Gone;
+                Some(Action::Unhealthy)
             }
+            Standing::Behind => {
+                // Who comes and goes without ever streaming is told of as gone once.
+                if self.phase != Phase::Gone {
+                    self.phase = Phase::Syncing;
+                }
+                None
+            }
+            Standing::Streaming => self.streams(sight.lag),
         }
     }
 
-    /// When to bring the next `Tick`.
-    pub fn deadline(&self) -> Option<Moment> {
-        let alive = self.health != Health::Broken;
-        self.liveness.deadline().filter(|_| alive)
-    }
-
-    /// A look at it.
-    pub fn status(&self) -> HealthStatus {
-        HealthStatus {
-            health: self.health,
-            lag: self.lag,
-            alarm: self.alarm,
-            last_contact: self.liveness.last_contact(),
-            consider_rebuild: self.lag.bytes >= self.thresholds.rebuild_bytes,
-        }
+    fn streams(&mut self, lag: Lag) -> Option<Action> {
+        let alarm = self.thresholds.alarm(lag);
+        let (phase, action) = match (self.phase, alarm) {
+            (Phase::Synchronized, LagAlarm::None) => return None,
+            (Phase::Lagging(_), LagAlarm::None) if !self.thresholds.is_over(lag) => return None,
+            (_, LagAlarm::None) => (Phase::Synchronized, Action::SyncEstablished),
+            // The first stretch behind the end is catching up by another name.
+            (Phase::Syncing | Phase::Gone, _) => {
+                self.phase = Phase::Syncing;
+                return None;
+            }
+            (Phase::Lagging(told), alarm) if alarm <= told => return None,
+            (_, alarm) => (Phase::Lagging(alarm), Action::LagDetected { lag, alarm }),
+        };
+        self.phase = phase;
+        Some(action)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Standing::{Away, Behind, Streaming};
     use super::*;
 
-    #[test]
-    fn a_standby_goes_through_all_its_words() {
-        let mut watch = HealthWatch::new(LagThresholds::default(), Duration::from_secs(10));
-        let mut now = Moment::ZERO;
-        let mut on = |event, seconds| {
-            now = now + Duration::from_secs(seconds);
-            let mut out = Vec::new();
-            watch.on(event, now, &mut out);
-            (watch.status().health, out)
-        };
-        let lag = |bytes, seconds| Lag {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn lag(bytes: u64, seconds: u64) -> Lag {
+        Lag {
             bytes,
             time: Duration::from_secs(seconds),
-        };
-        let observed = |bytes, seconds| Event::Observed(lag(bytes, seconds));
-        let detected = |lag, alarm| vec![Action::LagDetected { lag, alarm }];
-        assert_eq!(
-            on(Event::Tick, 90),
-            (Health::Broken, vec![]),
-            "it was never seen"
-        );
-        assert_eq!(on(Event::Connected, 0), (Health::Syncing, vec![]));
-        assert_eq!(
-            on(observed(2_000_000_000, 900), 1),
-            (Health::Syncing, vec![])
-        );
-        assert_eq!(
-            on(observed(9_999_999, 9), 1),
-            (Health::Synchronized, vec![Action::SyncEstablished])
-        );
-        let warning = detected(lag(0, 10), LagAlarm::Warning);
-        assert_eq!(on(observed(0, 10), 1), (Health::Lagging, warning));
-        assert_eq!(on(observed(10_000_000, 11), 1), (Health::Lagging, vec![]));
-        let critical = detected(lag(1, 60), LagAlarm::Critical);
-        assert_eq!(on(observed(1, 60), 1), (Health::Lagging, critical));
-        assert_eq!(
-            on(observed(0, 0), 1),
-            (Health::Synchronized, vec![Action::SyncEstablished])
-        );
-        assert_eq!(on(Event::Tick, 9), (Health::Synchronized, vec![]));
-        assert_eq!(
-            on(Event::Tick, 1),
-            (Health::Broken, vec![Action::Unhealthy])
-        );
-        assert_eq!(on(Event::Heard, 1), (Health::Syncing, vec![]));
-        assert_eq!(
-            on(Event::Disconnected, 1),
-            (Health::Broken, vec![Action::Unhealthy])
-        );
-        assert_eq!(on(Event::Disconnected, 1), (Health::Broken, vec![]));
+        }
     }
 
     #[test]
-    fn silence_counts_from_the_last_contact() {
-        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
-        let mut peer = Liveness::new(Duration::from_secs(10));
-        assert_eq!((peer.is_connected(at(0)), peer.deadline()), (false, None));
-        peer.heard(at(5));
-        assert!(peer.is_connected(at(14)) && !peer.is_connected(at(15)));
-        peer.lost();
-        assert_eq!(
-            peer.last_contact(),
-            Some(at(5)),
-            "remembered for the status page"
-        );
-        let mut patient = Liveness::new(Duration::ZERO);
-        patient.heard(at(0));
-        assert!(patient.is_connected(at(1_000_000)));
+    fn a_peer_is_told_of_once_for_each_change() {
+        let mut watch = HealthWatch::new(LagThresholds::default(), TIMEOUT);
+        let mut on = |standing, bytes, lag_seconds, silent| {
+            watch.on(Sight {
+                standing,
+                lag: lag(bytes, lag_seconds),
+                silence: Duration::from_secs(silent),
+            })
+        };
+        let detected = |lag, alarm| Some(Action::LagDetected { lag, alarm });
+        let (warning, critical) = (LagAlarm::Warning, LagAlarm::Critical);
+        let established = Some(Action::SyncEstablished);
+        for (standing, bytes, seconds, silent, expected) in [
+            (Away, 0, 0, 9, None),
+            (Away, 0, 0, 10, Some(Action::Unhealthy)),
+            (Away, 0, 0, 90, None),
+            (Behind, 0, 0, 90, None),
+            (Away, 0, 0, 91, None),
+            (Behind, 2_000_000_000, 900, 0, None),
+            // It streams, with what came meanwhile still before it.
+            (Streaming, 10_000_000, 0, 0, None),
+            (Streaming, 9_999_999, 9, 0, established),
+            (Streaming, 0, 10, 0, detected(lag(0, 10), warning)),
+            (Streaming, 10_000_000, 11, 0, None),
+            (Streaming, 1, 60, 0, detected(lag(1, 60), critical)),
+            // About the bounds, nothing is told again.
+            (Streaming, 1, 59, 0, None),
+            (Streaming, 1, 61, 0, None),
+            (Streaming, 9_000_000, 0, 0, None),
+            (Streaming, 10_000_000, 0, 0, None),
+            (Streaming, 4_999_999, 4, 0, established),
+            (Streaming, 0, 0, 0, None),
+            // Who comes back in time is not told of as gone.
+            (Away, 0, 0, 9, None),
+            (Behind, 0, 0, 0, None),
+            (Streaming, 0, 0, 0, established),
+            (Away, 0, 0, 10, Some(Action::Unhealthy)),
+            (Streaming, 0, 0, 0, established),
+        ] {
+            let told = on(standing, bytes, seconds, silent);
+            assert_eq!(
+                told, expected,
+                "{standing:?} {bytes} B {seconds} s {silent} s"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_timeout_nobody_is_gone() {
+        let mut watch = HealthWatch::new(LagThresholds::default(), Duration::ZERO);
+        let sight = Sight {
+            standing: Away,
+            lag: lag(0, 0),
+            silence: Duration::from_secs(1_000_000),
+        };
+        assert_eq!(watch.on(sight), None);
+    }
+
+    #[test]
+    fn the_word_says_how_bad_lag_is() {
+        let word =
+            |standing, bytes, seconds| LagThresholds::default().word(standing, lag(bytes, seconds));
+        for (bytes, seconds, expected) in [
+            (0, 0, Health::Synchronized),
+            (9_999_999, 9, Health::Synchronized),
+            (10_000_000, 0, Health::Lagging),
+            (0, 10, Health::Lagging),
+            (999_999_999, 59, Health::Lagging),
+            (1_000_000_000, 0, Health::Broken),
+            (0, 60, Health::Broken),
+        ] {
+            assert_eq!(
+                word(Streaming, bytes, seconds),
+                expected,
+                "{bytes} {seconds}"
+            );
+            assert_eq!(word(Behind, bytes, seconds), Health::Syncing);
+            assert_eq!(word(Away, bytes, seconds), Health::Broken);
+        }
     }
 }

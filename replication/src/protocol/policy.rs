@@ -7,11 +7,14 @@
 //! This room computes no commit LSN and asks nobody.
 
 use std::fmt;
-use std::str::FromStr;
 
 use mainstay_storage::Lsn;
 
 use super::name::NodeName;
+
+mod parse;
+
+pub use parse::ParsePolicyError;
 
 /// Most names one policy may list.
 pub const POLICY_NAMES_MAX: usize = 32;
@@ -181,6 +184,11 @@ impl BoundPolicy {
         self.counted.len() >= self.needed()
     }
 
+    /// Whether it counts whoever is registered.
+    pub fn counts_voters(&self) -> bool {
+        self.policy.names() == Some(&Names::Voters)
+    }
+
     /// `n - k + 1`: how many of them must promise before a timeline is opened, so that they meet
     /// every set that can have confirmed a commit. Zero when no such set exists.
     pub fn promises_needed(&self) -> usize {
@@ -207,7 +215,7 @@ pub enum ChangeRule {
 /// What it takes to go from `old` to `new`. `forced` changes name, through
 /// [`BoundPolicy::counted`] of `old`, who could still promote themselves without them.
 pub fn change_rule(old: &BoundPolicy, new: &BoundPolicy, forced: bool) -> ChangeRule {
-    let stars = old.policy.names() == Some(&Names::Voters);
+    let stars = old.counts_voters();
     let same_rule = old.policy == new.policy;
     let (before, after) = (old.counted(), new.counted());
     let kept = before.iter().all(|name| after.contains(name));
@@ -236,157 +244,6 @@ pub fn with_rules(policies: Vec<BoundPolicy>) -> Vec<(BoundPolicy, ChangeRule)> 
     ruled
 }
 
-/// Why a policy text is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("sync policy {text:?}: {why}; examples: off, FIRST 1 (a, b), ANY 2 (a, b, c), ANY 1 (*)")]
-pub struct ParsePolicyError {
-    text: String,
-    why: String,
-}
-
-impl FromStr for SyncPolicy {
-    type Err = ParsePolicyError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text).map_err(|why| ParsePolicyError {
-            text: text.chars().take(120).collect(),
-            why,
-        })
-    }
-}
-
-#[derive(Debug, PartialEq)]
-enum Token {
-    Word(String),
-    Quoted(String),
-    Star,
-    Comma,
-    Open,
-    Close,
-}
-
-fn parse(text: &str) -> Result<SyncPolicy, String> {
-    if text.len() > POLICY_BYTES_MAX {
-        return Err(format!("longer than {POLICY_BYTES_MAX} bytes"));
-    }
-    let tokens = tokens(text)?;
-    let word = |at: usize, word: &str| match tokens.get(at) {
-        Some(Token::Word(found)) => found.eq_ignore_ascii_case(word),
-        _ => false,
-    };
-    if tokens.is_empty() || (tokens.len() == 1 && word(0, "off")) {
-        return Ok(SyncPolicy::Off);
-    }
-    let any = word(0, "any");
-    let counted = usize::from(any || word(0, "first"));
-    if counted == 0 && tokens.get(1) != Some(&Token::Open) {
-        let names = names(&tokens)?;
-        return Ok(SyncPolicy::First { count: 1, names });
-    }
-    let count = match tokens.get(counted) {
-        Some(Token::Word(digits)) => digits.parse::<usize>().ok(),
-        _ => None,
-    };
-    let count = count.ok_or("how many standbys must be a number before the parenthesis")?;
-    let inner = match tokens.get(counted + 1..) {
-        Some([Token::Open, inner @ .., Token::Close]) => inner,
-        _ => return Err("names must stand in one pair of parentheses".into()),
-    };
-    let names = names(inner)?;
-    if count == 0 {
-        return Err("at least 1 standby must be asked for; `off` asks for none".into());
-    }
-    let (most, of) = match &names {
-        Names::Voters => (POLICY_NAMES_MAX, "voters at most"),
-        Names::Listed(names) => (names.len(), "names can never be met"),
-    };
-    if count > most {
-        return Err(format!("{count} of {most} {of}"));
-    }
-    Ok(match any {
-        true => SyncPolicy::Any { count, names },
-        false => SyncPolicy::First { count, names },
-    })
-}
-
-fn names(tokens: &[Token]) -> Result<Names, String> {
-    if tokens == [Token::Star] {
-        return Ok(Names::Voters);
-    }
-    let mut listed: Vec<NodeName> = Vec::new();
-    for (at, token) in tokens.iter().enumerate() {
-        match token {
-            Token::Comma if at % 2 == 1 && at + 1 < tokens.len() => {}
-            Token::Word(text) | Token::Quoted(text) if at % 2 == 0 => {
-                let name = text
-                    .parse::<NodeName>()
-                    .map_err(|error| error.to_string())?;
-                if listed.contains(&name) {
-                    return Err(format!("{name} is listed twice"));
-                }
-                listed.push(name);
-            }
-            Token::Star => return Err("`*` cannot stand beside names".into()),
-            _ => return Err("names must be separated by one comma each".into()),
-        }
-    }
-    match listed.len() {
-        0 => Err("no names".into()),
-        1..=POLICY_NAMES_MAX => Ok(Names::Listed(listed)),
-        more => Err(format!(
-            "{more} names, at most {POLICY_NAMES_MAX} are taken"
-        )),
-    }
-}
-
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
-    let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        let (token, used) = match first {
-            '(' => (Token::Open, 1),
-            ')' => (Token::Close, 1),
-            ',' => (Token::Comma, 1),
-            '*' => (Token::Star, 1),
-            '"' => quoted(rest)?,
-            _ => {
-                let used = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-                if used == 0 {
-                    return Err(format!("{first:?} needs double quotes around the name"));
-                }
-                (
-                    Token::Word(rest.chars().take_while(|c| is_word(*c)).collect()),
-                    used,
-                )
-            }
-        };
-        tokens.push(token);
-        rest = rest.get(used..).unwrap_or_default().trim_start();
-    }
-    Ok(tokens)
-}
-
-/// Hyphen and dot are more than PostgreSQL takes unquoted, but host names have them.
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || ['_', '-', '.', '$'].contains(&c)
-}
-
-/// A quoted name, `""` standing for one quote, and the bytes it takes with its quotes.
-fn quoted(text: &str) -> Result<(Token, usize), String> {
-    let mut name = String::new();
-    let mut chars = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c != '"' {
-            name.push(c);
-        } else if chars.next_if(|(_, c)| *c == '"').is_some() {
-            name.push('"');
-        } else {
-            return Ok((Token::Quoted(name), at + 1));
-        }
-    }
-    Err("a double quote is not closed".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,7 +252,7 @@ mod tests {
     fn parsed(text: &str) -> String {
         match text.parse::<SyncPolicy>() {
             Ok(policy) => policy.to_string(),
-            Err(error) => format!("refused: {}", error.why),
+            Err(error) => format!("refused: {}", error.why()),
         }
     }
 

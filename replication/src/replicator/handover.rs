@@ -1,11 +1,13 @@
 //! Changing sides: handing the primary's place to a standby while both are well, and learning that
 //! this node's log cannot follow any more.
 
+use std::sync::atomic::Ordering;
+
 use mainstay_storage::Lsn;
 use tokio::sync::mpsc;
 
 use super::WalReplicator;
-use crate::config::{Role, StandbyState, StreamState};
+use crate::config::{Role, StandbyState, StreamState, UpstreamState};
 use crate::error::{Error, Result};
 use crate::protocol::name::NodeName;
 use crate::runtime::{
@@ -67,10 +69,14 @@ impl WalReplicator {
         let address =
             address.ok_or_else(|| Error::Refused(format!("the address of {name} is not known")))?;
         let end = core.wal.appended();
+        core.peers.handing_over.store(true, Ordering::Release);
         let handed = ask_to_take_over(&core, &address, end).await;
+        core.peers.handing_over.store(false, Ordering::Release);
         if let HandedOver::Opened { .. } = &handed {
             core.set_successor(name.to_owned(), address);
             core.step_down(Role::Fenced);
+        } else if core.role() == Role::Fenced {
+            core.tell_fenced(None);
         }
         Ok(handed)
     }
@@ -84,8 +90,15 @@ impl WalReplicator {
         let core = self.core()?;
         if core.is_primary() {
             core.step_down(Role::Fenced);
+            core.tell_fenced(None);
         }
         Ok(())
+    }
+
+    /// The node that this standby follows, as it sees it; `None` on any other.
+    pub fn upstream_state(&self) -> Option<UpstreamState> {
+        let core = self.core().ok()?;
+        (core.role() == Role::Standby).then(|| core.upstream_state())
     }
 
     /// Tells of every change of role.
@@ -133,7 +146,7 @@ impl WalReplicator {
     }
 }
 
-fn named(name: &str) -> Result<NodeName> {
+pub(super) fn named(name: &str) -> Result<NodeName> {
     name.parse()
         .map_err(|error| Error::Invalid(format!("{error}")))
 }

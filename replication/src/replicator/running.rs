@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstay_storage::{Lsn, NewLog, OsDisk, Signal, Wal, WalOptions};
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Inner, STOP_DEADLINE};
 use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::protocol::pace::Pace;
 use crate::protocol::sender::DRAIN_MAX;
 use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
 
@@ -94,7 +96,8 @@ impl Inner {
             follow: self.upstreams(),
             ..self.config.clone()
         };
-        let core = Core::new(config, self.standbys.clone(), wal, applied, copy)?;
+        let observer = self.observer.lock().clone();
+        let core = Core::new(config, self.standbys.clone(), wal, applied, copy, observer)?;
         // From here on whatever was begun ends when this is dropped.
         let mut running = Running {
             core: Arc::new(core),
@@ -127,6 +130,7 @@ impl Inner {
         }
         running.tasks.spawn(runtime::watch_commits(core.clone()));
         running.tasks.spawn(runtime::keep_going(core.clone()));
+        running.tasks.spawn(runtime::watch_health(core.clone()));
         if store.is_none() {
             running.tasks.spawn(runtime::watch_applied(core.clone()));
         }
@@ -194,7 +198,12 @@ fn check_node_id(config: &WalStreamingConfig, wal: &Wal) -> Result<()> {
 fn start_replay(core: &Arc<Core>, store: SharedStore, checkpoints: bool) -> Result<Replay> {
     let (wal, applied, retaining) = (core.wal.clone(), core.applied.clone(), core.clone());
     let retain = move || retaining.retain_from();
-    Replay::start(wal, store, applied, checkpoints, retain)
+    let delay = match core.is_primary() {
+        true => Duration::ZERO,
+        false => core.config.min_apply_delay,
+    };
+    let pace = Pace::new(delay);
+    Replay::start(wal, store, applied, checkpoints, (pace, core.clock), retain)
 }
 
 /// Copies a store through its trait.

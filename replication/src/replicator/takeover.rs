@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::WalReplicator;
 use super::running::Given;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::promotion::Standstill;
 use crate::runtime::{Follower, promote, tell};
 
@@ -71,6 +72,14 @@ impl WalReplicator {
             let rest = rest.map_err(|error| Error::Invalid(error.to_string()))?;
             *self.inner.rest.lock() = Some(rest.ok_or(Error::NotRunning)?);
         }
+        if let Some(replay) = &running.replay {
+            replay.apply_freely();
+        }
+        running.core.observer.tell(ReplicationEvent::Promoted {
+            timeline: opened.promotion.timeline,
+            end: opened.promotion.end,
+            previous: old.name.to_string(),
+        });
         running.core.become_primary(&was, opened.promotion.end)?;
         if opened.overtaken {
             running.core.suspend(Standstill::Outbid);

@@ -1,8 +1,9 @@
 //! The thread that replays log into the store.
 //!
-//! It applies what is both flushed here and committed, never more, and publishes how far it got.
-//! An engine that becomes primary takes over from it and applies the rest itself. An error of the
-//! store is final; the log goes on, and the node says so.
+//! It applies what is both flushed here and committed, never more, and publishes how far it got;
+//! not before the configured delay has passed, and not while it is paused. An engine that becomes
+//! primary takes over from it and applies the rest itself. An error of the store is final; the log
+//! goes on, and the node says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,8 @@ use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::protocol::pace::Pace;
+use crate::runtime::clock::Clock;
 
 /// Bytes of log between two checkpoints of a store that is applied to here.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -29,13 +32,25 @@ pub(crate) struct Replay {
 #[derive(Debug)]
 struct Orders {
     stop: AtomicBool,
-    /// Climbs with the order, to wake the thread.
+    /// Apply nothing for the time being.
+    paused: AtomicBool,
+    /// Stay behind no more, and never pause.
+    freely: AtomicBool,
+    /// Climbs with each order, to wake the thread.
     given: Signal,
+}
+
+impl Orders {
+    fn give(&self, order: &AtomicBool, on: bool) {
+        order.store(on, Ordering::Release);
+        self.given.raise(self.given.get() + 1);
+    }
 }
 
 impl Replay {
     /// Starts replay of `wal` into `store`; `applied` climbs with it. `checkpoints` says whether
-    /// this thread also makes the store durable and removes log that only it needed.
+    /// this thread also makes the store durable and removes log that only it needed. `pace` says
+    /// how far it stays behind.
     ///
     /// # Errors
     /// When the log that the store needs is gone, or no thread can be started.
@@ -44,10 +59,13 @@ impl Replay {
         store: SharedStore,
         applied: Signal,
         checkpoints: bool,
+        pace: (Pace, Clock),
         retain: impl Fn() -> Lsn + Send + 'static,
     ) -> Result<Self> {
         let orders = Arc::new(Orders {
             stop: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            freely: AtomicBool::new(false),
             given: Signal::new(Lsn::ZERO),
         });
         let applicator = Applicator::new(&wal, &**store.lock())?;
@@ -59,6 +77,8 @@ impl Replay {
             orders: orders.clone(),
             checkpoints,
             checkpointed: Lsn::ZERO,
+            pace: pace.0,
+            clock: pace.1,
             retain: Box::new(retain),
         };
         let thread = std::thread::Builder::new().name("applicator".to_owned());
@@ -82,6 +102,16 @@ impl Replay {
         })
     }
 
+    /// Lets it apply whatever is committed from now on: neither delay nor pause counts any more.
+    pub(crate) fn apply_freely(&self) {
+        self.orders.give(&self.orders.freely, true);
+    }
+
+    /// Lets it apply nothing for the time being, or go on.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.orders.give(&self.orders.paused, paused);
+    }
+
     /// Ends it, after the transaction at hand, and returns what goes on from there; `None` when it
     /// failed.
     pub(crate) fn stop(mut self) -> Option<Applicator> {
@@ -89,8 +119,7 @@ impl Replay {
     }
 
     fn end(&mut self) -> Option<Applicator> {
-        self.orders.stop.store(true, Ordering::Release);
-        self.orders.given.raise(self.orders.given.get() + 1);
+        self.orders.give(&self.orders.stop, true);
         // A panic in it was reported by the panic itself.
         self.thread.take()?.join().ok()?
     }
@@ -110,6 +139,8 @@ struct Work {
     orders: Arc<Orders>,
     checkpoints: bool,
     checkpointed: Lsn,
+    pace: Pace,
+    clock: Clock,
     retain: Box<dyn Fn() -> Lsn + Send>,
 }
 
@@ -122,9 +153,13 @@ impl Work {
             }
             let signal = self.wal.commit().clone();
             let upto = signal.get().min(self.wal.flushed().get());
-            let at = {
-                let mut store = self.store.lock();
-                self.applicator.apply_upto(&mut **store, upto)?
+            let freely = self.orders.freely.load(Ordering::Acquire);
+            let at = match self.limit(upto, freely) {
+                Some(limit) => {
+                    let mut store = self.store.lock();
+                    self.applicator.apply_upto(&mut **store, limit)?
+                }
+                None => self.applicator.position(),
             };
             self.applied.raise(at);
             if self.checkpoints && at.bytes_since(self.checkpointed) >= CHECKPOINT_BYTES {
@@ -132,7 +167,9 @@ impl Work {
             }
             // Waiting for the next byte: `at` may stop short of `upto` at a record's start.
             let next = signal.wait(upto + 1);
-            Signal::wait_any_blocking(&mut [next, self.orders.given.wait(given + 1)]);
+            let more = self.pace.deadline().filter(|_| !freely);
+            let more = more.map(|at| at - self.clock.now());
+            Signal::wait_any_within(&mut [next, self.orders.given.wait(given + 1)], more);
             if signal.is_closed() {
                 return Ok(());
             }
@@ -141,6 +178,17 @@ impl Work {
             self.checkpoint(self.applicator.position())?;
         }
         Ok(())
+    }
+
+    /// How far of `upto` may be applied; `None` while nothing may.
+    fn limit(&mut self, upto: Lsn, freely: bool) -> Option<Lsn> {
+        let now = self.clock.now();
+        self.pace.heard(upto, now);
+        let allowed = self.pace.allowed(now);
+        if freely {
+            return Some(upto);
+        }
+        (!self.orders.paused.load(Ordering::Acquire)).then_some(allowed.min(upto))
     }
 
     fn checkpoint(&mut self, at: Lsn) -> Result<()> {

@@ -93,7 +93,9 @@ impl Session {
         let all = core.pin(Lsn::ZERO);
         let pinned = core.pin(core.wal.control().checkpoint);
         drop(all);
+        let visit = self.visits_for_backup();
         let served = self.serve_backup(&dir, options).await;
+        drop(visit);
         drop(pinned);
         remove_copy(&dir).await;
         served

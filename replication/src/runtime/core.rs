@@ -8,25 +8,28 @@
 //!
 //! One lock guards what is decided; nothing waits while holding it, except for the log's own lock
 //! when a configuration is appended. Decisions are the machines'; the rooms below bring them events
-//! and carry out their actions: `primary` for commits, `registry` for standbys and their streams,
-//! `retention` for log that is kept, `slots` for what standbys are told of it, `units` for
-//! transactions that are open, `ending` for the end of the log at a clean stop. This one holds what
-//! they share, and knows no connection.
+//! and carry out their actions: `primary` for commits, `policy` for who must confirm them,
+//! `registry` for standbys and their streams, `retention` for log that is kept, `slots` for what
+//! standbys are told of it, `units` for transactions that are open, `ending` for the end of the log
+//! at a clean stop. This one holds what they share, and knows no connection.
 
 mod ending;
+mod policy;
 mod primary;
 mod registry;
 mod retention;
 mod slots;
 mod standbys;
 mod units;
+mod upstream;
+mod visit;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
@@ -37,8 +40,11 @@ use uuid::Uuid;
 use crate::cluster::{ClusterConfig, Member};
 use crate::config::{Role, StandbyConfig, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::event::Observer;
+use crate::policy::SyncStanding;
 use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
+use crate::protocol::policy::SyncPolicy;
 use crate::protocol::progress::LagSamples;
 use crate::protocol::promotion::Standstill;
 use crate::runtime::clock::Clock;
@@ -50,11 +56,15 @@ use crate::runtime::subscription::Subscriptions;
 use crate::runtime::walreceiver::Order;
 use crate::time::Moment;
 
+pub(crate) use policy::{PolicyLogged, PolicyOrder, listed};
 use registry::Connected;
 use retention::Pins;
 pub use slots::SlotState;
-pub(crate) use standbys::never_seen;
+pub(crate) use standbys::{never_seen, sight_of};
 use units::OpenUnits;
+use upstream::UpstreamSeen;
+pub(crate) use visit::Visit;
+use visit::Visits;
 
 /// What one node's tasks share.
 #[derive(Debug)]
@@ -73,12 +83,18 @@ pub(crate) struct Core {
     pub(crate) take_over: Mutex<Option<mpsc::Sender<TakeOverRequest>>>,
     /// Rung with each report of a standby.
     pub(crate) reported: tokio::sync::Notify,
+    /// The standby's store was told to stand still.
+    pub(crate) apply_paused: AtomicBool,
     /// Set when this node's log cannot follow any more and there is a way back.
     pub(crate) diverged: watch::Sender<Option<Divergence>>,
     /// Flushed here, and written on the standbys that count.
     pub(crate) remote_written: Signal,
     /// Committed, and applied on the standbys that count.
     pub(crate) remote_applied: Signal,
+    /// What was really confirmed at each of the remote levels, weakest first.
+    pub(crate) confirmed: [Signal; 3],
+    /// How the synchronous policy stands, while this node is the primary.
+    pub(crate) standing: watch::Sender<SyncStanding>,
     /// Applied to the store here.
     pub(crate) applied: Signal,
     next_session: AtomicU64,
@@ -104,7 +120,20 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the primary was last heard, in microseconds of this node's clock; zero for never.
     primary_heard: AtomicU64,
+    pub(crate) peers: Peers,
+    pub(crate) observer: Observer,
     state: Mutex<State>,
+}
+
+/// What is seen of other nodes, to be told and shown; nobody decides by it.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    /// Rung when one came, went, or caught up.
+    pub(crate) changed: tokio::sync::Notify,
+    /// Set while a standby is asked to take over, so that being replaced is no surprise.
+    pub(crate) handing_over: AtomicBool,
+    upstream: Mutex<UpstreamSeen>,
+    visits: Arc<Visits>,
 }
 
 /// Writes a copy of a store's durable state into an empty directory, and says where it stands.
@@ -125,6 +154,10 @@ struct State {
     cluster: ClusterConfig,
     /// Present on a primary.
     committer: Option<Committer>,
+    /// The one before, once this node is no primary any more: what was confirmed stays so.
+    retired: Option<Committer>,
+    /// The policy that this node sets as a primary; what the log says if `None`.
+    chosen: Option<SyncPolicy>,
     standbys: BTreeMap<NodeName, Connected>,
     admitted: Vec<StandbyConfig>,
     /// Lives of standbys' data that are connected and have no vote yet.
@@ -141,6 +174,30 @@ struct State {
     trouble: Option<String>,
 }
 
+impl State {
+    fn new(
+        cluster: ClusterConfig,
+        admitted: Vec<StandbyConfig>,
+        chosen: Option<SyncPolicy>,
+    ) -> Self {
+        Self {
+            cluster,
+            committer: None,
+            retired: None,
+            chosen,
+            standbys: BTreeMap::new(),
+            admitted,
+            pending: BTreeMap::new(),
+            slots_logged: Lsn::ZERO,
+            samples: LagSamples::new(),
+            listen: None,
+            upstream: None,
+            orders: None,
+            trouble: None,
+        }
+    }
+}
+
 impl Core {
     pub(crate) fn new(
         config: WalStreamingConfig,
@@ -148,6 +205,7 @@ impl Core {
         wal: Wal,
         applied: Signal,
         copy_store: Option<CopyStore>,
+        observer: Observer,
     ) -> Result<Self> {
         let slots = Slots::open(wal.clone(), config.max_replication_slots)?;
         let started_on = wal.timeline();
@@ -163,19 +221,8 @@ impl Core {
         let logged = ClusterConfig::decode(&wal.config().0)?;
         let cluster = logged
             .unwrap_or_else(|| ClusterConfig::new(config.sync.clone().unwrap_or_default(), me));
-        let state = State {
-            cluster,
-            committer: None,
-            standbys: BTreeMap::new(),
-            admitted,
-            pending: BTreeMap::new(),
-            slots_logged: Lsn::ZERO,
-            samples: LagSamples::new(),
-            listen: None,
-            upstream: None,
-            orders: None,
-            trouble: None,
-        };
+        let standing = SyncStanding::idle(cluster.policy.clone(), config.on_miss);
+        let state = State::new(cluster, admitted, config.sync.clone());
         Ok(Self {
             name,
             wal,
@@ -186,9 +233,12 @@ impl Core {
             successor: Mutex::new(None),
             take_over: Mutex::new(None),
             reported: tokio::sync::Notify::new(),
+            apply_paused: AtomicBool::new(false),
             diverged: watch::Sender::new(None),
             remote_written: Signal::new(Lsn::ZERO),
             remote_applied: Signal::new(Lsn::ZERO),
+            confirmed: [(); 3].map(|()| Signal::new(Lsn::ZERO)),
+            standing: watch::Sender::new(standing),
             applied,
             next_session: AtomicU64::new(1),
             slots,
@@ -204,6 +254,8 @@ impl Core {
             sending: AtomicUsize::new(0),
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
+            peers: Peers::default(),
+            observer,
             state: Mutex::new(state),
             config,
         })
@@ -264,7 +316,9 @@ impl Core {
 
     /// Notes whom this node follows.
     pub(crate) fn set_upstream(&self, upstream: Option<(String, String)>) {
+        let name = upstream.as_ref().map(|(name, _)| name.clone());
         self.state.lock().upstream = upstream;
+        self.upstream_changed(name);
     }
 
     /// Whom this node follows: name and address.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::event::ReplicationEvent;
 use crate::protocol::receiver::GiveUp;
 use crate::runtime::core::Core;
 use crate::runtime::walreceiver::{self, Ended, Order};
@@ -73,6 +74,10 @@ impl Follower {
                     tracing::warn!(%why, "this node cannot follow");
                     core.set_trouble(Some(why.to_string()));
                     let way_back = WayBack::of(&why);
+                    if way_back.is_none() {
+                        let why = why.to_string();
+                        core.observer.tell(ReplicationEvent::CannotFollow { why });
+                    }
                     let divergence = way_back.map(|way_back| Divergence {
                         way_back,
                         upstreams,
@@ -82,6 +87,8 @@ impl Follower {
                 Ended::Failed(error) => {
                     tracing::error!(%error, "following failed");
                     core.set_trouble(Some(error.to_string()));
+                    let why = error.to_string();
+                    core.observer.tell(ReplicationEvent::CannotFollow { why });
                 }
             }
         });

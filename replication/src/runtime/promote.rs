@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::config::Role;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{
@@ -74,6 +75,8 @@ pub(crate) async fn go_on(core: &Arc<Core>, purpose: Purpose) -> Result<()> {
     let config = config(core, purpose, false)?;
     let opened = attempt(core, config, &mut None).await?;
     core.become_primary(&Role::Primary, opened.promotion.end)?;
+    let timeline = opened.promotion.timeline;
+    core.observer.tell(ReplicationEvent::WentOn { timeline });
     if opened.overtaken {
         core.suspend(Standstill::Outbid);
     }
@@ -349,8 +352,8 @@ async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
     let mut new = core.cluster();
     new.standbys.retain(|member| member.name != core.name);
     new.primary = core.me();
-    if let Some(configured) = &core.config.sync {
-        new.policy = configured.clone();
+    if let Some(chosen) = core.chosen_policy() {
+        new.policy = chosen;
     }
     let config = WalEntry::new(WalEntryType::Config, None, new.encode()?);
     let (opening, reason) = (core.clone(), format!("promoted {}", core.name));

@@ -5,6 +5,7 @@
 //! its own in `walsender.rs`. Whatever a peer sends costs it the connection at most.
 
 pub(super) mod authentication;
+mod registration;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,13 +22,13 @@ use crate::cluster::Member;
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::runtime::announce;
-use crate::runtime::core::Core;
+use crate::runtime::core::{Core, Visit};
 use crate::runtime::handover;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
 use crate::runtime::slots::Answer;
 use crate::runtime::stopped;
-use crate::wire::command::{Command, Dialect, RegisterStandby, SlotKind};
+use crate::wire::command::{Command, Dialect, SlotKind};
 use crate::wire::replication::ReceiverMessage;
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
 use crate::wire::{
@@ -54,6 +55,9 @@ pub(crate) struct Session {
     user: String,
     /// The standby that registered on this connection.
     pub(crate) standby: Option<Registered>,
+    /// What the client calls itself.
+    application: String,
+    pub(crate) visit: Option<Visit>,
 }
 
 /// Who a native standby said it is.
@@ -91,8 +95,10 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
         number: core.new_session(),
         native,
         mode: startup.replication,
+        application: startup.application_name(),
         user: startup.user,
         standby: None,
+        visit: None,
         decoder: FrontendDecoder::new(FrontendPhase::Command),
         link,
         core,
@@ -481,42 +487,6 @@ impl Session {
                 self.error(ErrorFields::error(sqlstate::UNDEFINED_FILE, text));
             }
         }
-    }
-
-    fn register(&mut self, standby: RegisterStandby) -> Answer {
-        let refused = |sqlstate, text: String| Box::new(ErrorFields::error(sqlstate, text));
-        let name = standby.name.parse();
-        let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
-        let cluster = self.core.cluster();
-        let known = cluster.standby(&name).cloned();
-        let amnesiac = known
-            .as_ref()
-            .is_some_and(|known| known.incarnation != standby.incarnation);
-        let member = Member {
-            name,
-            node_id: standby.node,
-            incarnation: standby.incarnation,
-            address: standby.address,
-            priority: known.as_ref().map_or(100, |known| known.priority),
-            votes: known.as_ref().is_none_or(|known| known.votes),
-        };
-        let logged = self.core.is_primary();
-        if logged {
-            let registered = self.core.register(member.clone());
-            registered.map_err(|error| match error {
-                Error::Invalid(_) => refused(sqlstate::INVALID_PARAMETER_VALUE, error.to_string()),
-                error => refused(sqlstate::INVALID_AUTHORIZATION, error.to_string()),
-            })?;
-        }
-        self.standby = Some(Registered {
-            member,
-            amnesiac,
-            logged,
-        });
-        Ok(
-            ResultSet::new(vec![Column::text("role")], "REGISTER_STANDBY")
-                .with_row(Row::new([Some(self.core.role().as_str().to_owned())])),
-        )
     }
 }
 

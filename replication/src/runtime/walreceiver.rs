@@ -4,6 +4,7 @@
 //! bytes go to the log as they are, whole records at a time; what is incomplete waits for the rest.
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
+mod messages;
 mod upstreams;
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -19,14 +20,14 @@ use tokio::time::timeout;
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::receiver::{
-    Action, Event, GiveUp, Receiver, ReceiverConfig, State, is_stale, newest_known,
+    Action, Event, GiveUp, Receiver, ReceiverConfig, is_stale, newest_known,
 };
 use crate::runtime::client::{Answered, Client};
 use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
 use crate::wire::command::{Command, RegisterStandby, StartReplication};
-use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage, SenderMessage};
-use crate::wire::{BackendMessage, FrontendMessage, sqlstate};
+use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage};
+use crate::wire::{FrontendMessage, sqlstate};
 use upstreams::Upstreams;
 
 /// Bytes that may be on their way to our disk before we stop taking in more.
@@ -74,6 +75,8 @@ struct Driver {
     /// Nothing is applied any more, because the store failed.
     replay_ended: bool,
     events: VecDeque<Event>,
+    /// The upstream has ended the stream, and says what comes next.
+    ending: bool,
     /// To be told when the upstream that a promise made old is left.
     left: Option<oneshot::Sender<()>>,
     ended: Option<Ended>,
@@ -113,6 +116,7 @@ pub(crate) async fn run(
         applied,
         replay_ended: false,
         events: VecDeque::new(),
+        ending: false,
         left: None,
         ended: None,
         core,
@@ -267,72 +271,6 @@ impl Driver {
         let _ = done.send(());
     }
 
-    /// The next message of the upstream while it streams.
-    fn take_message(&mut self) -> Result<Option<Event>> {
-        let streaming = matches!(
-            self.receiver.status().state,
-            State::Streaming | State::Closing
-        );
-        let Some(client) = self.client.as_mut().filter(|_| streaming) else {
-            return Ok(None);
-        };
-        let Some(message) = client.take_message()? else {
-            return Ok(None);
-        };
-        Ok(match message {
-            BackendMessage::CopyData(payload) => {
-                let message = SenderMessage::decode(payload, true);
-                let message = message.map_err(|source| client.wire(source))?;
-                self.on_stream(message)
-            }
-            BackendMessage::CopyDone => Some(Event::CopyDoneReceived),
-            BackendMessage::ErrorResponse(error) => {
-                tracing::warn!(message = %error.message, "the primary ended the stream");
-                Some(Event::StartRefused {
-                    removed: error.sqlstate == sqlstate::UNDEFINED_FILE,
-                })
-            }
-            BackendMessage::DataRow(_) => Some(Event::NextTimeline),
-            BackendMessage::CommandComplete(tag) if tag.starts_with("COPY") => {
-                Some(Event::StreamEnded)
-            }
-            _ => None,
-        })
-    }
-
-    fn on_stream(&mut self, message: SenderMessage) -> Option<Event> {
-        Some(match message {
-            SenderMessage::WalData { start, payload, .. } => {
-                let range = start..start + payload.len() as u64;
-                self.pending_write(start, payload);
-                Event::Received { range }
-            }
-            SenderMessage::Advance(advance) => {
-                if self.from_primary {
-                    self.core.heard_primary();
-                }
-                Event::Advance {
-                    flushed: advance.flush,
-                    commit: advance.commit,
-                    timeline: advance.timeline,
-                    reply_requested: advance.reply_requested,
-                }
-            }
-            SenderMessage::Fence(fence) => Event::FenceReceived {
-                timeline: fence.timeline,
-                opened: fence.opened,
-            },
-            SenderMessage::Keepalive { .. } => return None,
-        })
-    }
-
-    fn pending_write(&mut self, start: Lsn, payload: Bytes) {
-        if self.carry.is_empty() {
-            self.carry_at = start;
-        }
-        self.carry.extend_from_slice(&payload);
-    }
-
     async fn perform(&mut self, action: Action) -> Result<()> {
         match action {
             Action::Connect => self.connect().await?,
@@ -386,7 +324,7 @@ impl Driver {
             Action::TimelineClaimed { timeline, opened } => {
                 tracing::warn!(%timeline, opened, "the upstream tells of a timeline not known here");
             }
-            Action::CaughtUp => tracing::info!("caught up with the primary"),
+            Action::CaughtUp => self.core.upstream_caught_up(),
             Action::Close(reason) => {
                 tracing::info!(%reason, "closing the connection to the upstream");
                 self.client = None;
@@ -412,6 +350,7 @@ impl Driver {
     async fn connect(&mut self) -> Result<()> {
         let now = self.core.clock.now();
         let address = self.upstreams.next(now)?;
+        self.ending = false;
         let mut client = Client::connect(&self.core.config, &address).await?;
         let identity = self.core.wal.identity();
         // Another cluster must not count on this node, not even for a moment.
@@ -477,10 +416,7 @@ impl Driver {
         self.drop_carry();
         let torn = self.core.wal.cut(to)?;
         if let Some(torn) = torn {
-            tracing::warn!(
-                at = %torn.at, bytes = torn.bytes, saved_to = %torn.saved_to.display(),
-                "set aside log that the new primary does not have, and nobody saw"
-            );
+            self.core.log_was_cut(torn);
         }
         (self.written, self.flushed) = (to, to);
         self.drop_carry();
@@ -490,7 +426,7 @@ impl Driver {
     fn adopt(&mut self, history: &TimelineHistory) -> Result<()> {
         self.core.wal.adopt_history(history)?;
         self.core.switched.send_modify(|count| *count += 1);
-        tracing::info!(timeline = %newest_known(history, None), "following a new timeline");
+        self.core.follows_timeline(newest_known(history, None));
         Ok(())
     }
 

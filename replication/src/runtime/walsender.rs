@@ -4,11 +4,12 @@
 //! for bytes to it, log flushed, a commit, a timer, the end of this node. Log bytes go from the
 //! writer's memory, or from a file, to the socket without being copied.
 
+mod stream;
+
 use std::future::pending;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{LogBytes, Lsn};
-use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::protocol::progress::Positions;
@@ -23,25 +24,6 @@ use crate::wire::{
     BackendMessage, CopyFormat, ErrorFields, FrontendMessage, FrontendPhase, WAL_MESSAGE_MAX,
     WireError, sqlstate,
 };
-
-/// A stream being served.
-struct Stream {
-    sender: Sender,
-    bytes: LogBytes,
-    /// Sent when the link has taken everything that is queued.
-    in_flight: Option<Lsn>,
-    slot: Option<String>,
-    /// Up to where the slot's consumer has flushed, and what of that is noted durably.
-    slot_at: Lsn,
-    slot_noted: Lsn,
-    flushed: Lsn,
-    commit: Lsn,
-    stopped: bool,
-    /// Tells of changes of timeline and role, none of which may be missed between two waits.
-    switched: watch::Receiver<u64>,
-    /// The connection ends after what is queued.
-    close: bool,
-}
 
 impl Session {
     /// Serves START_REPLICATION, and returns when commands are taken again.
@@ -69,6 +51,7 @@ impl Session {
             },
             heartbeat_interval: self.core.config.heartbeat_interval,
         };
+        let timeline = config.history.current();
         let mut stream = Stream {
             sender: Sender::new(config, self.core.clock.now()),
             bytes: LogBytes::new(wal.clone()),
@@ -80,6 +63,7 @@ impl Session {
             commit,
             stopped: false,
             switched,
+            timeline,
             close: false,
         };
         let request = Event::StartRequested {
@@ -166,13 +150,12 @@ impl Session {
                 let end = core.wal.appended();
                 Ok(Some(Event::Stop { end }))
             }
-            _ = stream.switched.changed() => {
-                let (flushed, commit) = (core.wal.flushed().get(), core.wal.commit().get());
-                (stream.flushed, stream.commit) = (flushed, commit);
-                let history = (*core.wal.history()).clone();
-                Ok(Some(Event::TimelineSwitched { history, flushed, commit }))
-            }
+            _ = stream.switched.changed() => Ok(stream.look_for_switch(&core)),
             flushed = core.wal.flushed().wait(stream.flushed + 1) => match flushed {
+                // Log of a new timeline is flushed before anybody is told of the timeline.
+                Ok(_) if core.wal.timeline() != stream.timeline => {
+                    Ok(stream.look_for_switch(&core))
+                }
                 Ok(to) => {
                     stream.flushed = to;
                     Ok(Some(Event::Flushed(to)))
@@ -183,6 +166,9 @@ impl Session {
                 }
             },
             commit = core.wal.commit().wait(stream.commit + 1) => match commit {
+                Ok(_) if core.wal.timeline() != stream.timeline => {
+                    Ok(stream.look_for_switch(&core))
+                }
                 Ok(to) => {
                     stream.commit = to;
                     Ok(Some(Event::CommitMoved(to)))
@@ -320,6 +306,7 @@ impl Session {
 
     fn stream_opened(&mut self) {
         let Some(standby) = &self.standby else { return };
+        self.visit = None;
         // A life that forgot what it promised counts again past everything it may have confirmed.
         let vote_after = standby.amnesiac.then(|| self.core.wal.flushed().get());
         self.core
@@ -407,6 +394,7 @@ impl Session {
         }
     }
 }
+use stream::Stream;
 
 /// Reads a file on a thread that may block.
 async fn read_file(bytes: &mut LogBytes, at: Lsn, to: Lsn, max: usize) -> Result<Bytes> {

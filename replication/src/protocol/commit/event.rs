@@ -1,5 +1,7 @@
 //! What goes into a [`Committer`](super::Committer) and what comes out. No decisions here.
 
+use std::time::Duration;
+
 use mainstay_storage::{Lsn, Timeline};
 
 use super::quorum::SyncState;
@@ -143,6 +145,16 @@ pub struct CommitStatus {
     pub policies: Vec<BoundPolicy>,
     /// The connected native standbys by name.
     pub standbys: Vec<StandbyPart>,
+}
+
+impl CommitStatus {
+    /// For how long commits have not waited for the policy, or were refused.
+    pub fn missed_for(&self, now: Moment) -> Option<Duration> {
+        match self.condition {
+            Condition::Met => None,
+            Condition::Degraded(since) | Condition::Failing(since) => Some(now - since),
+        }
+    }
 }
 
 /// One standby's part in the newest policy.

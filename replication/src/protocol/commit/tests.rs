@@ -144,14 +144,18 @@ fn a_receipt_never_states_more_than_the_policy_gave() {
     };
     let end = Lsn::new(800);
     let alone = Committer::new(config("off"), Moment::ZERO);
-    assert_eq!(alone.achieved(Level::RemoteApply, end), Level::Local);
+    assert_eq!(
+        alone.confirmation(Level::RemoteApply, end).level,
+        Level::Local
+    );
     assert_eq!(alone.commit(), end, "without a policy own flush commits");
     let mut guarded = Committer::new(config("ANY 1 (a)"), Moment::ZERO);
     let deadline = guarded.deadline().unwrap();
     assert_eq!(deadline, Moment::ZERO + Duration::from_secs(1));
     guarded.on(Event::Tick, deadline, &mut Vec::new());
     assert_eq!(guarded.released(Level::RemoteFlush), end);
-    assert_eq!(guarded.achieved(Level::RemoteFlush, end), Level::Local);
+    let degraded = guarded.confirmation(Level::RemoteFlush, end);
+    assert_eq!((degraded.level, degraded.standbys), (Level::Local, vec![]));
     let (name, session) = (name("a"), 1);
     let flushed = |at: u64| Event::Reported {
         name: name.clone(),
@@ -176,7 +180,7 @@ fn a_receipt_never_states_more_than_the_policy_gave() {
         guarded.on(event, deadline, &mut Vec::new());
     }
     assert_eq!(guarded.status().condition, Condition::Met);
-    let achieved = |guarded: &Committer| guarded.achieved(Level::RemoteFlush, end);
+    let achieved = |guarded: &Committer| guarded.confirmation(Level::RemoteFlush, end).level;
     assert_eq!(
         achieved(&guarded),
         Level::Local,
@@ -184,7 +188,73 @@ fn a_receipt_never_states_more_than_the_policy_gave() {
     );
     guarded.on(flushed(800), deadline, &mut Vec::new());
     assert_eq!(achieved(&guarded), Level::RemoteFlush);
-    assert_eq!(guarded.achieved(Level::Async, end), Level::Async);
+    assert_eq!(guarded.confirmation(Level::Async, end).level, Level::Async);
+}
+
+#[test]
+fn a_receipt_names_whom_the_policy_counts_and_who_had_it_sorted() {
+    let config = CommitConfig {
+        name: name("n1"),
+        timeline: script::timeline("1:a"),
+        flushed: Lsn::new(800),
+        commit: Lsn::new(80),
+        hold_until: Lsn::ZERO,
+        policies: vec![plain("ANY 2 (c, b, a)")],
+        on_miss: OnMiss::Block,
+    };
+    let mut machine = Committer::new(config, Moment::ZERO);
+    let (end, session) = (Lsn::new(800), 1);
+    let mut on = |event| machine.on(event, Moment::ZERO, &mut Vec::new());
+    for (who, flush, apply) in [
+        ("c", 800, 800),
+        ("a", 800, 80),
+        ("b", 720, 0),
+        ("x", 800, 0),
+    ] {
+        let (name, vote_after, timeline) = (name(who), None, script::timeline("1:a"));
+        on(Event::Connected {
+            name: name.clone(),
+            session,
+            vote_after,
+        });
+        on(Event::Streaming {
+            name: name.clone(),
+            session,
+        });
+        let [write, flush, apply] = [flush, flush, apply].map(Lsn::new);
+        let positions = Positions {
+            write,
+            flush,
+            apply,
+        };
+        on(Event::Reported {
+            name,
+            session,
+            timeline,
+            positions,
+        });
+    }
+    // Who left keeps what it flushed; who came back with empty hands does not.
+    on(Event::Disconnected {
+        name: name("a"),
+        session,
+    });
+    let stated = |machine: &Committer, level| {
+        let Confirmation { level, standbys } = machine.confirmation(level, end);
+        let standbys = standbys.iter().map(NodeName::as_str).collect::<Vec<_>>();
+        format!("{level} {}", standbys.join(","))
+    };
+    assert_eq!(stated(&machine, Level::RemoteFlush), "remote_flush a,c");
+    assert_eq!(stated(&machine, Level::RemoteApply), "local c");
+    assert_eq!(stated(&machine, Level::Local), "local ");
+    let (name, vote_after) = (name("a"), Some(Lsn::new(800)));
+    let anew = Event::Connected {
+        name,
+        session: 2,
+        vote_after,
+    };
+    machine.on(anew, Moment::ZERO, &mut Vec::new());
+    assert_eq!(stated(&machine, Level::RemoteFlush), "remote_flush c");
 }
 
 #[test]

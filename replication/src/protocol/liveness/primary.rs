@@ -1,7 +1,8 @@
 //! The one word for a primary: the worst of what its standbys and its policy say.
 //!
 //! A primary is `synchronized` only if its policy is met: one that needs standbys and has none is
-//! `syncing`, and `broken` once commits have waited as long, or as much, as lag that is critical.
+//! `syncing`, and `broken` once commits have waited as long, or as much, as lag that is critical,
+//! and while it is degraded or failed.
 //! This room knows neither names nor positions.
 
 use super::{Health, LagAlarm, LagThresholds};
@@ -13,6 +14,8 @@ pub struct PolicyStanding {
     /// Whether as many standbys are caught up as every binding policy needs, and confirming is
     /// not suspended. True without a policy.
     pub met: bool,
+    /// Whether commits do not wait for it any more, or are refused, since it was missed too long.
+    pub missed: bool,
     /// The flushed log that waits to be confirmed, and for how long it has.
     pub waiting: Lag,
 }
@@ -25,6 +28,7 @@ pub fn primary_health(
 ) -> Health {
     let critical = thresholds.alarm(policy.waiting) == LagAlarm::Critical;
     let own = match policy.met {
+        _ if policy.missed => Health::Broken,
         true => Health::Synchronized,
         false if critical => Health::Broken,
         false => Health::Syncing,
@@ -55,7 +59,12 @@ mod tests {
             bytes,
             time: Duration::from_secs(seconds),
         };
-        let standing = PolicyStanding { met, waiting };
+        let missed = false;
+        let standing = PolicyStanding {
+            met,
+            missed,
+            waiting,
+        };
         primary_health(
             standbys.iter().copied(),
             standing,
@@ -86,6 +95,20 @@ mod tests {
             Synchronized,
             "a slow disk"
         );
+    }
+
+    #[test]
+    fn a_primary_that_gave_up_on_its_policy_is_broken_until_it_recovers() {
+        for met in [false, true] {
+            let (missed, waiting) = (true, Lag::default());
+            let standing = PolicyStanding {
+                met,
+                missed,
+                waiting,
+            };
+            let thresholds = LagThresholds::default();
+            assert_eq!(primary_health([Syncing], standing, &thresholds), Broken);
+        }
     }
 
     #[test]

@@ -9,11 +9,12 @@
 
 use mainstay_storage::{Lsn, Timeline};
 
-use super::{Core, State};
+use super::{Core, State, policy};
 use crate::cluster::ClusterConfig;
 use crate::config::Role;
 use crate::error::{Error, Result};
-use crate::protocol::commit::{Action, CommitConfig, Committer, Event};
+use crate::event::ReplicationEvent;
+use crate::protocol::commit::{Action, CommitConfig, Committer, Condition, Event};
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{Beginning, Fencing, Standstill, fencing, standstill};
 use crate::time::Moment;
@@ -22,11 +23,17 @@ impl Core {
     /// Notes whether this primary, which starts, must ask before it confirms or streams anything.
     ///
     /// # Errors
-    /// When the configuration cannot be read.
+    /// When the configuration cannot be read, or asks for a policy that can never be met.
     pub(crate) fn begin(&self) -> Result<()> {
         let timeline = self.wal.timeline();
         let promised = self.wal.control().promised();
         let policies = self.policies()?;
+        if let Some(configured) = &self.config.sync {
+            let mut cluster = self.cluster();
+            cluster.policy = configured.clone();
+            cluster.primary = self.me();
+            policy::check(&cluster.bound(Lsn::ZERO), &self.name)?;
+        }
         let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
         let standstill = standstill(Beginning {
             clean: self.wal.was_clean(),
@@ -59,8 +66,8 @@ impl Core {
         let mut cluster = self.cluster();
         let mut policies = self.policies()?;
         let waits = hold_until.is_zero() && self.standstill.borrow().is_some();
-        let (me, configured) = (self.me(), self.config.sync.clone());
-        let policy = configured.unwrap_or_else(|| cluster.policy.clone());
+        let (me, chosen) = (self.me(), self.state.lock().chosen.clone());
+        let policy = chosen.unwrap_or_else(|| cluster.policy.clone());
         let current = cluster.primary == me && cluster.policy == policy;
         // Whoever must ask first opens a timeline then, and says so with it.
         if policies.is_empty() || !(current || waits) {
@@ -100,9 +107,13 @@ impl Core {
             return;
         }
         state.cluster = cluster;
+        if let Some(newest) = config.policies.last() {
+            self.warn_of_unknown(&state.cluster, newest);
+        }
         state.committer = Some(Committer::new(config, self.clock.now()));
         state.samples.clear();
         self.wal.set_commit_follows(follows);
+        self.show_standing(&state);
         if opened {
             self.standstill.send_replace(None);
         }
@@ -131,7 +142,9 @@ impl Core {
     /// Stops serving as primary.
     pub(crate) fn step_down(&self, role: Role) {
         let mut state = self.state.lock();
-        state.committer = None;
+        state.retired = state.committer.take().or(state.retired.take());
+        self.standing
+            .send_modify(|standing| standing.condition = Condition::Met);
         self.wal.set_commit_follows(false);
         self.role.send_replace(role);
         self.standstill.send_replace(None);
@@ -144,8 +157,12 @@ impl Core {
 
     /// Brings an event to the commit machine and carries out what follows.
     pub(crate) fn commit_event(&self, event: Event) {
+        self.decide(&mut self.state.lock(), event);
+    }
+
+    /// As [`commit_event`](Self::commit_event), for whoever holds the lock.
+    pub(super) fn decide(&self, state: &mut State, event: Event) {
         let now = self.clock.now();
-        let mut state = self.state.lock();
         if let Event::Flushed(to) = event {
             state.samples.record(to, now);
         }
@@ -155,8 +172,10 @@ impl Core {
         let mut actions = Vec::new();
         committer.on(event, now, &mut actions);
         for action in actions {
-            self.carry_out(action, &mut state);
+            self.observer.commits(&action);
+            self.carry_out(action, state);
         }
+        self.show_standing(state);
     }
 
     fn carry_out(&self, action: Action, state: &mut State) {
@@ -188,12 +207,14 @@ impl Core {
             Fencing::AskAbove(_) if self.wal.control().attempted() == Some(timeline) => {}
             Fencing::AskAbove(_) if self.is_primary() => {
                 tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
+                self.observer.tell(ReplicationEvent::Suspended);
                 self.suspend(Standstill::Outbid);
             }
             Fencing::AskAbove(_) => {}
             Fencing::Fence(theirs) if self.is_primary() => {
                 tracing::error!(%theirs, "a newer timeline was opened elsewhere; this node is fenced");
                 self.step_down(Role::Fenced);
+                self.tell_fenced(Some(theirs));
             }
             Fencing::Fence(_) => {}
         }

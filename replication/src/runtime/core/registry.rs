@@ -12,6 +12,7 @@ use super::{Core, State};
 use crate::cluster::Member;
 use crate::config::{StandbyConfig, StreamState, SyncMode};
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::commit::Event;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{ChangeRule, change_rule};
@@ -55,6 +56,11 @@ impl Core {
         }
         let old = state.cluster.bound(Lsn::ZERO);
         let mut cluster = state.cluster.clone();
+        let known = cluster.standby(&member.name).is_some();
+        let created = ReplicationEvent::StandbyCreated {
+            standby: member.name.to_string(),
+            address: member.address.clone(),
+        };
         if !cluster.register(member)? {
             return Ok(());
         }
@@ -68,8 +74,11 @@ impl Core {
         let policy = cluster.bound(end);
         let rule = change_rule(&old, &policy, false);
         state.cluster = cluster;
+        self.decide(&mut state, Event::PolicyLogged { policy, rule });
         drop(state);
-        self.commit_event(Event::PolicyLogged { policy, rule });
+        if !known {
+            self.observer.tell(created);
+        }
         Ok(())
     }
 
@@ -84,6 +93,7 @@ impl Core {
             open: true,
         };
         self.state.lock().standbys.insert(name.clone(), connected);
+        self.peers.changed.notify_one();
         let name = name.clone();
         self.commit_event(Event::Connected {
             name,
@@ -97,6 +107,7 @@ impl Core {
         self.with_session(name, session, |standby| {
             standby.state = StreamState::Streaming
         });
+        self.peers.changed.notify_one();
         self.commit_event(Event::Streaming {
             name: name.clone(),
             session,
@@ -150,6 +161,7 @@ impl Core {
             standby.state = StreamState::Disconnected;
             standby.open = false;
         });
+        self.peers.changed.notify_one();
         self.commit_event(Event::Disconnected {
             name: name.clone(),
             session,

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::Core;
 use crate::error::{Error, Result};
+use crate::event::ReplicationEvent;
 use crate::protocol::slot::{Keep, Slot, SlotError, SlotKind};
 use crate::runtime::wall_clock;
 
@@ -162,9 +163,13 @@ impl Core {
         let (large, idle) = self.settle_slots(limited).unwrap_or_default();
         for slot in &large {
             tracing::error!(%slot, "invalidated a slot that held back too much log");
+            let slot = slot.clone();
+            self.observer.tell(ReplicationEvent::SlotLost { slot });
         }
         for slot in &idle {
             tracing::error!(%slot, "invalidated a slot that nobody used for too long");
+            let slot = slot.clone();
+            self.observer.tell(ReplicationEvent::SlotLost { slot });
         }
         if !(large.is_empty() && idle.is_empty()) {
             self.log_slots(false);

@@ -11,8 +11,10 @@ use super::{Connected, Core, State};
 use crate::cluster::Member;
 use crate::config::{Role, StandbyConfig, StandbyState, StreamState};
 use crate::error::{Error, Result};
-use crate::protocol::commit::Committer;
-use crate::protocol::liveness::{Health, LagAlarm, LagThresholds, PolicyStanding, primary_health};
+use crate::protocol::commit::{Committer, Condition};
+use crate::protocol::liveness::{
+    Health, LagThresholds, PolicyStanding, Sight, Standing, primary_health,
+};
 use crate::protocol::name::NodeName;
 use crate::protocol::progress::{Lag, Positions};
 
@@ -35,6 +37,8 @@ impl Core {
             let open = connected.filter(|standby| standby.open && heard);
             let part = parts.iter().flat_map(|status| &status.standbys);
             let part = part.into_iter().find(|part| part.name == member.name);
+            let visiting = self.visiting(&member.name);
+            let away = || visiting.unwrap_or(StreamState::Disconnected);
             let age = |at: Lsn| state.samples.age_of(at, now);
             StandbyState {
                 node_id: member.node_id,
@@ -44,7 +48,7 @@ impl Core {
                 last_heartbeat: silence,
                 // Addresses below the first record are no bytes of log.
                 lag_bytes: end.bytes_since(reported.flush.max(begin)),
-                state: open.map_or(StreamState::Disconnected, |standby| standby.state),
+                state: open.map_or_else(away, |standby| standby.state),
                 sync_state: part.map_or("async", |part| part.state.as_str()),
                 sent_lsn: connected.map(|standby| standby.sent).unwrap_or_default(),
                 write_lsn: reported.write,
@@ -66,16 +70,20 @@ impl Core {
 
     /// The one word for how replication fares here.
     pub(crate) fn health(&self) -> Health {
+        let thresholds = LagThresholds::default();
         match self.role() {
             Role::Fenced => return Health::Broken,
-            Role::Standby if self.upstream().is_none() => return Health::Broken,
-            Role::Standby => return Health::Synchronized,
+            Role::Standby => {
+                let (_, sight) = self.upstream_sight();
+                return thresholds.word(sight.standing, sight.lag);
+            }
             Role::Primary => {}
         }
         let now = self.clock.now();
         let status = self.state.lock().committer.as_ref().map(Committer::status);
         let standing = status.map(|status| PolicyStanding {
             met: status.met && !status.suspended,
+            missed: status.condition != Condition::Met,
             waiting: Lag {
                 bytes: status.flushed.bytes_since(status.commit),
                 time: status
@@ -86,11 +94,14 @@ impl Core {
         // Between two roles nothing is confirmed.
         let standing = standing.unwrap_or(PolicyStanding {
             met: false,
+            missed: false,
             waiting: Lag::default(),
         });
-        let thresholds = LagThresholds::default();
         let standbys = self.standby_states();
-        let standbys = standbys.iter().map(|state| health_of(state, &thresholds));
+        let standbys = standbys.iter().map(|state| {
+            let sight = sight_of(state);
+            thresholds.word(sight.standing, sight.lag)
+        });
         primary_health(standbys, standing, &thresholds)
     }
 
@@ -134,17 +145,20 @@ impl Core {
     }
 }
 
-/// The word for a standby, as its primary sees it.
-fn health_of(state: &StandbyState, thresholds: &LagThresholds) -> Health {
-    let lag = Lag {
-        bytes: state.lag_bytes,
-        time: state.replay_lag,
-    };
-    match state.state {
-        StreamState::Disconnected => Health::Broken,
-        StreamState::Catchup => Health::Syncing,
-        StreamState::Streaming if thresholds.alarm(lag) == LagAlarm::None => Health::Synchronized,
-        StreamState::Streaming => Health::Lagging,
+/// A standby, as its primary sees it.
+pub(crate) fn sight_of(state: &StandbyState) -> Sight {
+    Sight {
+        standing: match state.state {
+            StreamState::Disconnected => Standing::Away,
+            StreamState::Startup | StreamState::Catchup | StreamState::Backup => Standing::Behind,
+            StreamState::Streaming => Standing::Streaming,
+        },
+        lag: Lag {
+            bytes: state.lag_bytes,
+            // What it has not applied it may leave so on purpose, and it says so itself.
+            time: state.flush_lag,
+        },
+        silence: state.last_heartbeat.unwrap_or_default(),
     }
 }
 

@@ -67,12 +67,16 @@ impl Core {
     /// Appends entries of transactions that may be open across calls.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a transaction that was rolled back by a new timeline, or too many;
-    /// [`Error::NotRunning`] when this node stops; the log's. Nothing was appended then.
+    /// [`Error::Refused`] for a transaction that was rolled back by a new timeline, for too many,
+    /// and while the policy failed; [`Error::NotRunning`] when this node stops; the log's. Nothing
+    /// was appended then.
     pub(crate) fn append(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
         let _appending = self.appending()?;
         // Of one piece with the timeline that it is appended on.
         let _unit = self.wal.unit();
+        if let Some(why) = self.standing.borrow().refusal() {
+            return Err(Error::Refused(format!("nothing was appended: {why}")));
+        }
         let current = self.wal.timeline().number;
         let started_on = self.started_on.number;
         self.units.lock().check(entries, started_on, current)?;

@@ -1,0 +1,46 @@
+//! One stream that is served: its machine, and how far that was told of the log.
+
+use mainstay_storage::{LogBytes, Lsn, Timeline};
+use tokio::sync::watch;
+
+use crate::protocol::sender::{Event, Sender};
+use crate::runtime::core::Core;
+
+/// A stream being served.
+pub(super) struct Stream {
+    pub(super) sender: Sender,
+    pub(super) bytes: LogBytes,
+    /// Sent when the link has taken everything that is queued.
+    pub(super) in_flight: Option<Lsn>,
+    pub(super) slot: Option<String>,
+    /// Up to where the slot's consumer has flushed, and what of that is noted durably.
+    pub(super) slot_at: Lsn,
+    pub(super) slot_noted: Lsn,
+    pub(super) flushed: Lsn,
+    pub(super) commit: Lsn,
+    pub(super) stopped: bool,
+    /// Tells of changes of timeline and role, none of which may be missed between two waits.
+    pub(super) switched: watch::Receiver<u64>,
+    /// The log's timeline, as far as the machine was told.
+    pub(super) timeline: Timeline,
+    /// The connection ends after what is queued.
+    pub(super) close: bool,
+}
+
+impl Stream {
+    /// What the machine is told when the log has gone over to another timeline.
+    pub(super) fn look_for_switch(&mut self, core: &Core) -> Option<Event> {
+        let history = (*core.wal.history()).clone();
+        if history.current() == self.timeline {
+            return None;
+        }
+        self.timeline = history.current();
+        (self.flushed, self.commit) = (core.wal.flushed().get(), core.wal.commit().get());
+        let (flushed, commit) = (self.flushed, self.commit);
+        Some(Event::TimelineSwitched {
+            history,
+            flushed,
+            commit,
+        })
+    }
+}
