@@ -114,7 +114,7 @@ pub(crate) async fn until_flushed(core: &Core, name: &NodeName, end: Lsn) -> Res
     timeout(HANDOVER_TIMEOUT, flushed).await.map_err(|_| {
         let seconds = HANDOVER_TIMEOUT.as_secs();
         Error::Refused(format!(
-            "standby {name} did not get everything within {seconds} s"
+            "standby {name} did not get everything within {seconds} s; this node goes on as primary"
         ))
     })
 }
