@@ -2,11 +2,11 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `PUT /v1/tables/{table}/keys/{key}`, body: raw bytes | `{"lsn":..,"timeline":1,"level":..,"standbys":[..]}` |
+//! | `PUT /v1/tables/{table}/keys/{key}`, body: raw bytes | `{"lsn":"0/16B3748","timeline":1}` |
 //! | `GET` the same, `?min_lsn=&timeout_ms=` | raw bytes, header `Mainstay-Lsn` |
 //! | `DELETE` the same | as `PUT` |
 //! | `GET /v1/tables/{table}/keys?prefix=&from=&limit=` | `{"rows":[{"key","value"}],"next":..}` |
-//! | `POST /v1/transactions` | as `PUT` |
+//! | `POST /v1/transactions` | `{"lsn","timeline","level","standbys"}` |
 //! | `GET /v1/wait?lsn=&timeline=&level=&timeout_ms=` | `{"outcome":"reached"}`, `lost` or `unknown` |
 //! | `GET /v1/status` | the node's status |
 //! | `GET /v1/slots` | `[{"name","active","restart_lsn","wal_status","inactive_since",..}]` |

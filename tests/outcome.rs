@@ -10,7 +10,7 @@ const TABLE: &str = "t";
 /// The receipt of a write.
 #[track_caller]
 fn put(node: &Node, key: &str) -> Value {
-    node.http.put(TABLE, key, b"v").ok().json()
+    node.http.receipt(TABLE, key, "v")
 }
 
 /// What `node` says became of it within `timeout_ms`.

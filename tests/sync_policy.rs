@@ -46,7 +46,7 @@ fn until_streaming(primary: &Node, count: usize) {
 /// The receipt of a write.
 #[track_caller]
 fn put(node: &Node, key: &str) -> Value {
-    node.http.put(TABLE, key, b"v").ok().json()
+    node.http.receipt(TABLE, key, "v")
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_policy_that_makes_no_sense_is_refused_and_one_for_unknown_standbys_waits_fo
     );
     assert_says(&a.said(), &["counts standbys that never came"]);
     let waiting = a.http.clone();
-    let waiting = std::thread::spawn(move || waiting.put(TABLE, "waits", b"v").ok().json());
+    let waiting = std::thread::spawn(move || waiting.receipt(TABLE, "waits", "v"));
     let _b = Start::new(dir.path(), "b").follow(&a).start();
     assert_eq!(waiting.join().unwrap()["standbys"], json!(["b"]));
 }

@@ -34,7 +34,7 @@ pub(crate) async fn put(
             tx.commit_at(level).await?
         }
     };
-    Ok(receipt_json(&receipt))
+    Ok(place_json(&receipt))
 }
 
 pub(crate) async fn delete(State(api): State<Api>, uri: Uri) -> ApiResult<Response> {
@@ -47,10 +47,19 @@ pub(crate) async fn delete(State(api): State<Api>, uri: Uri) -> ApiResult<Respon
             tx.commit_at(level).await?
         }
     };
-    Ok(receipt_json(&receipt))
+    Ok(place_json(&receipt))
 }
 
-/// What a write is answered with.
+/// What the write of one key is answered with.
+fn place_json(receipt: &Receipt) -> Response {
+    let answer = json!({
+        "lsn": receipt.lsn.to_string(),
+        "timeline": receipt.timeline.number,
+    });
+    json(StatusCode::OK, answer)
+}
+
+/// What a transaction is answered with.
 pub(super) fn receipt_json(receipt: &Receipt) -> Response {
     let answer = json!({
         "lsn": receipt.lsn.to_string(),

@@ -100,6 +100,15 @@ impl Http {
         self.must("PUT", &format!("/v1/tables/{table}/keys/{key}"), value)
     }
 
+    /// The receipt of a transaction that sets one key.
+    #[track_caller]
+    pub(crate) fn receipt(&self, table: &str, key: &str, value: &str) -> Value {
+        let op = json!({ "op": "put", "table": table, "key": key, "value": value });
+        let body = json!({ "ops": [op] }).to_string();
+        let answer = self.must("POST", "/v1/transactions", body.as_bytes());
+        answer.ok().json()
+    }
+
     #[track_caller]
     pub(crate) fn get(&self, table: &str, key: &str) -> Answer {
         self.must("GET", &format!("/v1/tables/{table}/keys/{key}"), &[])
