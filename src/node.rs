@@ -37,6 +37,9 @@ use crate::transaction::{Snapshot, WriteTransaction};
 use crate::upstream::Upstream;
 use life::{Life, Plan};
 
+/// How long an order waits for a change of role that is under way before it is refused.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// A running node. Clones are handles on the same one.
 ///
 /// ```no_run
@@ -65,6 +68,9 @@ struct Inner {
     /// Held while one life ends and another begins; true once the node was stopped.
     changing: tokio::sync::Mutex<bool>,
     closing: watch::Sender<bool>,
+    /// True while the data of another node are copied; and whom to copy from instead.
+    copying: watch::Sender<bool>,
+    redirect: watch::Sender<Vec<String>>,
     events: EventLog,
 }
 
@@ -79,6 +85,8 @@ impl Inner {
             trouble: Mutex::new(None),
             changing: tokio::sync::Mutex::new(false),
             closing: watch::Sender::new(false),
+            copying: watch::Sender::new(false),
+            redirect: watch::Sender::new(Vec::new()),
         });
         inner.keep_address(&life);
         turn::watch(&inner, &life);
@@ -110,9 +118,16 @@ impl Inner {
     /// Keeps this life the current one while the guard lives.
     ///
     /// # Errors
-    /// [`Error::Stopped`].
+    /// [`Error::Stopped`]; [`Error::Refused`] while a change takes its time.
     async fn unchanged(&self) -> Result<tokio::sync::MutexGuard<'_, bool>> {
-        let stopped = self.changing.lock().await;
+        let held = timeout(BUSY_WAIT_MAX, self.changing.lock()).await;
+        let stopped = held.map_err(|_| {
+            let busy = self.trouble.lock().clone();
+            let busy = busy.as_deref().unwrap_or("changing its role");
+            Error::Refused(format!(
+                "this node is busy: {busy}; ask again when it is done"
+            ))
+        })?;
         match *stopped {
             true => Err(Error::Stopped),
             false => Ok(stopped),
@@ -302,6 +317,10 @@ impl Node {
     /// [`Error::Usage`] on a URL that cannot be read, [`Error::Refused`] on a primary.
     pub async fn follow(&self, url: &str) -> Result<()> {
         let upstream = Upstream::parse(url)?;
+        if *self.inner.copying.borrow() {
+            self.inner.redirect.send_replace(upstream.addresses);
+            return Ok(());
+        }
         let _unchanged = self.inner.unchanged().await?;
         let life = self.inner.life();
         let told = record::told_to_follow(&self.inner.name, &upstream.addresses);

@@ -113,6 +113,26 @@ fn an_old_primary_that_cannot_rewind_is_copied_while_its_old_data_stay_readable(
 }
 
 #[test]
+fn a_node_whose_copy_does_not_come_can_be_told_to_take_it_elsewhere() {
+    let dir = TempDir::new().unwrap();
+    let (a, b) = parted(&dir, Node::terminate);
+    let relay = Relay::start(&b.replication, 1);
+    let a = a
+        .arg("--follow", format!("postgres://{}", relay.address))
+        .start();
+    until("a asks for a base backup", || relay.held() > 0);
+    let busy = a.http.send("POST", "/v1/promote", b"").unwrap();
+    assert_eq!(busy.status, 412, "{}", busy.text());
+    assert!(busy.text().contains("copying"), "{}", busy.text());
+    a.http.follow(&b.url()).ok();
+    until("a is copied", || {
+        a.http.get(TABLE, "later000").status == 200
+    });
+    converged(&a, &b);
+    assert!(relay.held() > 0, "nothing came this way");
+}
+
+#[test]
 fn a_kill_during_the_copy_leaves_a_node_that_copies_again() {
     let dir = TempDir::new().unwrap();
     let (a, b) = parted(&dir, Node::terminate);

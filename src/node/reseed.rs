@@ -26,12 +26,12 @@ pub(super) fn staging(dir: &Path) -> PathBuf {
     dir.join("reseed")
 }
 
-/// Forgets a copy that was begun and is not complete.
+/// Forgets what lies in `staging`, a copy that was begun and is not complete.
 ///
 /// # Errors
 /// Disk errors.
-pub(super) fn clear(dir: &Path) -> Result<()> {
-    remove(&staging(dir))
+pub(super) fn clear(staging: &Path) -> Result<()> {
+    remove(staging)
 }
 
 /// Notes in the complete copy what this node is bound by.
@@ -57,7 +57,7 @@ pub(super) fn bind(
 pub(super) fn finish(dir: &Path) -> Result<()> {
     let (copy, old) = (staging(dir), dir.join("replaced"));
     if !exists(&copy.join(CONTROL))? {
-        clear(dir)?;
+        clear(&copy)?;
         return remove(&old);
     }
     make(&old)?;
@@ -74,7 +74,7 @@ pub(super) fn finish(dir: &Path) -> Result<()> {
     sync(dir)?;
     rename(&copy.join(CONTROL), &dir.join(CONTROL))?;
     sync(dir)?;
-    clear(dir)?;
+    clear(&copy)?;
     remove(&old)
 }
 

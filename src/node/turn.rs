@@ -9,7 +9,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mainstay_replication::{Divergence, WayBack, bootstrap};
+use mainstay_replication::{Divergence, WalStreamingConfig, WayBack, bootstrap};
 use mainstay_storage::Lsn;
 
 use super::life::{Life, Plan};
@@ -115,28 +115,11 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     let mut config = plan.config.clone();
     config.data_dir = reseed::staging(&dir);
     config.node_id = Some(wal.identity().node_id);
-    let mut closing = inner.closing.subscribe();
-    let mut pause = RETRY_FIRST;
-    let copied = loop {
-        let clearing = dir.clone();
-        blocking(move || reseed::clear(&clearing)).await?;
-        let done = tokio::select! {
-            done = bootstrap(&config) => done,
-            _ = closing.wait_for(|closing| *closing) => return Err(Error::Stopped),
-        };
-        match done {
-            Ok(copied) => {
-                tracing::info!(bytes = copied.bytes, start = %copied.start, "took a base backup");
-                break copied.bytes;
-            }
-            Err(error) => tracing::warn!(%error, "no base backup; trying again"),
-        }
-        let paused = tokio::time::timeout(pause, closing.wait_for(|closing| *closing)).await;
-        if paused.is_ok() {
-            return Err(Error::Stopped);
-        }
-        pause = (pause * 2).min(RETRY_MAX);
-    };
+    inner.copying.send_replace(true);
+    let copied = receive(inner, &mut config).await;
+    inner.copying.send_replace(false);
+    let copied = copied?;
+    plan.config.follow = config.follow;
     let options = plan.wal_options();
     let binding = dir.clone();
     blocking(move || reseed::bind(&binding, &options, control.promised(), control.attempted()))
@@ -146,6 +129,50 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     close(life).await;
     // Opening puts the copy in its place.
     plan.open().await
+}
+
+/// Receives a copy, from whoever this node is told to follow meanwhile; returns its size in bytes.
+async fn receive(inner: &Inner, config: &mut WalStreamingConfig) -> Result<u64> {
+    let mut closing = inner.closing.subscribe();
+    // What was said during an earlier copy is over.
+    inner.redirect.send_replace(Vec::new());
+    let mut redirect = inner.redirect.subscribe();
+    let mut pause = RETRY_FIRST;
+    loop {
+        let staging = config.data_dir.clone();
+        let attempt = async {
+            // A copy that was given up may still be ending, and have a file open here.
+            blocking(move || reseed::clear(&staging)).await?;
+            Ok::<_, Error>(bootstrap(config).await?)
+        };
+        let failed = tokio::select! {
+            done = attempt => match done {
+                Ok(copied) => {
+                    let start = copied.start;
+                    tracing::info!(bytes = copied.bytes, %start, "took a base backup");
+                    return Ok(copied.bytes);
+                }
+                Err(error) => Some(error),
+            },
+            _ = redirect.changed() => None,
+            _ = closing.wait_for(|closing| *closing) => return Err(Error::Stopped),
+        };
+        if let Some(error) = failed {
+            tracing::warn!(%error, "no base backup; trying again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = redirect.changed() => {}
+                _ = closing.wait_for(|closing| *closing) => return Err(Error::Stopped),
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+        let told = redirect.borrow_and_update().clone();
+        if !told.is_empty() && told != config.follow {
+            tracing::info!(upstreams = ?told, "copying from another node from now on");
+            config.follow = told;
+            pause = RETRY_FIRST;
+        }
+    }
 }
 
 /// Ends a life whose store is to stay as far back as it is.
