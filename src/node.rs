@@ -317,8 +317,7 @@ impl Node {
     /// [`Error::Usage`] on a URL that cannot be read, [`Error::Refused`] on a primary.
     pub async fn follow(&self, url: &str) -> Result<()> {
         let upstream = Upstream::parse(url)?;
-        if *self.inner.copying.borrow() {
-            self.inner.redirect.send_replace(upstream.addresses);
+        if self.inner.redirected(&upstream.addresses) {
             return Ok(());
         }
         let _unchanged = self.inner.unchanged().await?;

@@ -115,11 +115,18 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     let mut config = plan.config.clone();
     config.data_dir = reseed::staging(&dir);
     config.node_id = Some(wal.identity().node_id);
+    // What was said during an earlier copy is over.
+    inner.redirect.send_replace(Vec::new());
     inner.copying.send_replace(true);
     let copied = receive(inner, &mut config).await;
     inner.copying.send_replace(false);
     let copied = copied?;
-    plan.config.follow = config.follow;
+    // Whoever was named last is followed, even if the copy was complete by then.
+    let named = inner.redirect.borrow().clone();
+    plan.config.follow = match named.is_empty() {
+        true => config.follow,
+        false => named,
+    };
     let options = plan.wal_options();
     let binding = dir.clone();
     blocking(move || reseed::bind(&binding, &options, control.promised(), control.attempted()))
@@ -131,11 +138,24 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     plan.open().await
 }
 
+impl Inner {
+    /// Tells a copy that is under way whom to copy from, and to follow then; false when there is
+    /// none.
+    pub(super) fn redirected(&self, upstreams: &[String]) -> bool {
+        // Held meanwhile, so that the copy does not end without having heard it.
+        let copying = self.copying.borrow();
+        if *copying {
+            self.redirect.send_replace(upstreams.to_vec());
+            let told = record::told_to_follow(&self.name, upstreams);
+            self.events.record(told);
+        }
+        *copying
+    }
+}
+
 /// Receives a copy, from whoever this node is told to follow meanwhile; returns its size in bytes.
 async fn receive(inner: &Inner, config: &mut WalStreamingConfig) -> Result<u64> {
     let mut closing = inner.closing.subscribe();
-    // What was said during an earlier copy is over.
-    inner.redirect.send_replace(Vec::new());
     let mut redirect = inner.redirect.subscribe();
     let mut pause = RETRY_FIRST;
     loop {

@@ -48,7 +48,7 @@ pub enum SlotError {
 }
 
 impl SlotError {
-    /// PostgreSQL's code for it.
+    /// PostgreSQL's code for it; one too many is told as one too many streams is.
     pub const fn sqlstate(&self) -> &'static str {
         match self {
             Self::NameTooShort(_) | Self::Name(_) => "42602",
@@ -57,7 +57,7 @@ impl SlotError {
             Self::Missing(_) => "42704",
             Self::Active { .. } => "55006",
             Self::Invalidated(_) | Self::WrongKind { .. } => "55000",
-            Self::Full(_) => "53400",
+            Self::Full(_) => "53300",
         }
     }
     /// What to do about it.
