@@ -14,9 +14,9 @@
 //! removed <= checkpoint <= commit <= flushed <= written <= sealed <= appended
 //! ```
 //!
-//! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed to the system, *flushed* survives a
-//! power cut, *commit* survives what the synchronous policy says it survives. Without a policy
-//! commit is flushed.
+//! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed
+//! to the system, *flushed* survives a power cut, *commit* survives what the synchronous policy
+//! says it survives. Without a policy commit is flushed.
 //!
 //! # Rules by operation
 //!
@@ -140,8 +140,6 @@ struct Inner {
     identity: Identity,
     /// Whether it had been closed properly.
     clean: bool,
-    /// Whether others may hold log that this node lost when it was not.
-    overlapped: bool,
     /// Read while entries that belong together are appended, written while a timeline begins.
     units: RwLock<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -306,7 +304,8 @@ impl Wal {
                 let flushed = self.flushed().get();
                 self.update_control(|control| {
                     control.clean = true;
-                    control.overlapped = false;
+                    // A close makes nothing undone that a crash before it did.
+                    control.overlapped = self.must_begin_timeline();
                     control.watermark = flushed;
                 })
             }

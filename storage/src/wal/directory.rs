@@ -247,7 +247,6 @@ impl Wal {
             size,
             identity,
             clean: control.clean,
-            overlapped: control.overlapped,
             units: RwLock::default(),
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(lock)),

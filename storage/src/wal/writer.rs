@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     failed: AtomicBool,
     /// Whether it is durably noted that others may be sent what is not flushed here.
     pub(crate) overlaps: AtomicBool,
+    /// Whether others may hold log that this node lost: it may not go on in this timeline.
+    pub(crate) behind: AtomicBool,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
 }
@@ -157,6 +159,7 @@ impl Shared {
             configs: Mutex::new(configs),
             failed: AtomicBool::new(false),
             overlaps: AtomicBool::new(overlaps),
+            behind: AtomicBool::new(overlaps),
             commit_follows: AtomicBool::new(true),
         }
     }
