@@ -113,7 +113,7 @@ pub enum Error {
     /// Rule: after a crash other nodes may hold more of the log than this one, so it cannot be
     /// written here. Nothing was.
     #[error(
-        "nothing was written: since a crash of this node others may hold log beyond {end}, its end, so they must agree before it goes on. It asks them by itself; start the standbys that its policy counts"
+        "nothing was written: since a crash of this node others may hold log beyond {end}, its end, so they must agree before it goes on. A node asks them by itself once it is started; start the standbys that its policy counts"
     )]
     Behind {
         /// Where the log ends here.
