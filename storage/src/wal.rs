@@ -99,6 +99,9 @@ pub struct WalOptions {
     /// The operator accepts losing all log from exactly here on, although this node had flushed
     /// it. The node gets a new incarnation.
     pub accept_loss_from: Option<Lsn>,
+    /// The log has no threads: nothing is written before the caller does it with
+    /// [`Wal::drive`]. For simulations, in which one seed decides everything.
+    pub driven: bool,
 }
 
 impl WalOptions {
@@ -109,6 +112,7 @@ impl WalOptions {
             tail_bytes: 32 << 20,
             wall_clock,
             accept_loss_from: None,
+            driven: false,
         }
     }
 }
@@ -286,6 +290,13 @@ impl Wal {
         self.shared().poisoned()
     }
 
+    /// Does one piece of work of a log that is [driven](WalOptions::driven): makes a spare segment,
+    /// or writes and syncs one group. Says whether there was any. A failure poisons the log, as
+    /// everywhere.
+    pub fn drive(&self) -> bool {
+        self.shared().drive()
+    }
+
     /// Writes out what is queued, marks the log as properly closed and releases the directory.
     /// Every wait ends. A second call does nothing.
     ///
@@ -336,6 +347,7 @@ impl Wal {
 impl Inner {
     fn stop_threads(&self) {
         self.shared.close();
+        self.shared.finish();
         for thread in self.threads.lock().drain(..) {
             // A panicking writer has already said why; there is nobody else to tell.
             let _ = thread.join();

@@ -117,6 +117,13 @@ impl SimDisk {
         self.release_syncs();
     }
 
+    /// Takes the power away after `calls` more calls: those after it fail and change nothing, until
+    /// [`crash`](Self::crash) decides what survived.
+    pub fn cut_power_after(&self, calls: u64) {
+        let mut state = self.state.lock();
+        state.last_call = Some(state.calls.saturating_add(calls));
+    }
+
     /// Offsets in bytes of the 512-byte sectors of a file that have pending writes, ascending.
     ///
     /// # Panics

@@ -238,6 +238,6 @@ impl DiskFile for SimFile {
     }
 }
 
-fn crashed() -> io::Error {
+pub(super) fn crashed() -> io::Error {
     io::Error::other("the simulated machine crashed; open the file again")
 }
