@@ -291,7 +291,7 @@ impl Wal {
     }
 
     /// Does one piece of work of a log that is [driven](WalOptions::driven): makes a spare segment,
-    /// or writes and syncs one group. Says whether there was any. A failure poisons the log, as
+    /// writes a group, or syncs it. Says whether there was any. A failure poisons the log, as
     /// everywhere.
     pub fn drive(&self) -> bool {
         self.shared().drive()

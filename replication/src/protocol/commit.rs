@@ -132,6 +132,11 @@ impl Committer {
                 session,
                 vote_after,
             } => {
+                let known = self.standbys.get(&name);
+                if known.is_some_and(|known| known.session > session) {
+                    // What an earlier connection asked for may arrive after a later one streams.
+                    return;
+                }
                 if vote_after.is_some() {
                     // What its old self held is gone.
                     self.reached.remove(&name);
@@ -244,11 +249,6 @@ impl Committer {
     /// not before earlier ones are known committed.
     pub fn may_change_policy(&self) -> bool {
         self.policies.len() < POLICIES_MAX && !self.suspended
-    }
-
-    /// Whether a commit waits for any standby.
-    pub fn waits_for_standbys(&self) -> bool {
-        self.policies.iter().any(|(policy, _)| policy.needed() > 0)
     }
 
     fn newest(&self) -> &BoundPolicy {

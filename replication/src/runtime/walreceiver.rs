@@ -89,6 +89,10 @@ pub(crate) async fn run(
     orders: mpsc::Receiver<Order>,
 ) -> Ended {
     let wal = &core.wal;
+    // What an earlier one received may still be on its way to the disk, and is not asked for again.
+    if wal.flushed().wait(wal.appended()).await.is_err() {
+        return Ended::Failed(mainstay_storage::Error::Closed.into());
+    }
     let (flushed, applied) = (wal.flushed().get(), core.applied.get());
     let control = wal.control();
     let accepted = control.promised().into_iter().chain(control.attempted());

@@ -239,10 +239,7 @@ impl Wal {
             found.configs,
             options.driven,
         ));
-        let threads = match options.driven {
-            true => Vec::new(),
-            false => start_threads(&shared, dir)?,
-        };
+        let threads = start_threads(&shared, dir, options.driven)?;
         let identity = identity(shared.control.lock().get());
         let inner = Inner {
             shared,
@@ -255,12 +252,8 @@ impl Wal {
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(lock)),
         };
-        Ok((
-            Self {
-                inner: Arc::new(inner),
-            },
-            recovered,
-        ))
+        let inner = Arc::new(inner);
+        Ok((Self { inner }, recovered))
     }
 }
 
@@ -272,7 +265,14 @@ fn identity(control: &Control) -> Identity {
     }
 }
 
-fn start_threads(shared: &Arc<Shared>, dir: &Path) -> Result<Vec<thread::JoinHandle<()>>> {
+fn start_threads(
+    shared: &Arc<Shared>,
+    dir: &Path,
+    driven: bool,
+) -> Result<Vec<thread::JoinHandle<()>>> {
+    if driven {
+        return Ok(Vec::new());
+    }
     let spawn = |name: &str, run: fn(&Shared)| {
         let shared = shared.clone();
         let spawned = thread::Builder::new()

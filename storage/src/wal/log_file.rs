@@ -111,14 +111,22 @@ impl LogFile {
     /// # Errors
     /// The first disk error. The log must not be written again by this value.
     pub(crate) fn write_group(&mut self, items: Vec<Item>, out: &mut dyn Progress) -> Result<()> {
+        self.write_items(items, out)?;
+        self.sync(out)
+    }
+
+    /// The first half of [`write_group`](Self::write_group): seals and writes.
+    ///
+    /// # Errors
+    /// As [`write_group`](Self::write_group).
+    pub(crate) fn write_items(&mut self, items: Vec<Item>, out: &mut dyn Progress) -> Result<()> {
         for item in items {
             match item {
                 Item::Draft(draft) => self.seal_draft(&draft, out)?,
                 Item::Raw { at, bytes, crc } => self.take_raw(at, &bytes, crc, out)?,
             }
         }
-        self.write(out)?;
-        self.sync(out)
+        self.write(out)
     }
 
     fn seal_draft(&mut self, draft: &Draft, out: &mut dyn Progress) -> Result<()> {
@@ -268,7 +276,11 @@ impl LogFile {
         Ok(())
     }
 
-    fn sync(&mut self, out: &mut dyn Progress) -> Result<()> {
+    /// The second half of [`write_group`](Self::write_group).
+    ///
+    /// # Errors
+    /// As [`write_group`](Self::write_group).
+    pub(crate) fn sync(&mut self, out: &mut dyn Progress) -> Result<()> {
         if self.end.flushed == self.end.lsn {
             return Ok(());
         }

@@ -35,7 +35,8 @@ pub struct CommitConfig {
 pub enum Event {
     /// Own log is flushed up to here.
     Flushed(Lsn),
-    /// A native standby connected. An earlier session of the same name is displaced.
+    /// A native standby connected. An earlier session of the same name, one with a lower number,
+    /// is displaced; while a later one lasts, this changes nothing.
     Connected {
         /// Who.
         name: NodeName,

@@ -215,13 +215,6 @@ impl Core {
         }
     }
 
-    /// Whether a commit here waits for any standby.
-    pub(crate) fn waits_for_standbys(&self) -> bool {
-        let state = self.state.lock();
-        let committer = state.committer.as_ref();
-        committer.is_some_and(Committer::waits_for_standbys)
-    }
-
     /// When the commit machine wants a tick.
     pub(crate) fn commit_deadline(&self) -> Option<Moment> {
         self.state.lock().committer.as_ref()?.deadline()

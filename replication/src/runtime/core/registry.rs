@@ -97,7 +97,14 @@ impl Core {
             last_heard: self.clock.now(),
             open: true,
         };
-        self.state.lock().standbys.insert(name.clone(), connected);
+        {
+            let mut state = self.state.lock();
+            let known = state.standbys.get(name);
+            if known.is_some_and(|known| known.open && known.session > session) {
+                return;
+            }
+            state.standbys.insert(name.clone(), connected);
+        }
         self.peers.changed.notify_one();
         let name = name.clone();
         self.commit_event(Event::Connected {

@@ -21,7 +21,8 @@ impl Session {
     /// Disk errors, and those of a control file that cannot be written.
     pub(super) async fn overlaps(&self, stream: &Stream) -> Result<bool> {
         let core = &self.core;
-        if !self.native || core.wal.timeline() != stream.timeline || !core.waits_for_standbys() {
+        let synchronous = core.is_primary() && core.standing.borrow().synchronous;
+        if !self.native || core.wal.timeline() != stream.timeline || !synchronous {
             return Ok(false);
         }
         if !core.wal.overlaps() {

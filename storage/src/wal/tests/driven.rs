@@ -23,6 +23,13 @@ fn a_driven_log_writes_when_it_is_driven_and_where_an_append_needs_room() {
     // The first needs a segment, which is made on the spot.
     let first = wal.append(&put(100)).unwrap().end;
     assert!(wal.sealed().get() < first && wal.flushed().get() < first);
+    while wal.sealed().get() < first {
+        assert!(wal.drive(), "nothing to do");
+    }
+    assert!(
+        wal.flushed().get() < first,
+        "it is synced in a step of its own"
+    );
     while wal.drive() {}
     assert_eq!((wal.sealed().get(), wal.flushed().get()), (first, first));
     assert!(!wal.drive(), "there was more to do");

@@ -11,7 +11,7 @@ use parking_lot::MutexGuard;
 
 use super::publish::Publish;
 use super::{GROUP_BYTES_MAX, Queue, Shared};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::wal::log_file::Item;
 use crate::wal::record::record_len;
 
@@ -41,6 +41,11 @@ impl Shared {
             .lock()
             .write_group(group, &mut Publish { shared: self });
         drop(panics);
+        self.end_group(written);
+    }
+
+    /// The writer is idle again, or the log has come to a bad end.
+    fn end_group(&self, written: Result<()>) {
         let mut queue = self.queue.lock();
         queue.busy = false;
         if let Err(error) = written {
@@ -76,8 +81,8 @@ impl Shared {
         }
     }
 
-    /// Makes a spare in the attempt that was counted last. Says whether there is one more, and keeps
-    /// the queue locked, lest whoever asks again is missed.
+    /// Makes a spare in the attempt that was counted last. Says whether there is one more, and
+    /// keeps the queue locked, lest whoever asks again is missed.
     fn make_spare(&self) -> (bool, MutexGuard<'_, Queue>) {
         let made = self.spares.make();
         let mut queue = self.queue.lock();
@@ -95,7 +100,8 @@ impl Shared {
         open && queue.wanted_until <= self.spares.covered_until()
     }
 
-    /// Does one piece of work, if there is any: makes a spare that is wanted, or writes a group.
+    /// Does one piece of work, if there is any: makes a spare that is wanted, syncs the group that
+    /// was written last, or writes the next one.
     pub(crate) fn drive(&self) -> bool {
         let mut queue = self.queue.lock();
         if queue.poisoned.is_some() {
@@ -105,7 +111,13 @@ impl Shared {
         if !queue.closed && !tried && !self.nothing_to_make(&queue) {
             queue.attempts += 1;
             drop(queue);
-            self.make_spare();
+            drop(self.make_spare());
+            return true;
+        }
+        if queue.busy {
+            drop(queue);
+            let synced = self.file.lock().sync(&mut Publish { shared: self });
+            self.end_group(synced);
             return true;
         }
         if queue.items.is_empty() {
@@ -114,7 +126,12 @@ impl Shared {
         queue.busy = true;
         let group = take_group(&mut queue);
         drop(queue);
-        self.write_group(group);
+        let mut file = self.file.lock();
+        let written = file.write_items(group, &mut Publish { shared: self });
+        drop(file);
+        if written.is_err() {
+            self.end_group(written);
+        }
         true
     }
 

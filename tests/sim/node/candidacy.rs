@@ -1,0 +1,399 @@
+//! Promises, and asking for them: the acceptor and the candidate that ship.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainstay_replication::protocol::promotion::{
+    Acceptor, AcceptorAction, AcceptorEvent, Candidate, CandidateAction, CandidateConfig,
+    CandidateEvent, ProbeAnswer, Promise, PromiseRequest, Promises, Purpose, Role as ProbedRole,
+};
+use mainstay_storage::{LogBytes, Lsn, TimelineHistory, WalEntry, WalEntryType};
+use uuid::Uuid;
+
+use super::serving::TIMEOUT;
+use super::{Done, Node, Role, Trouble, World, cluster, log_end, policies};
+use crate::sim::net::Packet;
+
+/// Longest time for each phase, in microseconds.
+const PHASE: u64 = 1_000_000;
+
+impl Node {
+    /// Asks to become, or to stay, the primary.
+    pub(in crate::sim) fn ask(
+        &mut self,
+        purpose: Purpose,
+        force: bool,
+        world: &mut World<'_>,
+    ) -> Done {
+        let now = world.now;
+        let id = Uuid::from_u64_pair(world.random.next(), world.random.next());
+        let name = self.name.clone();
+        let life = self.life();
+        let fits = (life.role == Role::Primary) == (purpose != Purpose::Promote);
+        // A copy always brings a configuration along; who starts empty here waits for one.
+        let empty = life.wal.config().0.is_empty();
+        if life.candidate.is_some() || !fits || empty {
+            return Ok(());
+        }
+        let config = cluster(&life.wal)?;
+        let known = config.standbys.iter().chain([&config.primary]);
+        let known = known.map(|member| member.name.clone());
+        let heard = life.primary_heard.filter(|_| life.upstream.is_some());
+        let candidate = Candidate::new(CandidateConfig {
+            name: name.clone(),
+            purpose,
+            end: log_end(&life.wal),
+            opened: (*life.wal.history()).clone(),
+            policies: policies(&life.wal)?,
+            also_probe: known.filter(|known| *known != name).collect(),
+            highest_seen: life.wal.control().highest_number(),
+            number: None,
+            id,
+            primary_heard: heard.map(|at| Duration::from_micros(now - at)),
+            heartbeat_timeout: Duration::from_micros(TIMEOUT),
+            lag_max: None,
+            force,
+            without_policy: false,
+            may_degrade: false,
+            phase_timeout: Duration::from_micros(PHASE),
+        });
+        life.attempts += 1;
+        let attempt = life.attempts;
+        life.candidate = Some((attempt, candidate));
+        world.tell(format!("{name} asks for a timeline: {purpose:?}"));
+        self.bring_candidate(attempt, CandidateEvent::Begin, world)
+    }
+
+    /// An answer, or something else, for the candidate of this attempt.
+    pub(in crate::sim) fn bring_candidate(
+        &mut self,
+        attempt: u64,
+        event: CandidateEvent,
+        world: &mut World<'_>,
+    ) -> Done {
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            if !self.meets(&event, world)? {
+                return Ok(());
+            }
+            let now = world.moment();
+            let Some((_, candidate)) = self
+                .life()
+                .candidate
+                .as_mut()
+                .filter(|(at, _)| *at == attempt)
+            else {
+                return Ok(());
+            };
+            let mut actions = Vec::new();
+            candidate.on(event, now, &mut actions);
+            for action in actions {
+                events.extend(self.carry_out(attempt, action, world)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A primary that goes on heeds what a member's log tells; false when that ended it.
+    fn meets(&mut self, event: &CandidateEvent, world: &mut World<'_>) -> Done<bool> {
+        let primary = self.life().role == Role::Primary;
+        if let CandidateEvent::ProbeAnswered(_, answer) = event
+            && primary
+        {
+            self.claimed(answer.end.timeline, true, world)?;
+            return Ok(self.life().role == Role::Primary);
+        }
+        Ok(true)
+    }
+
+    fn carry_out(
+        &mut self,
+        attempt: u64,
+        action: CandidateAction,
+        world: &mut World<'_>,
+    ) -> Done<Option<CandidateEvent>> {
+        match action {
+            CandidateAction::AskProbe(ref name)
+            | CandidateAction::AskPromise(ref name, _)
+            | CandidateAction::FetchFrom { ref name, .. } => {
+                let to = super::super::index_of(name);
+                let arrives = world.net.cast(self.index, to, world.random);
+                if let Some(delay) = arrives.filter(|_| world.up[to]) {
+                    let from = self.index;
+                    let ask = Packet::Ask {
+                        from,
+                        attempt,
+                        action,
+                    };
+                    world.sent.push((world.now + delay, to, ask));
+                }
+                Ok(None)
+            }
+            CandidateAction::AskOwn(request) => {
+                self.unfollow(world);
+                let promise = self.promise(request, None, world)?;
+                let policies = policies(&self.life().wal)?;
+                Ok(promise.map(|promise| CandidateEvent::OwnAnswered { promise, policies }))
+            }
+            CandidateAction::OpenTimeline(timeline) => {
+                let me = self.name.clone();
+                let life = self.life();
+                let mut config = cluster(&life.wal)?;
+                if config.primary.name != me {
+                    let old = config.primary.clone();
+                    let own = config.standby(&me).cloned();
+                    config.primary =
+                        own.ok_or_else(|| Trouble::Broken("it is not registered".to_owned()))?;
+                    config.standbys.retain(|member| member.name != me);
+                    config
+                        .register(old)
+                        .map_err(|error| Trouble::Broken(error.to_string()))?;
+                }
+                let config = config
+                    .encode()
+                    .map_err(|error| Trouble::Broken(error.to_string()))?;
+                let also = [WalEntry::new(WalEntryType::Config, None, config)];
+                let (fork, end) = life.wal.begin_timeline(timeline, "simulated", &also)?;
+                self.flush()?;
+                world.tell(format!("{me} opens {timeline} at {fork}"));
+                Ok(Some(CandidateEvent::Opened { fork, end }))
+            }
+            CandidateAction::Done { end, overtaken, .. } => {
+                self.life().candidate = None;
+                self.lead(end, world)?;
+                self.tell_others(world)?;
+                if overtaken.is_some() {
+                    self.suspend(world)?;
+                }
+                Ok(None)
+            }
+            CandidateAction::Refuse(why) => {
+                world.tell(format!("{} is refused: {why}", self.name));
+                self.give_up(world)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes out everything that is appended.
+    pub(super) fn flush(&mut self) -> Done {
+        let life = self.life();
+        while life.wal.flushed().get() < life.wal.appended() {
+            life.wal.drive();
+            if let Some(error) = life.wal.poisoned() {
+                return Err(Trouble::Disk(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, world: &mut World<'_>) -> Done {
+        let life = self.life();
+        let timeline = life
+            .candidate
+            .take()
+            .map(|(_, candidate)| candidate.status().timeline);
+        let control = life.wal.control();
+        if timeline.is_some() && control.attempted() == timeline {
+            let mut acceptor = self.acceptor();
+            let mut actions = Vec::new();
+            acceptor.on(AcceptorEvent::GivenUp, &mut actions);
+            for action in actions {
+                if let AcceptorAction::PersistLapse(promises) = action {
+                    self.save(promises)?;
+                }
+            }
+        }
+        let life = self.life();
+        if life.role == Role::Standby && life.receiver.is_none() {
+            self.follow(world)?;
+        }
+        Ok(())
+    }
+
+    fn acceptor(&mut self) -> Acceptor {
+        let name = self.name.clone();
+        let wal = &self.life().wal;
+        let control = wal.control();
+        let promises = Promises {
+            others: control.promised(),
+            own: control.attempted(),
+        };
+        Acceptor::new(name, promises, wal.timeline())
+    }
+
+    fn save(&mut self, promises: Promises) -> Done {
+        Ok(self
+            .life()
+            .wal
+            .save_promises(promises.others, promises.own)?)
+    }
+
+    /// Promises, to `candidate` or to this node itself.
+    fn promise(
+        &mut self,
+        request: PromiseRequest,
+        candidate: Option<usize>,
+        world: &mut World<'_>,
+    ) -> Done<Option<Promise>> {
+        let timeline = request.timeline;
+        let mut acceptor = self.acceptor();
+        let mut actions = Vec::new();
+        acceptor.on(AcceptorEvent::Asked(request), &mut actions);
+        while let Some(action) = actions.pop() {
+            match action {
+                AcceptorAction::Persist(promises) | AcceptorAction::PersistLapse(promises) => {
+                    self.save(promises)?;
+                    if let Some(candidate) = candidate {
+                        if let Some((attempt, _)) = self.life().candidate {
+                            self.bring_candidate(
+                                attempt,
+                                CandidateEvent::Overtaken(timeline),
+                                world,
+                            )?;
+                        }
+                        if self.life().role == Role::Primary {
+                            self.suspend(world)?;
+                        } else {
+                            self.promised_to(candidate, timeline, world)?;
+                        }
+                    }
+                    self.flush()?;
+                    let end = log_end(&self.life().wal);
+                    acceptor.on(AcceptorEvent::Persisted(end), &mut actions);
+                }
+                AcceptorAction::Reply { promise, .. } => return Ok(Some(promise)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Another node's candidate asks.
+    pub(in crate::sim) fn asked(
+        &mut self,
+        from: usize,
+        attempt: u64,
+        action: CandidateAction,
+        world: &mut World<'_>,
+    ) -> Done {
+        let name = self.name.clone();
+        let event = match action {
+            CandidateAction::AskProbe(_) => {
+                let now = world.now;
+                let life = self.life();
+                let heard = life.primary_heard.filter(|_| life.upstream.is_some());
+                let answer = ProbeAnswer {
+                    role: match life.role {
+                        Role::Primary => ProbedRole::Primary,
+                        Role::Standby => ProbedRole::Standby,
+                    },
+                    end: log_end(&life.wal),
+                    highest: life.wal.control().highest_number(),
+                    primary_heard: heard.map(|at| Duration::from_micros(now - at)),
+                };
+                CandidateEvent::ProbeAnswered(name, answer)
+            }
+            CandidateAction::AskPromise(_, request) => {
+                let timeline = request.timeline;
+                let Some(promise) = self.promise(request, Some(from), world)? else {
+                    return Ok(());
+                };
+                CandidateEvent::PromiseAnswered(name, timeline, promise)
+            }
+            CandidateAction::FetchFrom { end, range, .. } => {
+                return self.give_log(from, attempt, range.start, end.flushed, world);
+            }
+            other => return Err(Trouble::Broken(format!("a candidate asks {other:?}"))),
+        };
+        self.answer(from, Packet::Answer { attempt, event }, world);
+        self.pump(world)
+    }
+
+    fn answer(&mut self, to: usize, packet: Packet, world: &mut World<'_>) {
+        if let Some(delay) = world.net.cast(self.index, to, world.random) {
+            world.sent.push((world.now + delay, to, packet));
+        }
+    }
+
+    /// Sends a candidate the log that it lacks.
+    fn give_log(
+        &mut self,
+        to: usize,
+        attempt: u64,
+        from: Lsn,
+        upto: Lsn,
+        world: &mut World<'_>,
+    ) -> Done {
+        let wal = self.life().wal.clone();
+        let history = (*wal.history()).clone();
+        let mut log = Vec::new();
+        let (mut bytes, mut at) = (LogBytes::new(wal.clone()), from);
+        while at < upto.min(wal.flushed().get()) {
+            let more = bytes.read(at, upto.min(wal.flushed().get()), 1 << 20)?;
+            log.extend_from_slice(&more);
+            at = at + more.len() as u64;
+        }
+        let log = Bytes::from(log);
+        let packet = Packet::Log {
+            attempt,
+            history,
+            at: from,
+            log,
+        };
+        self.answer(to, packet, world);
+        Ok(())
+    }
+
+    /// The log that a candidate here fetches.
+    pub(in crate::sim) fn fetched(
+        &mut self,
+        attempt: u64,
+        history: &TimelineHistory,
+        at: Lsn,
+        log: &Bytes,
+        world: &mut World<'_>,
+    ) -> Done {
+        let life = self.life();
+        if life
+            .candidate
+            .as_ref()
+            .is_none_or(|(current, _)| *current != attempt)
+        {
+            return Ok(());
+        }
+        let fits = at == life.wal.appended() && life.wal.adopt_history(history).is_ok();
+        let event = match fits {
+            true => {
+                life.wal.append_raw(at, log)?;
+                self.flush()?;
+                let life = self.life();
+                CandidateEvent::Fetched {
+                    end: log_end(&life.wal),
+                    policies: policies(&life.wal)?,
+                }
+            }
+            false => CandidateEvent::FetchFailed,
+        };
+        self.bring_candidate(attempt, event, world)?;
+        self.pump(world)
+    }
+
+    pub(super) fn tick_candidate(&mut self, world: &mut World<'_>) -> Done {
+        let now = world.now;
+        let random = world.random.next();
+        let life = self.life();
+        if let Some((attempt, candidate)) = &life.candidate {
+            let attempt = *attempt;
+            if candidate.deadline().is_some_and(|at| at.as_micros() <= now) {
+                return self.bring_candidate(attempt, CandidateEvent::Tick, world);
+            }
+        } else if let Some(standstill) = life.standstill.filter(|_| life.ask_at <= now) {
+            let purpose = standstill.purpose(life.asked);
+            life.asked += 1;
+            let pause = standstill.backoff(life.asked, random).as_micros();
+            life.ask_at = now + u64::try_from(pause).unwrap_or(u64::MAX).max(1_000);
+            return self.ask(purpose, false, world);
+        }
+        Ok(())
+    }
+}
