@@ -17,7 +17,7 @@ use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::pace::Pace;
 use crate::protocol::sender::DRAIN_MAX;
-use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
+use crate::runtime::{self, Contents, CopyStore, Core, Follower, Replay, SharedStore};
 
 /// Why a start after a stop is refused.
 const STORE_CLOSED: &str = "the store given was closed when this replicator stopped; open it again \
@@ -33,6 +33,7 @@ pub(super) enum Given {
         wal: Wal,
         store: SharedStore,
         copy: CopyStore,
+        contents: Mutex<Option<Arc<dyn Contents>>>,
     },
 }
 
@@ -78,9 +79,9 @@ pub(super) struct Running {
 impl Inner {
     pub(super) async fn open(&self, listener: Option<TcpListener>) -> Result<Running> {
         let (wal, store, copy, owned) = match &self.given {
-            Given::Engine { wal, store, copy } => {
-                (wal.clone(), Some(store.clone()), Some(copy.clone()), false)
-            }
+            Given::Engine {
+                wal, store, copy, ..
+            } => (wal.clone(), Some(store.clone()), Some(copy.clone()), false),
             Given::Directory(kept) => {
                 let store = match &*kept.lock() {
                     Kept::Nothing => None,
@@ -108,6 +109,11 @@ impl Inner {
             store: store.clone().filter(|_| owned),
         };
         let core = &running.core;
+        if let Given::Engine { contents, .. } = &self.given
+            && let Some(contents) = contents.lock().clone()
+        {
+            core.verdict.set_contents(contents);
+        }
         core.check_role()?;
         check_node_id(&self.config, &core.wal)?;
         runtime::remove_left_copies(&core.wal);

@@ -1,0 +1,158 @@
+//! What is known of this node's rows: how to read all of them, whether they were found to be wrong,
+//! and who compares them just now.
+//!
+//! A standby whose rows were found to differ is marked on disk, and the mark is read once, at the
+//! start. It decides nothing: who may promote such a node, or hand over to it, asks here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mainstay_storage::{BrokenMark, Wal};
+use parking_lot::Mutex;
+
+use super::Core;
+use crate::error::{Error, Result};
+use crate::runtime::verify::Contents;
+
+/// See the module.
+pub(crate) struct Verdict {
+    contents: OnceLock<Arc<dyn Contents>>,
+    mark: Mutex<Option<BrokenMark>>,
+    /// This node compares its rows with the primary's.
+    verifying: Arc<AtomicBool>,
+    /// A standby compares its rows with this node's.
+    serving: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verdict({:?})", self.mark.lock())
+    }
+}
+
+/// Keeps everybody else from the same until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn new(flag: &Arc<AtomicBool>) -> Option<Self> {
+        let free = !flag.swap(true, Ordering::AcqRel);
+        free.then(|| Self(flag.clone()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Verdict {
+    /// As it stands on disk.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub(super) fn open(wal: &Wal) -> Result<Self> {
+        Ok(Self {
+            contents: OnceLock::new(),
+            mark: Mutex::new(wal.broken()?),
+            verifying: Arc::default(),
+            serving: Arc::default(),
+        })
+    }
+
+    /// How to read all rows, if there is a way.
+    pub(crate) fn contents(&self) -> Option<Arc<dyn Contents>> {
+        self.contents.get().cloned()
+    }
+
+    /// Says how; once.
+    pub(crate) fn set_contents(&self, contents: Arc<dyn Contents>) {
+        // A second one would be the same.
+        let _ = self.contents.set(contents);
+    }
+
+    /// Begins a comparison of this node's; `None` while one runs.
+    pub(crate) fn verifying(&self) -> Option<Busy> {
+        Busy::new(&self.verifying)
+    }
+
+    /// Begins to serve one; `None` while another is served.
+    pub(crate) fn serving(&self) -> Option<Busy> {
+        Busy::new(&self.serving)
+    }
+}
+
+impl Core {
+    /// What was found wrong with this node's rows, if anything.
+    pub(crate) fn broken(&self) -> Option<BrokenMark> {
+        self.verdict.mark.lock().clone()
+    }
+
+    /// Marks this node's rows as wrong, or as right again, durably. Waits for the disk.
+    ///
+    /// # Errors
+    /// Disk errors. A mark that could not be written counts all the same until a restart; one that
+    /// could not be taken away stays.
+    pub(crate) fn judge(&self, mark: Option<BrokenMark>) -> Result<()> {
+        let mut known = self.verdict.mark.lock();
+        match mark {
+            Some(mark) => {
+                let written = self.wal.mark_broken(&mark);
+                *known = Some(mark);
+                written?;
+            }
+            None => {
+                self.wal.lift_broken()?;
+                *known = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why this node cannot go on as it should, if it cannot: its rows first, which go on being
+    /// wrong whatever else happens.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.wrong_rows().or_else(|| self.trouble())
+    }
+
+    fn wrong_rows(&self) -> Option<String> {
+        let why = self.broken()?.why;
+        Some(match self.is_primary() {
+            true => format!(
+                "promoted although its rows were marked as wrong: {why}. Switch over to a standby \
+                 that is right, if there is one, and run mainstay verify --repair here then"
+            ),
+            false => format!(
+                "its rows are wrong: {why}. Run mainstay verify --repair here, or mainstay resync \
+                 --full"
+            ),
+        })
+    }
+
+    /// What a promotion says of rows that are marked.
+    pub(crate) fn broken_notice(&self) -> Option<String> {
+        let why = self.broken()?.why;
+        Some(format!(
+            "the rows of this node were marked as wrong: {why}. They are the cluster's now"
+        ))
+    }
+
+    /// Refuses what only a node whose rows are right may do.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason and the way to go on.
+    pub(crate) fn check_rows(&self) -> Result<()> {
+        match self.broken() {
+            Some(mark) => Err(Error::Refused(format!(
+                "the rows of this node are marked as wrong: {}. Mend them with mainstay verify \
+                 --repair, or take all of them anew with mainstay resync --full; promote another \
+                 node meanwhile",
+                mark.why
+            ))),
+            None => Ok(()),
+        }
+    }
+}
