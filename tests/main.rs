@@ -19,3 +19,4 @@ mod support;
 mod switchover;
 mod sync_policy;
 mod tidy;
+mod verify;

@@ -111,14 +111,7 @@ impl WalReplicator {
     ) -> Self {
         let store = Arc::new(Mutex::new(store));
         let copy = CopyStore(Arc::new(copy));
-        let contents = Mutex::new(None);
-        let given = Given::Engine {
-            wal,
-            store,
-            copy,
-            contents,
-        };
-        Self::build(config, Vec::new(), given)
+        Self::build(config, Vec::new(), Given::engine(wal, store, copy))
     }
 
     fn build(config: WalStreamingConfig, standbys: Vec<StandbyConfig>, given: Given) -> Self {

@@ -46,6 +46,23 @@ pub(super) enum Kept {
 }
 
 impl Given {
+    fn contents(&self) -> Option<Arc<dyn Contents>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Engine { contents, .. } => contents.lock().clone(),
+        }
+    }
+
+    pub(super) fn engine(wal: Wal, store: SharedStore, copy: CopyStore) -> Self {
+        let contents = Mutex::new(None);
+        Self::Engine {
+            wal,
+            store,
+            copy,
+            contents,
+        }
+    }
+
     pub(super) fn has_store(&self) -> bool {
         match self {
             Self::Directory(kept) => !matches!(*kept.lock(), Kept::Nothing),
@@ -109,11 +126,7 @@ impl Inner {
             store: store.clone().filter(|_| owned),
         };
         let core = &running.core;
-        if let Given::Engine { contents, .. } = &self.given
-            && let Some(contents) = contents.lock().clone()
-        {
-            core.verdict.set_contents(contents);
-        }
+        core.verdict.set_contents(self.given.contents());
         core.check_role()?;
         check_node_id(&self.config, &core.wal)?;
         runtime::remove_left_copies(&core.wal);

@@ -26,6 +26,8 @@ mod drive;
 mod mend;
 mod serve;
 mod sides;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

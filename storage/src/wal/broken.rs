@@ -1,7 +1,7 @@
 //! The mark that a node's store was found to differ from what the log says it holds.
 //!
 //! ```text
-//! DIR/broken    "mainstay-broken 1\n" | CRC-32 of the rest, eight hex digits, "\n" | position "\n" | why
+//! DIR/broken    "mainstay-broken 1\n" | CRC-32 of the rest in hex "\n" | position "\n" | why
 //! ```
 //!
 //! It is durable before it counts and gone durably before it no longer does, so neither a restart

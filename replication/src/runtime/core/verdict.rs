@@ -68,10 +68,12 @@ impl Verdict {
         self.contents.get().cloned()
     }
 
-    /// Says how; once.
-    pub(crate) fn set_contents(&self, contents: Arc<dyn Contents>) {
-        // A second one would be the same.
-        let _ = self.contents.set(contents);
+    /// Says how, if there is a way; once.
+    pub(crate) fn set_contents(&self, contents: Option<Arc<dyn Contents>>) {
+        if let Some(contents) = contents {
+            // A second one would be the same.
+            let _ = self.contents.set(contents);
+        }
     }
 
     /// Begins a comparison of this node's; `None` while one runs.
@@ -154,5 +156,19 @@ impl Core {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_busy_at_a_time() {
+        let flag = Arc::default();
+        let first = Busy::new(&flag);
+        assert!(first.is_some() && Busy::new(&flag).is_none());
+        drop(first);
+        assert!(Busy::new(&flag).is_some());
     }
 }

@@ -22,7 +22,8 @@ use crate::runtime::client::Client;
 const QUEUE_MAX: usize = 64;
 
 /// What is shipped.
-enum Shipped {
+#[derive(Debug)]
+pub(super) enum Shipped {
     /// A range begins, and its rows follow.
     Span(Span),
     Row(Bytes, Bytes),
@@ -98,14 +99,19 @@ async fn ship(client: &mut Client, bad: &[Span], to: mpsc::Sender<Shipped>) -> R
 }
 
 /// A row that is being put together.
-struct Open {
-    key: Bytes,
-    size: usize,
-    value: BytesMut,
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) key: Bytes,
+    pub(super) size: usize,
+    pub(super) value: BytesMut,
 }
 
 impl Open {
-    fn with(
+    /// Takes a piece of a row of `rest`.
+    ///
+    /// # Errors
+    /// Why it cannot be one.
+    pub(super) fn with(
         open: Option<Self>,
         piece: Piece,
         rest: &Span,
@@ -134,7 +140,7 @@ impl Open {
 }
 
 /// The rows to be set: what is shipped and differs here, and what is here and was not shipped.
-struct Merge<'a> {
+pub(super) struct Merge<'a> {
     contents: &'a dyn Contents,
     at: Lsn,
     from: mpsc::Receiver<Shipped>,
@@ -143,11 +149,11 @@ struct Merge<'a> {
     /// What came and waits for smaller own rows.
     next: Option<Shipped>,
     over: bool,
-    counted: Mended,
+    pub(super) counted: Mended,
 }
 
 impl<'a> Merge<'a> {
-    fn new(contents: &'a dyn Contents, at: Lsn, from: mpsc::Receiver<Shipped>) -> Self {
+    pub(super) fn new(contents: &'a dyn Contents, at: Lsn, from: mpsc::Receiver<Shipped>) -> Self {
         Self {
             contents,
             at,

@@ -91,6 +91,9 @@ async fn begin(
     })?;
     let at = match at {
         VerifyAt::Place => Some(place(core, &contents).await?),
+        VerifyAt::Lsn(at) if at > core.wal.commit().get() => {
+            return Err(refused(state, &format!("{at} is not committed here")));
+        }
         VerifyAt::Lsn(at) => Some(at),
         VerifyAt::Newest => None,
     };
@@ -157,7 +160,7 @@ fn ranges(parts: Vec<Part>) -> ResultSet {
 
 /// Rows of a span from its begin on, the first one's value from `offset` on: key, size of the
 /// value, and the value or a piece of it. A row of nothing says that there are no more.
-fn page(
+pub(super) fn page(
     contents: &dyn Contents,
     clock: Clock,
     at: Lsn,

@@ -280,7 +280,7 @@ pub(super) async fn rows(
     }
 }
 
-fn piece(row: &Row) -> Option<Piece> {
+pub(super) fn piece(row: &Row) -> Option<Piece> {
     Some(Piece {
         key: row.0.first()?.clone()?,
         size: row.text(1)?.parse().ok()?,

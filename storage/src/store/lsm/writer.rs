@@ -105,8 +105,8 @@ impl Shared {
         Ok(())
     }
 
-    /// As [`insert_large`](Self::insert_large), for operations that can be asked for once only; want
-    /// of space is an error then.
+    /// As [`insert_large`](Self::insert_large), for operations that can be asked for once only;
+    /// want of space is an error then.
     pub(super) fn insert_once(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
         let tree = self.make_way(end)?;
         self.write_tables(&tree, end, ops)?;
