@@ -166,6 +166,10 @@ fn a_damaged_standby_is_found_marked_and_mended() {
     let handed = mainstay(["switchover", "--to", "b", "--http", &a.http_address]);
     assert_eq!(handed.code, Some(4), "{handed:?}");
     assert_says(&handed.err, &["goes on as primary", "marked as wrong"]);
+    let (url, copy) = (b.url(), dir.path().join("copy"));
+    let copied = mainstay(["backup", "--from", &url, copy.to_str().unwrap()]);
+    assert_ne!(copied.code, Some(0), "{copied:?}");
+    assert_says(&copied.err, &["marked as wrong"]);
     b.kill_and_restart();
     is_marked(&b);
     streams(&b);
