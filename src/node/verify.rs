@@ -26,6 +26,14 @@ impl Node {
     /// be compared, or too much differs to be mended; replication's when the primary cannot be
     /// reached.
     pub async fn verify(&self, repair: bool) -> Result<Verified> {
+        let mut closing = self.inner.closing.subscribe();
+        tokio::select! {
+            verified = self.verify_now(repair) => verified,
+            _ = closing.wait_for(|closing| *closing) => Err(Error::Stopped),
+        }
+    }
+
+    async fn verify_now(&self, repair: bool) -> Result<Verified> {
         let life = self.inner.life();
         let verification = life.replicator.verification().await?;
         let compared = verification.compare().await?;

@@ -64,8 +64,8 @@ pub use slots::SlotState;
 pub(crate) use standbys::{never_seen, sight_of};
 use units::OpenUnits;
 use upstream::UpstreamSeen;
-pub(crate) use verdict::Busy;
 use verdict::Verdict;
+pub(crate) use verdict::{Busy, Turn};
 pub(crate) use visit::Visit;
 use visit::Visits;
 

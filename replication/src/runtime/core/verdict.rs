@@ -8,13 +8,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mainstay_storage::{BrokenMark, Wal};
 use parking_lot::Mutex;
 
 use super::Core;
 use crate::error::{Error, Result};
+use crate::protocol::verify::STALL_MAX;
 use crate::runtime::verify::Contents;
+use crate::time::Moment;
+
+/// How long a standby that is served may ask for nothing, until another one takes its place: a
+/// connection may be dead without a sign.
+const SERVED_IDLE_MAX: Duration = STALL_MAX.saturating_mul(2);
 
 /// See the module.
 pub(crate) struct Verdict {
@@ -23,7 +30,7 @@ pub(crate) struct Verdict {
     /// This node compares its rows with the primary's.
     verifying: Arc<AtomicBool>,
     /// A standby compares its rows with this node's.
-    serving: Arc<AtomicBool>,
+    serving: Arc<Mutex<Serving>>,
 }
 
 impl fmt::Debug for Verdict {
@@ -46,6 +53,42 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Who is served.
+#[derive(Debug, Default)]
+struct Serving {
+    number: u64,
+    /// When it last asked, while there is one.
+    heard: Option<Moment>,
+}
+
+/// The right to be served; another one may take it after [`SERVED_IDLE_MAX`].
+#[derive(Debug)]
+pub(crate) struct Turn {
+    number: u64,
+    serving: Arc<Mutex<Serving>>,
+}
+
+impl Turn {
+    /// It asks for something. False when another one has taken its place.
+    pub(crate) fn heard(&self, now: Moment) -> bool {
+        let mut serving = self.serving.lock();
+        let ours = serving.number == self.number;
+        if ours {
+            serving.heard = Some(now);
+        }
+        ours
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut serving = self.serving.lock();
+        if serving.number == self.number {
+            serving.heard = None;
+        }
     }
 }
 
@@ -81,9 +124,19 @@ impl Verdict {
         Busy::new(&self.verifying)
     }
 
-    /// Begins to serve one; `None` while another is served.
-    pub(crate) fn serving(&self) -> Option<Busy> {
-        Busy::new(&self.serving)
+    /// Begins to serve one; `None` while another is served that was heard lately.
+    pub(crate) fn serve(&self, now: Moment) -> Option<Turn> {
+        let mut serving = self.serving.lock();
+        let idle = |at: Moment| now - at >= SERVED_IDLE_MAX;
+        if serving.heard.is_some_and(|at| !idle(at)) {
+            return None;
+        }
+        serving.number += 1;
+        serving.heard = Some(now);
+        Some(Turn {
+            number: serving.number,
+            serving: self.serving.clone(),
+        })
     }
 }
 
@@ -170,5 +223,27 @@ mod tests {
         assert!(first.is_some() && Busy::new(&flag).is_none());
         drop(first);
         assert!(Busy::new(&flag).is_some());
+    }
+
+    #[test]
+    fn a_standby_that_went_silent_makes_room_for_another() {
+        let verdict = Verdict {
+            contents: OnceLock::new(),
+            mark: Mutex::new(None),
+            verifying: Arc::default(),
+            serving: Arc::default(),
+        };
+        let begin = Moment::ZERO;
+        let first = verdict.serve(begin).unwrap();
+        assert!(verdict.serve(begin + SERVED_IDLE_MAX / 2).is_none());
+        assert!(first.heard(begin + SERVED_IDLE_MAX / 2));
+        assert!(verdict.serve(begin + SERVED_IDLE_MAX).is_none());
+        let later = begin + SERVED_IDLE_MAX * 2;
+        let second = verdict.serve(later).unwrap();
+        assert!(!first.heard(later));
+        drop(first);
+        assert!(verdict.serve(later).is_none());
+        drop(second);
+        assert!(verdict.serve(later).is_some());
     }
 }

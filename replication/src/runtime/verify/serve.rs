@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Contents, PAGE_BYTES, PIECE_BYTES, POSITION_TIMEOUT, cut};
 use crate::protocol::verify::{Grain, Part, Span};
 use crate::runtime::clock::Clock;
-use crate::runtime::core::{Busy, Core};
+use crate::runtime::core::{Core, Turn};
 use crate::runtime::slots::Answer;
 use crate::wire::command::{VerifyAt, VerifyCommand};
 use crate::wire::result::ResultSet;
@@ -20,7 +20,7 @@ use crate::wire::{Column, ErrorFields, Row, sqlstate};
 pub(crate) struct Served {
     contents: Arc<dyn Contents>,
     at: Lsn,
-    _busy: Busy,
+    turn: Turn,
 }
 
 impl Drop for Served {
@@ -45,7 +45,7 @@ pub(crate) async fn serve(
             Ok(ResultSet::new(columns, "VERIFY_BEGIN").with_row(row))
         }
         VerifyCommand::Ranges { rows, after, upto } => {
-            let (contents, at) = position(served)?;
+            let (contents, at) = position(core, served)?;
             let grain = Grain::ALL.into_iter().find(|grain| grain.rows() == rows);
             let grain = grain.ok_or_else(|| {
                 let text = format!("ranges of {rows} rows are not made here");
@@ -60,7 +60,7 @@ pub(crate) async fn serve(
             after,
             upto,
         } => {
-            let (contents, at) = position(served)?;
+            let (contents, at) = position(core, served)?;
             let (span, clock) = (Span { after, upto }, core.clock);
             blocking(move || page(&*contents, clock, at, &span, offset)).await
         }
@@ -85,7 +85,7 @@ async fn begin(
         let text = "this node's rows are in a store of another kind, which cannot be compared";
         refused(sqlstate::FEATURE_NOT_SUPPORTED, text)
     })?;
-    let busy = core.verdict.serving().ok_or_else(|| {
+    let turn = core.verdict.serve(core.clock.now()).ok_or_else(|| {
         let text = "another standby is compared with this node just now; try again later";
         refused(sqlstate::OBJECT_IN_USE, text)
     })?;
@@ -108,7 +108,7 @@ async fn begin(
     Ok(Served {
         at: at.await?,
         contents,
-        _busy: busy,
+        turn,
     })
 }
 
@@ -132,8 +132,10 @@ async fn place(core: &Core, contents: &Arc<dyn Contents>) -> Result<Lsn, Box<Err
 
 type Position = (Arc<dyn Contents>, Lsn);
 
-fn position(served: &Option<Served>) -> Result<Position, Box<ErrorFields>> {
-    let held = served.as_ref().ok_or_else(|| {
+fn position(core: &Core, served: &Option<Served>) -> Result<Position, Box<ErrorFields>> {
+    let now = core.clock.now();
+    let held = served.as_ref().filter(|held| held.turn.heard(now));
+    let held = held.ok_or_else(|| {
         let text = "there is no position to compare at; VERIFY_BEGIN comes first";
         refused(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, text)
     })?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mainstay_storage::{Error as StorageError, Lsn, WaitError};
+use mainstay_storage::{Error as StorageError, Lsn, RECORD_HEADER_LEN, WaitError};
 use tokio::time::timeout;
 
 use super::{Contents, POSITION_TIMEOUT, POSITION_TRIES_MAX};
@@ -83,6 +83,12 @@ pub(super) async fn hold(core: &Arc<Core>, holder: &Holder, place: bool) -> Resu
             held.at(at).await
         })
         .await?;
+        // A record that is missing takes more room than this.
+        if at.bytes_since(core.applied.get()) >= RECORD_HEADER_LEN as u64 {
+            return Err(Error::Refused(
+                "this standby was told to apply nothing meanwhile; verify again".to_owned(),
+            ));
+        }
         match pin(contents.clone(), at).await {
             Ok(pin) => {
                 let held = place.then_some(held);
