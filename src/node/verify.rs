@@ -102,6 +102,7 @@ impl Node {
             verified: findings.is_clean(),
             standby_name: self.inner.name.clone(),
             lsn: at.to_string(),
+            positions: findings.moves + 1,
             ranges: findings.ranges,
             rows: findings.rows,
             bytes: findings.bytes,

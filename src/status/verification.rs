@@ -12,6 +12,8 @@ pub struct Verified {
     pub standby_name: String,
     /// The position at which both were compared last.
     pub lsn: String,
+    /// At how many positions ranges were compared: more than one where a store gave one up.
+    pub positions: u64,
     /// Ranges that were compared.
     pub ranges: u64,
     /// Rows of the primary's that were compared.

@@ -43,7 +43,7 @@ pub const BAD_BYTES_MAX: usize = 4 << 20;
 
 /// How often in a row both sides may have to move to a later position without having compared
 /// anything in between.
-pub const MOVES_MAX: u32 = 5;
+pub const MOVES_MAX: u32 = 10;
 
 /// Longest time without progress.
 pub const STALL_MAX: Duration = Duration::from_secs(60);
@@ -275,6 +275,7 @@ impl Verify {
             }
         }
         self.moves += 1;
+        self.findings.moves += 1;
         match self.moves > MOVES_MAX {
             true => self.end(Action::Refuse(Refusal::Moved), actions),
             false => actions.push(Action::Move),

@@ -111,6 +111,8 @@ pub struct Difference {
 /// What came of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
+    /// How often both sides had to move to a later position.
+    pub moves: u64,
     /// Digests compared, of coarse and fine ranges.
     pub ranges: u64,
     /// Rows of the other side that were compared, each once.

@@ -170,6 +170,7 @@ impl Verification {
                 Some(Action::Done(findings)) => return Ok((sides.pin.at, findings)),
                 Some(Action::Refuse(refusal)) => return Err(Error::Refused(refusal.to_string())),
                 Some(Action::Move) => {
+                    tracing::info!(at = %sides.pin.at, "comparing at a later position from here on");
                     drop(sides);
                     sides = sides::hold(core, &self.holder, false).await?;
                     Event::Held
