@@ -12,6 +12,7 @@ mod start;
 mod status;
 mod table;
 mod verbs;
+mod verify;
 mod wal;
 
 pub(crate) use verbs::row;
@@ -77,6 +78,8 @@ enum Verb {
     Policy(policy::PolicyVerb),
     /// Make the primary a standby of the node at URL
     Demote(verbs::DemoteArgs),
+    /// Compare a standby's rows with its primary's while both run; ask the standby
+    Verify(verify::VerifyArgs),
     /// Let a standby apply nothing for a while, or go on
     Apply(verbs::ApplyArgs),
     /// Make a node follow the primary at URL
@@ -259,6 +262,7 @@ pub fn run() -> ExitCode {
         Verb::Switchover(args) => verbs::switchover(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Demote(args) => verbs::demote(&args),
+        Verb::Verify(args) => verify::run(&args),
         Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),
         Verb::Slots(args) => slots::run(&args),

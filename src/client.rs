@@ -21,6 +21,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take when the caller does not say: a write waits for its standbys.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a verification may take: it reads everything, and ends when nobody waits for it.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Longest answer that is read, in bytes: a page of a scan that is one value of the largest size,
 /// every byte of it escaped.
 const ANSWER_BYTES_MAX: u64 = 6 * VALUE_BYTES_MAX as u64 + (1 << 20);
@@ -209,6 +212,12 @@ impl Client {
         let body = json!({ "url": url }).to_string().into_bytes();
         self.send(Method::POST, "/v1/demote", body, ANSWER_TIMEOUT)
             .map(drop)
+    }
+
+    /// Compares a standby's rows with its primary's, and returns the node's answer.
+    pub(crate) fn verify(&self, repair: bool) -> ClientResult<Value> {
+        let body = json!({ "repair": repair }).to_string().into_bytes();
+        self.parsed(self.send(Method::POST, "/v1/verify", body, VERIFY_TIMEOUT)?)
     }
 
     /// Lets a standby apply nothing, or go on.

@@ -15,6 +15,7 @@
 //! This room does not know whether there are standbys: it is told the commit position.
 
 mod commit;
+mod contents;
 mod hold;
 mod replay;
 mod standing;
@@ -36,6 +37,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::commit::RemotePositions;
 use crate::error::{Error, Result};
 use crate::transaction::Snapshot;
+
+pub(crate) use contents::AllRows;
 
 /// Longest table name in bytes.
 pub const TABLE_NAME_MAX: usize = 255;

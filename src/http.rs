@@ -156,6 +156,7 @@ fn router(api: Api) -> Router {
         .route("/v1/slots/{name}", delete(slots::drop_one))
         .route("/v1/events", get(events::list))
         .route("/v1/promote", post(control::promote))
+        .route("/v1/verify", post(control::verify))
         .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
         .route("/v1/demote", post(control::demote))

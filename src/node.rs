@@ -12,6 +12,7 @@ mod rewind;
 mod slots;
 mod switchover;
 mod turn;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! What a node says about itself, as `status --json` and `/v1/status` give it.
 
+mod verification;
+
 use std::time::{Duration, SystemTime};
 
 use mainstay_replication::{
@@ -10,6 +12,8 @@ use serde::Serialize;
 use crate::database::wall_clock;
 use crate::engine::Engine;
 use crate::moment;
+
+pub use verification::*;
 
 /// A node's state at one moment. Positions are texts like `0/16B3748`.
 #[derive(Debug, Clone, PartialEq, Serialize)]

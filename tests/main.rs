@@ -20,3 +20,4 @@ mod support;
 mod switchover;
 mod sync_policy;
 mod tidy;
+mod verify;

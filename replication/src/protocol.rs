@@ -25,6 +25,7 @@
 //! * [`pace`]: a standby that stays behind on purpose.
 //! * [`throttle`]: a transfer that keeps to a rate.
 //! * [`promotion`]: how a timeline is opened, and who must agree.
+//! * [`verify`]: whether two stores are alike, and where they are not.
 //!
 //! Input from a peer is refused with an action and costs the peer its connection at most; what this
 //! room itself promises is asserted, in release builds too.
@@ -45,6 +46,7 @@ pub mod receiver;
 pub mod sender;
 pub mod slot;
 pub mod throttle;
+pub mod verify;
 
 #[cfg(test)]
 mod script;

@@ -11,6 +11,7 @@ mod policy;
 mod running;
 mod segment;
 mod takeover;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,6 +31,7 @@ use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never
 pub use policy::Confirmer;
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;
+pub use verify::Verification;
 
 /// Longest time that [`WalReplicator::stop`] takes in all.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -109,7 +111,7 @@ impl WalReplicator {
     ) -> Self {
         let store = Arc::new(Mutex::new(store));
         let copy = CopyStore(Arc::new(copy));
-        Self::build(config, Vec::new(), Given::Engine { wal, store, copy })
+        Self::build(config, Vec::new(), Given::engine(wal, store, copy))
     }
 
     fn build(config: WalStreamingConfig, standbys: Vec<StandbyConfig>, given: Given) -> Self {
@@ -361,7 +363,7 @@ impl WalReplicator {
     /// Why this node cannot follow, when it cannot.
     pub fn problem(&self) -> Option<String> {
         let core = self.inner.core.read().clone();
-        core.and_then(|core| core.trouble())
+        core.and_then(|core| core.problem())
     }
 
     /// The positions that the remote levels wait for: written, and applied.

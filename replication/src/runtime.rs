@@ -31,6 +31,7 @@ pub(crate) mod promote;
 mod session;
 mod slots;
 mod subscription;
+mod verify;
 mod walreceiver;
 mod walsender;
 
@@ -63,6 +64,8 @@ pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_request
 pub(crate) use health::watch_health;
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
+pub(crate) use verify::Verification;
+pub use verify::{Compared, Contents, Mended};
 
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -161,7 +161,7 @@ impl Engine {
         Ok(end)
     }
 
-    fn while_stalled<T>(&self, run: impl FnOnce() -> T) -> T {
+    pub(super) fn while_stalled<T>(&self, run: impl FnOnce() -> T) -> T {
         self.stalled.store(true, Ordering::Release);
         let result = run();
         self.stalled.store(false, Ordering::Release);
@@ -185,7 +185,7 @@ impl Commits {
     }
 
     /// What must come first in the log while `timeline` is its current one.
-    fn roll_back(&self, timeline: Timeline) -> Option<WalEntry> {
+    pub(super) fn roll_back(&self, timeline: Timeline) -> Option<WalEntry> {
         let open = self.abandoned.filter(|(_, begun)| *begun == timeline);
         open.map(|(id, _)| WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new()))
     }

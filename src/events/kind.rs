@@ -72,6 +72,12 @@ kinds! {
     LogCut = "log_cut",
     /// A slot held back too much log and was invalidated.
     SlotLost = "slot_lost",
+    /// This standby's rows were compared with its primary's, and are the same.
+    Verified = "verified",
+    /// They differ; this standby is marked as broken.
+    VerifyMismatch = "verify_mismatch",
+    /// Ranges that differed were taken anew from the primary.
+    Repaired = "repaired",
     /// Damaged log was given up, because the owner said so.
     AcceptedLoss = "accepted_loss",
 }

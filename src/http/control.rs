@@ -77,6 +77,20 @@ pub(crate) async fn promote(
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Verify {
+    repair: bool,
+}
+
+pub(crate) async fn verify(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Verify { repair } = order(body, true, r#"{"repair":false}"#)?;
+    answer(&api.node.verify(repair).await?)
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Apply {
     paused: bool,

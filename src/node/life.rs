@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::commit::RemotePositions;
 use crate::database::{report, wall_clock};
-use crate::engine::Engine;
+use crate::engine::{AllRows, Engine};
 use crate::error::{Error, Result};
 use crate::events::{self, Draft, EventLog};
 use crate::keeper;
@@ -106,6 +106,7 @@ impl Plan {
             Box::new(engine.store.clone()),
             move |into| copied.copy_store(into),
         );
+        replicator.set_contents(Arc::new(AllRows(engine.clone())));
         let (events, me) = (self.events.clone(), self.config.name.clone());
         replicator.on_event(events::recorder(events, me));
         if let Err(error) = replicator.start().await {

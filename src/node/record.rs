@@ -6,6 +6,7 @@ use mainstay_storage::{Lsn, Recovered, Timeline, Wal};
 use super::discard::Discarded;
 use super::life::Plan;
 use crate::events::{Draft, EventType};
+use crate::status::Verified;
 
 /// The log was opened, and is as `recovered` says; new if it says nothing. `filled` says where a
 /// directory that was empty before came from.
@@ -142,4 +143,43 @@ pub(super) fn told_to_follow(me: &str, upstreams: &[String]) -> Draft {
     let text = format!("{me} was told to follow {}", upstreams.join(", "));
     let draft = Draft::new(EventType::PrimaryChanged, text).standby(me);
     draft.with("addresses", upstreams)
+}
+
+/// This standby's rows were compared, and are the primary's.
+pub(super) fn verified(done: &Verified) -> Draft {
+    let (me, rows, at) = (&done.standby_name, done.rows, &done.lsn);
+    let text = format!("{me} holds what its primary holds: {rows} rows were compared at {at}");
+    of_verification(EventType::Verified, text, done)
+}
+
+/// They differ.
+pub(super) fn verify_mismatch(done: &Verified) -> Draft {
+    let (me, ranges, at) = (&done.standby_name, done.mismatched_ranges, &done.lsn);
+    let first = done.first_difference.as_ref();
+    let text = match first {
+        Some(first) => format!(
+            "{me} differs from its primary at {at}, in {ranges} ranges; first {}",
+            first.text
+        ),
+        None => format!("{me} differs from its primary at {at}, in {ranges} ranges"),
+    };
+    let draft = of_verification(EventType::VerifyMismatch, text, done);
+    draft
+        .with("mismatched_ranges", ranges)
+        .with("first_difference", serde_json::json!(first))
+}
+
+/// What differed was taken anew.
+pub(super) fn repaired(done: &Verified) -> Draft {
+    let (me, repaired) = (&done.standby_name, serde_json::json!(done.repaired));
+    let text = format!(
+        "{me} took {} ranges anew from its primary, of {} rows; {} were wrong",
+        repaired["ranges"], repaired["shipped_rows"], repaired["rows"]
+    );
+    of_verification(EventType::Repaired, text, done).with("repaired", repaired)
+}
+
+fn of_verification(event: EventType, text: String, done: &Verified) -> Draft {
+    let draft = Draft::new(event, text).standby(&done.standby_name);
+    draft.with("lsn", done.lsn.clone()).with("rows", done.rows)
 }

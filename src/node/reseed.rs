@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mainstay_storage::{Disk as _, OsDisk, Timeline, Wal, WalOptions};
+use mainstay_storage::{Disk as _, OsDisk, Timeline, Wal, WalOptions, remove_broken_mark};
 
 use crate::error::Result;
 
@@ -72,6 +72,8 @@ pub(super) fn finish(dir: &Path) -> Result<()> {
         }
     }
     sync(dir)?;
+    // The rows that it speaks of are not here any more.
+    remove_broken_mark(&OsDisk, dir)?;
     rename(&copy.join(CONTROL), &dir.join(CONTROL))?;
     sync(dir)?;
     clear(&copy)?;
@@ -122,6 +124,7 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> crate::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mainstay_storage::BROKEN_FILE;
 
     fn write(dir: &Path, what: &str) {
         for name in ["wal", "store"] {
@@ -129,6 +132,8 @@ mod tests {
             fs::write(dir.join(name).join("file"), what).unwrap();
         }
         fs::write(dir.join(CONTROL), what).unwrap();
+        // As a standby leaves it whose rows were found to be wrong.
+        fs::write(dir.join(BROKEN_FILE), what).unwrap();
     }
 
     fn holds(dir: &Path, what: &str) {
@@ -136,6 +141,7 @@ mod tests {
             assert_eq!(fs::read_to_string(dir.join(path)).unwrap(), what, "{path}");
         }
         assert!(!staging(dir).exists() && !dir.join("replaced").exists());
+        assert_eq!(dir.join(BROKEN_FILE).exists(), what == "old");
     }
 
     #[test]
@@ -168,6 +174,10 @@ mod tests {
             write(&staging(dir.path()), "new");
             make(&dir.path().join("replaced")).unwrap();
             for (from, to) in &moves[..done] {
+                // The mark goes before the last move, without which the node does not start.
+                if *to == CONTROL {
+                    remove_broken_mark(&OsDisk, dir.path()).unwrap();
+                }
                 fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
             }
             finish(dir.path()).unwrap();

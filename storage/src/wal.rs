@@ -37,6 +37,7 @@
 //! of a segment's creation is asked of a function it is given.
 
 mod append;
+mod broken;
 mod check;
 mod cut;
 mod directory;
@@ -72,6 +73,7 @@ use crate::lsn::{Lsn, SegmentSize};
 use crate::signal::Signal;
 use crate::timeline::{Timeline, TimelineHistory};
 
+pub use broken::{BROKEN_FILE, BROKEN_WHY_MAX, BrokenMark, remove_broken_mark};
 pub use check::LogCheck;
 pub use directory::NewLog;
 pub use inspect::{LogFileName, LogFileRecords, LogFiles, Verified};

@@ -17,7 +17,7 @@ use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::pace::Pace;
 use crate::protocol::sender::DRAIN_MAX;
-use crate::runtime::{self, CopyStore, Core, Follower, Replay, SharedStore};
+use crate::runtime::{self, Contents, CopyStore, Core, Follower, Replay, SharedStore};
 
 /// Why a start after a stop is refused.
 const STORE_CLOSED: &str = "the store given was closed when this replicator stopped; open it again \
@@ -33,6 +33,7 @@ pub(super) enum Given {
         wal: Wal,
         store: SharedStore,
         copy: CopyStore,
+        contents: Mutex<Option<Arc<dyn Contents>>>,
     },
 }
 
@@ -45,6 +46,23 @@ pub(super) enum Kept {
 }
 
 impl Given {
+    fn contents(&self) -> Option<Arc<dyn Contents>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Engine { contents, .. } => contents.lock().clone(),
+        }
+    }
+
+    pub(super) fn engine(wal: Wal, store: SharedStore, copy: CopyStore) -> Self {
+        let contents = Mutex::new(None);
+        Self::Engine {
+            wal,
+            store,
+            copy,
+            contents,
+        }
+    }
+
     pub(super) fn has_store(&self) -> bool {
         match self {
             Self::Directory(kept) => !matches!(*kept.lock(), Kept::Nothing),
@@ -78,9 +96,9 @@ pub(super) struct Running {
 impl Inner {
     pub(super) async fn open(&self, listener: Option<TcpListener>) -> Result<Running> {
         let (wal, store, copy, owned) = match &self.given {
-            Given::Engine { wal, store, copy } => {
-                (wal.clone(), Some(store.clone()), Some(copy.clone()), false)
-            }
+            Given::Engine {
+                wal, store, copy, ..
+            } => (wal.clone(), Some(store.clone()), Some(copy.clone()), false),
             Given::Directory(kept) => {
                 let store = match &*kept.lock() {
                     Kept::Nothing => None,
@@ -108,6 +126,7 @@ impl Inner {
             store: store.clone().filter(|_| owned),
         };
         let core = &running.core;
+        core.verdict.set_contents(self.given.contents());
         core.check_role()?;
         check_node_id(&self.config, &core.wal)?;
         runtime::remove_left_copies(&core.wal);

@@ -54,16 +54,23 @@ impl WalReplicator {
                 "this node is the primary already".to_owned(),
             ));
         }
+        if !force {
+            running.core.check_rows()?;
+        }
         let old = running.core.cluster().primary;
         let was = running.core.role();
         let opened = promote::run(&running.core, force, &mut running.follower).await;
-        let opened = match opened {
+        let mut opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 running.follow_again(self.inner.upstreams());
                 return Err(error);
             }
         };
+        opened
+            .promotion
+            .notices
+            .extend(running.core.broken_notice());
         *self.inner.upstreams.lock() = Some(Vec::new());
         if matches!(self.inner.given, Given::Engine { .. })
             && let Some(replay) = running.replay.take()

@@ -6,7 +6,7 @@
 //! goes on, and the node says so.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal};
@@ -36,14 +36,82 @@ struct Orders {
     paused: AtomicBool,
     /// Stay behind no more, and never pause.
     freely: AtomicBool,
+    /// Apply nothing that ends above this position.
+    ceiling: AtomicU64,
     /// Climbs with each order, to wake the thread.
     given: Signal,
+    /// The last order that the thread has heeded; closed with its end.
+    heeded: Signal,
 }
 
 impl Orders {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            stop: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            freely: AtomicBool::new(false),
+            ceiling: AtomicU64::new(Lsn::MAX.get()),
+            given: Signal::new(Lsn::ZERO),
+            heeded: Signal::new(Lsn::ZERO),
+        })
+    }
+
     fn give(&self, order: &AtomicBool, on: bool) {
         order.store(on, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes the thread, which heeds what was said before.
+    fn wake(&self) {
         self.given.raise(self.given.get() + 1);
+    }
+}
+
+/// What holds a replay back; it applies freely again when this is dropped. One at a time.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Orders>);
+
+impl Held {
+    /// Lets it apply up to `ceiling`, and returns when it has applied all of that which is flushed
+    /// and committed by now, or stays behind on purpose.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when the replay has ended.
+    pub(crate) async fn at(&self, ceiling: Lsn) -> Result<()> {
+        self.0.ceiling.store(ceiling.get(), Ordering::Release);
+        // An order given at the same moment by another may take the same number: one more makes
+        // sure that this one was seen.
+        self.0.wake();
+        self.0.wake();
+        let heeded = self.0.heeded.wait(self.0.given.get()).await;
+        heeded.map(|_| ()).map_err(|_| Error::NotRunning)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.ceiling.store(Lsn::MAX.get(), Ordering::Release);
+        self.0.wake();
+    }
+}
+
+/// Ends the waits for a replay that has ended.
+struct Ended(Arc<Orders>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.heeded.close();
+    }
+}
+
+/// Who may hold a replay back.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder(Arc<Orders>);
+
+impl Holder {
+    /// Takes hold of it; nothing changes before [`Held::at`].
+    pub(crate) fn hold(&self) -> Held {
+        Held(self.0.clone())
     }
 }
 
@@ -62,12 +130,8 @@ impl Replay {
         pace: (Pace, Clock),
         retain: impl Fn() -> Lsn + Send + 'static,
     ) -> Result<Self> {
-        let orders = Arc::new(Orders {
-            stop: AtomicBool::new(false),
-            paused: AtomicBool::new(false),
-            freely: AtomicBool::new(false),
-            given: Signal::new(Lsn::ZERO),
-        });
+        let orders = Orders::new();
+        let ended = Ended(orders.clone());
         let applicator = Applicator::new(&wal, &**store.lock())?;
         let mut work = Work {
             wal,
@@ -82,13 +146,16 @@ impl Replay {
             retain: Box::new(retain),
         };
         let thread = std::thread::Builder::new().name("applicator".to_owned());
-        let thread = thread.spawn(move || match work.run() {
-            Ok(()) => Some(work.applicator),
-            Err(error) => {
-                tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
-                // Whoever waits for more to be applied waits for nothing.
-                work.applied.close();
-                None
+        let thread = thread.spawn(move || {
+            let _ended = ended;
+            match work.run() {
+                Ok(()) => Some(work.applicator),
+                Err(error) => {
+                    tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
+                    // Whoever waits for more to be applied waits for nothing.
+                    work.applied.close();
+                    None
+                }
             }
         });
         let thread = thread.map_err(|source| Error::Connection {
@@ -110,6 +177,11 @@ impl Replay {
     /// Lets it apply nothing for the time being, or go on.
     pub(crate) fn pause(&self, paused: bool) {
         self.orders.give(&self.orders.paused, paused);
+    }
+
+    /// For who has to hold it back for a moment.
+    pub(crate) fn holder(&self) -> Holder {
+        Holder(self.orders.clone())
     }
 
     /// Ends it, after the transaction at hand, and returns what goes on from there; `None` when it
@@ -162,6 +234,7 @@ impl Work {
                 None => self.applicator.position(),
             };
             self.applied.raise(at);
+            self.orders.heeded.raise(given);
             if self.checkpoints && at.bytes_since(self.checkpointed) >= CHECKPOINT_BYTES {
                 self.checkpoint(at)?;
             }
@@ -188,7 +261,8 @@ impl Work {
         if freely {
             return Some(upto);
         }
-        (!self.orders.paused.load(Ordering::Acquire)).then_some(allowed.min(upto))
+        let ceiling = Lsn::new(self.orders.ceiling.load(Ordering::Acquire));
+        (!self.orders.paused.load(Ordering::Acquire)).then_some(allowed.min(upto).min(ceiling))
     }
 
     fn checkpoint(&mut self, at: Lsn) -> Result<()> {

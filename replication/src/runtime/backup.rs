@@ -88,6 +88,13 @@ impl Session {
             return Ok(());
         }
         let core = self.core.clone();
+        if !core.is_primary()
+            && let Err(error) = core.check_rows()
+        {
+            let state = sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE;
+            self.error(ErrorFields::error(state, error.to_string()));
+            return Ok(());
+        }
         let dir = files::copy_dir(core.wal.dir(), self.number);
         // Nothing is removed between the look at the checkpoint and its being held.
         let all = core.pin(Lsn::ZERO);

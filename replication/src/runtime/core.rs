@@ -22,6 +22,7 @@ mod slots;
 mod standbys;
 mod units;
 mod upstream;
+mod verdict;
 mod visit;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub use slots::SlotState;
 pub(crate) use standbys::{never_seen, sight_of};
 use units::OpenUnits;
 use upstream::UpstreamSeen;
+use verdict::Verdict;
+pub(crate) use verdict::{Busy, Turn};
 pub(crate) use visit::Visit;
 use visit::Visits;
 
@@ -122,6 +125,7 @@ pub(crate) struct Core {
     primary_heard: AtomicU64,
     pub(crate) peers: Peers,
     pub(crate) observer: Observer,
+    pub(crate) verdict: Verdict,
     state: Mutex<State>,
 }
 
@@ -209,6 +213,7 @@ impl Core {
     ) -> Result<Self> {
         let slots = Slots::open(wal.clone(), config.max_replication_slots)?;
         let started_on = wal.timeline();
+        let verdict = Verdict::open(&wal)?;
         let name: NodeName = config
             .name
             .parse()
@@ -255,6 +260,7 @@ impl Core {
             changing: tokio::sync::Mutex::new(()),
             primary_heard: AtomicU64::new(0),
             peers: Peers::default(),
+            verdict,
             observer,
             state: Mutex::new(state),
             config,

@@ -73,6 +73,9 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &TakeOver) -> Answer {
         let ours = core.wal.timeline();
         return Err(refused(format!("this node is on timeline {ours}")));
     }
+    if let Err(error) = core.check_rows() {
+        return Err(refused(error.to_string()));
+    }
     let flushed = timeout(HANDOVER_TIMEOUT, core.wal.flushed().wait(asked.end)).await;
     if !matches!(flushed, Ok(Ok(_))) {
         let at = core.wal.flushed().get();

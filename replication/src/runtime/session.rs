@@ -27,7 +27,7 @@ use crate::runtime::handover;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
 use crate::runtime::slots::Answer;
-use crate::runtime::stopped;
+use crate::runtime::{stopped, verify};
 use crate::wire::command::{Command, Dialect, SlotKind};
 use crate::wire::replication::ReceiverMessage;
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
@@ -58,6 +58,7 @@ pub(crate) struct Session {
     /// What the client calls itself.
     application: String,
     pub(crate) visit: Option<Visit>,
+    served: Option<verify::Served>,
 }
 
 /// Who a native standby said it is.
@@ -99,6 +100,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
         user: startup.user,
         standby: None,
         visit: None,
+        served: None,
         decoder: FrontendDecoder::new(FrontendPhase::Command),
         link,
         core,
@@ -306,6 +308,10 @@ impl Session {
             }
             Command::TakeOver(asked) => {
                 let answer = handover::serve(&self.core, &asked).await;
+                self.answer(answer);
+            }
+            Command::Verify(asked) => {
+                let answer = verify::serve(&self.core, &mut self.served, asked).await;
                 self.answer(answer);
             }
             Command::ProbeTimeline => {

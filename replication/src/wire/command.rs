@@ -4,7 +4,7 @@
 //! case, bare names are folded to lower case, options come in parentheses or, from clients that
 //! think the server is old, as plain words. Only the first word decides whether a text is a
 //! command or SQL, and what a session accepts follows from its [`Dialect`]. Native peers have
-//! four commands of their own and one option; to everybody else these are what they are on a
+//! commands of their own and one option; to everybody else these are what they are on a
 //! stock server: SQL, or a syntax error.
 //!
 //! A [`Command`] is only what was asked. Whether the slot exists, the timeline is known or the
@@ -16,6 +16,7 @@ mod option;
 mod parser;
 mod sql;
 mod text;
+mod verify;
 
 use mainstay_storage::{Lsn, Timeline};
 use uuid::Uuid;
@@ -24,6 +25,7 @@ pub use backup::{
     BackupOptions, BackupTarget, ChecksumAlgorithm, Compression, MAX_RATE_KB, ManifestMode,
 };
 pub use text::{quote_identifier, quote_literal};
+pub use verify::{VerifyAt, VerifyCommand};
 
 use crate::wire::{ReplicationMode, Result, WireError, sqlstate};
 
@@ -106,6 +108,8 @@ pub enum Command {
     TimelineOpened(TimelineOpened),
     /// `TAKE_OVER`, native.
     TakeOver(TakeOver),
+    /// `VERIFY_BEGIN`, `VERIFY_RANGES`, `VERIFY_ROWS`, native.
+    Verify(VerifyCommand),
     /// `IDENTIFY_NODE`, native.
     IdentifyNode,
     /// `REGISTER_STANDBY`, native.

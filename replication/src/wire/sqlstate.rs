@@ -39,6 +39,8 @@ pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 pub const OBJECT_IN_USE: &str = "55006";
 /// Cancelled on request.
 pub const QUERY_CANCELED: &str = "57014";
+/// A position that was held cannot be read any more.
+pub const SNAPSHOT_TOO_OLD: &str = "72000";
 /// The node is stopping.
 pub const ADMIN_SHUTDOWN: &str = "57P01";
 /// The node cannot serve now; libpq tries its next host.

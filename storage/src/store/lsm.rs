@@ -58,6 +58,7 @@ mod reader;
 mod space;
 #[cfg(test)]
 mod tests;
+mod whole;
 mod work;
 mod writer;
 
@@ -73,6 +74,7 @@ pub use copy::verify as verify_lsm_copy;
 pub use gate::FlushGate;
 pub use options::LsmOptions;
 pub use reader::LsmReader;
+pub use whole::{MEND_ROOM, MendedRow, WHOLE_KEY_MAX, table_of_whole_key};
 
 use super::{Change, Store, Transaction};
 use crate::entry::{WalEntry, WalEntryType};

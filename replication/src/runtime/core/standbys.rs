@@ -73,6 +73,7 @@ impl Core {
         let thresholds = LagThresholds::default();
         match self.role() {
             Role::Fenced => return Health::Broken,
+            Role::Standby if self.broken().is_some() => return Health::Broken,
             Role::Standby => {
                 let (_, sight) = self.upstream_sight();
                 return thresholds.word(sight.standing, sight.lag);

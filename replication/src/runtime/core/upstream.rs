@@ -115,7 +115,8 @@ impl Core {
         self.peers.upstream.lock().committed.age_of(applied, now)
     }
 
-    fn stays_behind(&self) -> bool {
+    /// Whether this standby stays behind its primary on purpose.
+    pub(crate) fn stays_behind(&self) -> bool {
         !self.config.min_apply_delay.is_zero() || self.apply_paused.load(Ordering::Acquire)
     }
 

@@ -280,6 +280,9 @@ fn native_words_are_commands_only_to_native_peers() {
         format!("REGISTER_STANDBY 'x' '{ID}' '{ID}' 'h:1'"),
         format!("TAKE_OVER 3 '{ID}' 1/A0"),
         format!("TIMELINE_OPENED 3 '{ID}' {address}"),
+        format!("VERIFY_BEGIN 3 '{ID}' 1/A0"),
+        "VERIFY_RANGES 256 '' '00ff'".to_owned(),
+        "VERIFY_ROWS 0 '00ff' ''".to_owned(),
     ];
     for text in &words {
         assert_eq!(taken(text), sql(text));
@@ -324,6 +327,12 @@ fn native_words_are_commands_only_to_native_peers() {
         format!("PROMISE_TIMELINE 2 '{ID}' {address} (0 '{ID}')"),
         format!("PROMISE_TIMELINE 1 '{}' {address}", ID.replace('-', "")),
         "IDENTIFY_NODE 1".to_owned(),
+        format!("VERIFY_BEGIN 3 '{ID}' here"),
+        "VERIFY_RANGES 256 ''".to_owned(),
+        "VERIFY_RANGES 256 '' '0'".to_owned(),
+        "VERIFY_RANGES 256 '' '0g'".to_owned(),
+        "VERIFY_RANGES 256 '' 'éa'".to_owned(),
+        format!("VERIFY_ROWS 0 '' '{}'", "00".repeat(65_536)),
     ] {
         let error = Command::parse(&bad, NATIVE).expect_err(&bad);
         assert_eq!(error.sqlstate(), "42601", "{bad}");

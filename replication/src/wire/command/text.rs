@@ -70,6 +70,7 @@ impl fmt::Display for Command {
             Self::PromiseTimeline(promise) => promise.fmt(f),
             Self::TimelineOpened(opened) => opened.fmt(f),
             Self::TakeOver(asked) => asked.fmt(f),
+            Self::Verify(asked) => asked.fmt(f),
             Self::IdentifyNode => f.write_str("IDENTIFY_NODE"),
             Self::RegisterStandby(standby) => standby.fmt(f),
             Self::ClearSearchPath => {

@@ -59,9 +59,24 @@ impl LsmReader {
         }
     }
 
+    /// The rows of a range, as of a position to read at, without the first `cut` bytes of their
+    /// keys.
+    pub(super) fn rows(&self, range: Range, at: Lsn, cut: usize) -> Result<Rows> {
+        let slot = Arc::new(Mutex::new(Slot::Done));
+        let scan = Scan {
+            number: self.shared.horizon.add_scan(at, &slot)?,
+            shared: self.shared.clone(),
+            slot,
+            at,
+            cut,
+        };
+        scan.start(range)?;
+        Ok(Box::new(scan))
+    }
+
     /// The position to read at for `at`. Above what is applied lie only rows of transactions that
     /// are being inserted, which nobody may see.
-    fn position(&self, at: Lsn) -> Result<Lsn> {
+    pub(super) fn position(&self, at: Lsn) -> Result<Lsn> {
         self.shared.work.fault.check()?;
         Ok(at.min(self.shared.applied.get()))
     }
@@ -86,15 +101,7 @@ impl ReadAt for LsmReader {
             drop(self.shared.horizon.at(at)?);
             return Ok(Box::new(std::iter::empty()));
         };
-        let slot = Arc::new(Mutex::new(Slot::Done));
-        let scan = Scan {
-            number: self.shared.horizon.add_scan(at, &slot)?,
-            shared: self.shared.clone(),
-            slot,
-            at,
-        };
-        scan.start(range)?;
-        Ok(Box::new(scan))
+        self.rows(range, at, PREFIX)
     }
 
     fn applied(&self) -> Lsn {
@@ -144,6 +151,8 @@ struct Scan {
     slot: Arc<Mutex<Slot>>,
     number: u64,
     at: Lsn,
+    /// Bytes of a key that are not shown.
+    cut: usize,
 }
 
 impl Scan {
@@ -166,7 +175,7 @@ impl Scan {
                 let row = row.into_inner();
                 let (key, value) = row.map_err(|error| convert("scan", &self.shared.dir, error))?;
                 Ok(Some((
-                    Bytes::copy_from_slice(&key[PREFIX..]),
+                    Bytes::copy_from_slice(&key[self.cut..]),
                     keys::bytes(value),
                 )))
             }

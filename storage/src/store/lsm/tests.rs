@@ -7,6 +7,7 @@ mod kills;
 mod large;
 mod model;
 mod reads;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -94,6 +94,28 @@ impl Shared {
         bytes: u64,
         ops: impl Fn() -> Ops<'a>,
     ) -> Result<()> {
+        let tree = self.make_way(end)?;
+        loop {
+            match self.write_tables(&tree, end, ops()) {
+                Err(error) if self.wait_for_space(&tree, &error, bytes * 2, "large") => {}
+                written => break written?,
+            }
+        }
+        self.writer.lock().row = end;
+        Ok(())
+    }
+
+    /// As [`insert_large`](Self::insert_large), for operations that can be asked for once only;
+    /// want of space is an error then.
+    pub(super) fn insert_once(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
+        let tree = self.make_way(end)?;
+        self.write_tables(&tree, end, ops)?;
+        self.writer.lock().row = end;
+        Ok(())
+    }
+
+    /// Waits until what ends at `end` may reach disk and everything before it is there.
+    fn make_way(&self, end: Lsn) -> Result<Tree> {
         self.check_turn(end)?;
         let gate = [&self.gate.flushed, &self.gate.commit];
         self.work.until(|turn| {
@@ -118,14 +140,7 @@ impl Shared {
             turn.wait();
             None
         })?;
-        loop {
-            match self.write_tables(&tree, end, ops()) {
-                Err(error) if self.wait_for_space(&tree, &error, bytes * 2, "large") => {}
-                written => break written?,
-            }
-        }
-        self.writer.lock().row = end;
-        Ok(())
+        Ok(tree)
     }
 
     /// Seals what is in memory when `when` says so of what was applied; never inside a

@@ -2,8 +2,11 @@
 
 use mainstay_storage::{HISTORY_ENTRIES_MAX, Timeline};
 
-use super::Parser;
-use crate::wire::command::{Command, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened};
+use super::{Parser, Token};
+use crate::wire::command::verify::key;
+use crate::wire::command::{
+    Command, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened, VerifyAt, VerifyCommand,
+};
 use crate::wire::{Result, WireError};
 
 impl Parser<'_> {
@@ -48,6 +51,37 @@ impl Parser<'_> {
         Ok(Command::TakeOver(TakeOver {
             timeline: Timeline { number, id },
             end: self.position()?,
+        }))
+    }
+
+    pub(super) fn verify_begin(&mut self) -> Result<Command> {
+        let number = self.timeline_number()?;
+        let id = self.uuid()?;
+        let at = match self.peek()? {
+            Token::Position(_) => VerifyAt::Lsn(self.position()?),
+            Token::Name(name) if name == "place" => {
+                self.next()?;
+                VerifyAt::Place
+            }
+            _ => VerifyAt::Newest,
+        };
+        let timeline = Timeline { number, id };
+        Ok(Command::Verify(VerifyCommand::Begin { timeline, at }))
+    }
+
+    pub(super) fn verify_ranges(&mut self) -> Result<Command> {
+        Ok(Command::Verify(VerifyCommand::Ranges {
+            rows: self.number()?,
+            after: key(&self.text()?)?,
+            upto: key(&self.text()?)?,
+        }))
+    }
+
+    pub(super) fn verify_rows(&mut self) -> Result<Command> {
+        Ok(Command::Verify(VerifyCommand::Rows {
+            offset: self.number()?,
+            after: key(&self.text()?)?,
+            upto: key(&self.text()?)?,
         }))
     }
 

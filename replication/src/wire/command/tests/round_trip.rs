@@ -137,9 +137,38 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn any_verify() -> impl Strategy<Value = VerifyCommand> {
+    let key = || prop::option::of(prop::collection::vec(any::<u8>(), 1..20));
+    let at = prop_oneof![
+        Just(VerifyAt::Newest),
+        Just(VerifyAt::Place),
+        any::<u64>().prop_map(|lsn| VerifyAt::Lsn(Lsn::new(lsn))),
+    ];
+    let bytes = |key: Option<Vec<u8>>| key.map(bytes::Bytes::from);
+    prop_oneof![
+        (1..=u32::MAX, any_uuid(), at).prop_map(|(number, id, at)| {
+            let timeline = Timeline { number, id };
+            VerifyCommand::Begin { timeline, at }
+        }),
+        (any::<u64>(), key(), key()).prop_map(move |(rows, after, upto)| {
+            let (after, upto) = (bytes(after), bytes(upto));
+            VerifyCommand::Ranges { rows, after, upto }
+        }),
+        (any::<u64>(), key(), key()).prop_map(move |(offset, after, upto)| {
+            let (after, upto) = (bytes(after), bytes(upto));
+            VerifyCommand::Rows {
+                offset,
+                after,
+                upto,
+            }
+        }),
+    ]
+}
+
 fn any_native_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         any_promise(),
+        any_verify().prop_map(Command::Verify),
         (1..=u32::MAX, any_uuid(), any::<u64>()).prop_map(|(number, id, end)| {
             Command::TakeOver(TakeOver {
                 timeline: Timeline { number, id },
@@ -179,7 +208,7 @@ proptest! {
     fn any_text_is_taken_or_refused_but_never_panics(
         word in prop::sample::select(vec![
             "START_REPLICATION", "BASE_BACKUP", "CREATE_REPLICATION_SLOT", "SHOW",
-            "ALTER_REPLICATION_SLOT", "TIMELINE_HISTORY", "PROMISE_TIMELINE", "SELECT", "",
+            "ALTER_REPLICATION_SLOT", "TIMELINE_HISTORY", "PROMISE_TIMELINE", "SELECT", "VERIFY_ROWS", "",
         ]),
         rest in prop_oneof![
             "\\PC{0,40}",

@@ -74,6 +74,58 @@ fn one_key_and_version_twice_in_one_memtable_keeps_the_last() {
     assert_eq!(bare.scan(10).len(), 1);
 }
 
+/// What putting rows right leans on: a table of its own, with versions between those before and
+/// those after, is neither overruled nor does it overrule.
+#[test]
+fn a_table_added_between_two_versions_hides_the_older_and_not_the_newer() {
+    let dir = temp();
+    let mut bare = open(dir.path());
+    for key in ["changed", "extra", "later"] {
+        bare.put(key, "wrong", 9);
+    }
+    bare.rotate_and_flush(0);
+    let row = |key: &str, value: Option<&str>| match value {
+        Some(value) => InternalValue::from_components(key, value, 49, ValueType::Value),
+        None => InternalValue::new_tombstone(key, 49),
+    };
+    let rows = [
+        row("changed", Some("right")),
+        row("extra", None),
+        row("later", Some("right")),
+        row("missing", Some("right")),
+    ];
+    let written = bare.tree.flush_to_tables(rows.into_iter().map(Ok));
+    let (tables, _) = written.unwrap().unwrap();
+    bare.before_edit(None);
+    bare.tree
+        .register_tables(&tables, None, None, &[], 0)
+        .unwrap();
+    bare.flushed_max = 49;
+    bare.put("later", "newer", 80);
+    let right = |bare: &Bare| {
+        let get = |key: &str| bare.get(key, 50);
+        assert_eq!(get("changed").as_deref(), Some("right"));
+        assert_eq!(get("missing").as_deref(), Some("right"));
+        assert_eq!(get("later").as_deref(), Some("right"));
+        assert_eq!(get("extra"), None);
+        assert_eq!(bare.scan(50).len(), 3);
+        assert_eq!(bare.get("later", 81).as_deref(), Some("newer"));
+    };
+    right(&bare);
+    assert_eq!(bare.get("extra", 49).as_deref(), Some("wrong"));
+    assert_eq!(bare.get("missing", 49), None);
+    bare.rotate_and_flush(0);
+    right(&bare);
+    bare.compact(50);
+    right(&bare);
+    drop(bare);
+    // A read below what is on disk is refused by the store then.
+    let bare = open(dir.path());
+    assert_eq!(bare.get("changed", 81).as_deref(), Some("right"));
+    assert_eq!(bare.get("later", 81).as_deref(), Some("newer"));
+    assert_eq!(bare.get("extra", 81), None);
+}
+
 #[test]
 fn registering_for_a_memtable_that_is_gone_does_nothing_and_says_ok() {
     let dir = temp();
