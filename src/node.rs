@@ -2,10 +2,11 @@
 
 mod builder;
 mod discard;
+mod failover;
 mod life;
 mod outcome;
 mod policy;
-mod promotion;
+pub(crate) mod promotion;
 mod record;
 mod reseed;
 mod rewind;

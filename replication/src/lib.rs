@@ -17,10 +17,11 @@ pub use error::*;
 pub use event::{Peer, ReplicationEvent};
 pub use policy::*;
 pub use protocol::pace::APPLY_DELAY_MAX;
+pub use protocol::promotion::PossibleLoss;
 pub use protocol::slot::{SLOTS_MAX, SlotError};
 pub use replicator::*;
 pub use runtime::{
-    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, SlotState, Subscription,
-    TakeOverRequest, WayBack, adopt_backup, bootstrap, finish_bootstrap, holds_backup,
-    restore_backup, take_backup, verify_backup,
+    Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Outlook, PromoteOptions,
+    SlotState, Subscription, TakeOverRequest, WayBack, adopt_backup, bootstrap, finish_bootstrap,
+    holds_backup, restore_backup, take_backup, verify_backup,
 };

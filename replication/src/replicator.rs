@@ -5,6 +5,7 @@
 //! a store. Handles are cheap to clone.
 
 mod apply;
+mod failover;
 mod handover;
 mod outcome;
 mod policy;
@@ -27,6 +28,7 @@ use crate::event::{Observer, ReplicationEvent};
 use crate::protocol::level::Level;
 use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
+pub use failover::Successor;
 pub use policy::Confirmer;
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;

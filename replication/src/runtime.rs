@@ -21,6 +21,7 @@ mod bootstrap;
 mod client;
 mod clock;
 mod core;
+mod failover;
 mod follower;
 mod going_on;
 mod handover;
@@ -55,12 +56,15 @@ pub use bootstrap::{
     Backup, BackupRequest, Bootstrapped, adopt_backup, bootstrap, finish_bootstrap, holds_backup,
     restore_backup, take_backup, verify_backup,
 };
+pub(crate) use failover::{order as order_to_take_over, survey};
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
 pub(crate) use going_on::keep_going;
 pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use health::watch_health;
+pub(crate) use promote::look;
+pub use promote::{Outlook, PromoteOptions};
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
 

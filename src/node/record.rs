@@ -1,6 +1,6 @@
 //! What a node records of itself, beside what replication tells.
 
-use mainstay_replication::Role;
+use mainstay_replication::{Promotion, Role};
 use mainstay_storage::{Lsn, Recovered, Timeline, Wal};
 
 use super::discard::Discarded;
@@ -114,9 +114,10 @@ pub(super) fn switched_over(me: &str, to: &str, timeline: Timeline, pause_ms: u6
 pub(super) fn failed_over(
     me: &str,
     previous: Option<String>,
-    timeline: Timeline,
-    notices: &[String],
+    promotion: &Promotion,
+    why: Option<&str>,
 ) -> Draft {
+    let (timeline, loss) = (promotion.timeline, promotion.possible_loss);
     let from = previous
         .as_deref()
         .unwrap_or("a primary that is not known here");
@@ -128,7 +129,10 @@ pub(super) fn failed_over(
     let draft = draft.with("timeline", timeline.number);
     draft
         .with("previous_primary", previous)
-        .with("notices", notices)
+        .with("notices", &promotion.notices[..])
+        .with("why", why.map(str::to_owned))
+        .with("lost_bytes_max", loss.bytes)
+        .with("lost_transactions_max", loss.transactions)
 }
 
 /// This node could not turn to the new primary.

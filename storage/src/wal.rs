@@ -50,6 +50,7 @@ mod segment;
 mod set_aside;
 mod spares;
 mod tail;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod timelines;
@@ -82,6 +83,7 @@ pub use segment::{
     FORMAT_VERSION, SEGMENT_HEADER_LEN, SEGMENT_HEADER_RECORD_LEN, SEGMENT_MAGIC, SegmentHeader,
     WalSegment, checksum, parse_segment_file_name, segment_file_name,
 };
+pub use tally::TallyMark;
 pub use unfinished::{BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR};
 pub use writer::QUEUE_BYTES_MAX;
 
@@ -180,6 +182,12 @@ impl Wal {
     /// End of what has a place in the log.
     pub fn appended(&self) -> Lsn {
         self.shared().queue.lock().cursor.next
+    }
+
+    /// How many transactions ended in this log below the newest known place at or below `to`,
+    /// counted since it was opened: a difference of two such marks is exact.
+    pub fn tally(&self, to: Lsn) -> TallyMark {
+        self.shared().tally.lock().until(to)
     }
 
     /// Climbs when bytes were handed to the system. Closed when the log is poisoned or closed.

@@ -1,6 +1,7 @@
 //! Driving a [`Candidate`]: asks the members, fetches log, opens the timeline.
 
 mod fetch;
+mod outlook;
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -18,8 +19,8 @@ use crate::event::ReplicationEvent;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{
-    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, Phase,
-    PromiseRequest, Purpose, Standstill,
+    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, LagLimit,
+    Phase, PromiseRequest, Purpose, Standstill,
 };
 use crate::replicator::Promotion;
 use crate::runtime::client::Client;
@@ -28,14 +29,29 @@ use crate::runtime::follower::Follower;
 use crate::runtime::promise;
 use crate::wire::command::{Command, PromiseTimeline};
 
+pub use outlook::Outlook;
+pub(crate) use outlook::run as look;
+
 /// Longest time for each phase of a promotion.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time for one node to answer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers that may wait.
 const EVENTS_MAX: usize = 128;
+
+/// How a standby is made the primary.
+#[derive(Debug, Copy, Clone, Default, PartialEq, Eq)]
+pub struct PromoteOptions {
+    /// Skip the checks for a living primary and for lag; never the rule that enough members agree.
+    pub force: bool,
+    /// Give the policy up: ask nobody, and accept that commits which only the old primary and other
+    /// members have are lost.
+    pub without_policy: bool,
+    /// The most log that this node may lack, in bytes; what is configured if `None`.
+    pub max_lag: Option<u64>,
+}
 
 /// A newer timeline was promised to another candidate; answered when this one knows.
 pub(crate) type Overtaken = (Timeline, oneshot::Sender<()>);
@@ -54,11 +70,11 @@ pub(crate) struct Opened {
 /// [`Error::Refused`] when nothing was opened, with the reason; the log's errors.
 pub(crate) async fn run(
     core: &Arc<Core>,
-    force: bool,
+    options: &PromoteOptions,
     follower: &mut Option<Follower>,
 ) -> Result<Opened> {
     let _changing = core.changing.lock().await;
-    let config = config(core, Purpose::Promote, force)?;
+    let config = config(core, Purpose::Promote, options)?;
     attempt(core, config, follower).await
 }
 
@@ -72,7 +88,7 @@ pub(crate) async fn go_on(core: &Arc<Core>, purpose: Purpose) -> Result<()> {
         core.standstill.send_replace(None);
         return Ok(());
     }
-    let config = config(core, purpose, false)?;
+    let config = config(core, purpose, &PromoteOptions::default())?;
     let opened = attempt(core, config, &mut None).await?;
     core.become_primary(&Role::Primary, opened.promotion.end)?;
     let timeline = opened.promotion.timeline;
@@ -99,6 +115,8 @@ async fn attempt(
         candidate: Candidate::new(config),
         follower,
         opened: None,
+        looks_only: false,
+        outlook: None,
     };
     let opened = attempt.drive(overtaken, events).await;
     *core.candidacy.lock() = None;
@@ -117,6 +135,9 @@ struct Attempt<'a> {
     candidate: Candidate,
     follower: &'a mut Option<Follower>,
     opened: Option<Opened>,
+    /// It ends when it would ask for the first promise.
+    looks_only: bool,
+    outlook: Option<Outlook>,
 }
 
 impl Attempt<'_> {
@@ -193,6 +214,10 @@ impl Attempt<'_> {
                 let address = self.address_of(&name);
                 tokio::spawn(probe(core.clone(), name, address, self.to.clone()));
             }
+            Action::AskOwn(_) if self.looks_only => {
+                self.outlook = Some(self.look());
+                return Err(Error::Refused("it was only to look".to_owned()));
+            }
             Action::AskOwn(request) => {
                 if let Some(follower) = self.follower.take() {
                     follower.stop(core.config.stop_timeout).await;
@@ -236,13 +261,14 @@ impl Attempt<'_> {
                     fork,
                     end,
                     notices,
+                    possible_loss: self.loss(fork),
                 };
                 self.opened = Some(Opened {
                     promotion,
                     overtaken: overtaken.is_some(),
                 });
             }
-            Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),
+            Action::Refuse(refusal) => return Err(self.refused(&refusal)),
         }
         Ok(None)
     }
@@ -254,25 +280,34 @@ impl Attempt<'_> {
     }
 }
 
-fn config(core: &Core, purpose: Purpose, force: bool) -> Result<CandidateConfig> {
-    let primary = &core.cluster().primary.name;
-    let also_probe = (primary != &core.name).then(|| primary.clone());
+fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<CandidateConfig> {
+    let cluster = core.cluster();
+    let mut also_probe = vec![cluster.primary.name.clone()];
+    // Whoever is forced does not heed what they say.
+    if purpose == Purpose::Promote && !options.force {
+        let standbys = cluster.standbys.iter();
+        also_probe.extend(standbys.map(|member| member.name.clone()));
+    }
+    let lag_max = options.max_lag.or(core.config.max_lag);
     Ok(CandidateConfig {
         name: core.name.clone(),
         purpose,
         end: promise::log_end(&core.wal),
         opened: (*core.wal.history()).clone(),
         policies: core.policies()?,
-        also_probe: also_probe.into_iter().collect(),
+        also_probe,
         highest_seen: core.wal.control().highest_number(),
         number: None,
         id: Uuid::new_v4(),
         primary_heard: core.primary_silence(),
         heartbeat_timeout: core.timeout(),
-        lag_max: None,
-        force,
-        without_policy: false,
-        may_degrade: core.config.on_miss != OnMiss::Block,
+        lag_max: lag_max.map(|bytes| LagLimit {
+            bytes,
+            primary: core.primary_end(),
+        }),
+        force: options.force,
+        without_policy: options.without_policy,
+        may_degrade: matches!(core.config.on_miss, OnMiss::Degrade { .. }),
         phase_timeout: PHASE_TIMEOUT,
     })
 }

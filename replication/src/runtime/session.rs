@@ -23,6 +23,7 @@ use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::runtime::announce;
 use crate::runtime::core::{Core, Visit};
+use crate::runtime::failover;
 use crate::runtime::handover;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
@@ -306,6 +307,10 @@ impl Session {
             }
             Command::TakeOver(asked) => {
                 let answer = handover::serve(&self.core, &asked).await;
+                self.answer(answer);
+            }
+            Command::FailOver(asked) => {
+                let answer = failover::serve(&self.core, asked).await;
                 self.answer(answer);
             }
             Command::ProbeTimeline => {

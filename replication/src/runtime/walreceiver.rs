@@ -378,6 +378,9 @@ impl Driver {
         self.core
             .set_upstream(Some((client.server.name.clone(), address)));
         self.client = Some(client);
+        if self.from_primary {
+            self.core.primary_renewed();
+        }
         self.events.push_back(Event::Connected);
         Ok(())
     }

@@ -275,14 +275,18 @@ impl Session {
                 commit,
                 timeline,
                 reply_requested,
-            } => SenderMessage::Advance(Advance {
-                flush,
-                commit,
-                timeline,
-                time_us,
-                reply_requested,
-            })
-            .encode(out),
+            } => {
+                // First, so that whoever knows the end knows how many transactions there are, too.
+                SenderMessage::Tally(self.core.wal.tally(flush)).encode(out);
+                SenderMessage::Advance(Advance {
+                    flush,
+                    commit,
+                    timeline,
+                    time_us,
+                    reply_requested,
+                })
+                .encode(out);
+            }
             Action::SendKeepalive {
                 sent: end,
                 reply_requested,

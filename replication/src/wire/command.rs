@@ -4,7 +4,7 @@
 //! case, bare names are folded to lower case, options come in parentheses or, from clients that
 //! think the server is old, as plain words. Only the first word decides whether a text is a
 //! command or SQL, and what a session accepts follows from its [`Dialect`]. Native peers have
-//! four commands of their own and one option; to everybody else these are what they are on a
+//! seven commands of their own and one option; to everybody else these are what they are on a
 //! stock server: SQL, or a syntax error.
 //!
 //! A [`Command`] is only what was asked. Whether the slot exists, the timeline is known or the
@@ -106,6 +106,8 @@ pub enum Command {
     TimelineOpened(TimelineOpened),
     /// `TAKE_OVER`, native.
     TakeOver(TakeOver),
+    /// `FAIL_OVER`, native.
+    FailOver(FailOver),
     /// `IDENTIFY_NODE`, native.
     IdentifyNode,
     /// `REGISTER_STANDBY`, native.
@@ -200,6 +202,19 @@ pub struct TakeOver {
     pub timeline: Timeline,
     /// Where its log ends.
     pub end: Lsn,
+}
+
+/// `FAIL_OVER 'why' '[force]' '[without_policy]' '[bytes]'`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailOver {
+    /// Why this node was chosen, in words.
+    pub why: String,
+    /// Skip the checks for a living primary and for lag.
+    pub force: bool,
+    /// Give the policy up.
+    pub without_policy: bool,
+    /// The most log that it may lack, in bytes.
+    pub max_lag: Option<u64>,
 }
 
 /// `REGISTER_STANDBY 'name' 'node id' 'incarnation' 'host:port'`

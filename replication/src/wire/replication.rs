@@ -1,7 +1,7 @@
 //! What CopyData carries while log is streamed.
 //!
 //! The four stock payloads have PostgreSQL's lengths to the byte, because its walreceiver accepts
-//! no others. Native peers that negotiated the extension add three, with types above 0x7F that
+//! no others. Native peers that negotiated the extension add four, with types above 0x7F that
 //! can never meet a letter of PostgreSQL's:
 //!
 //! ```text
@@ -9,6 +9,7 @@
 //! k  end u64 | time i64 | reply u8                                                18   server
 //! r  write u64 | flush u64 | apply u64 | time i64 | reply u8                      34   client
 //! h  time i64 | xmin u32 | epoch u32 | catalog xmin u32 | catalog epoch u32       25   client
+//! D5 TALLY    at u64 | transactions u64                                          17   server
 //! D1 ADVANCE  flush u64 | commit u64 | timeline 20 | time i64 | flags u8          46   server
 //! D3 STATUS   write u64 | flush u64 | apply u64 | timeline 20
 //!             | oldest snapshot u64 | time i64 | flags u8                         62   client
@@ -20,7 +21,7 @@
 //! sender or the receiver is not known here.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_storage::{Lsn, TallyMark, Timeline};
 
 use crate::wire::Result;
 use crate::wire::cursor::{Cursor, length, put_cstr, put_lsn, put_message, put_timeline};
@@ -40,6 +41,7 @@ const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
 const ADVANCE: u8 = 0xD1;
 const STATUS: u8 = 0xD3;
 const FENCE: u8 = 0xD4;
+const TALLY: u8 = 0xD5;
 /// The one flag of a native payload: an answer is wanted at once.
 const REPLY_REQUESTED: u8 = 1;
 
@@ -180,6 +182,8 @@ pub enum SenderMessage {
     },
     /// 0xD1, native peers only.
     Advance(Advance),
+    /// 0xD5, native peers only: so many transactions ended in the sender's log up to a place.
+    Tally(TallyMark),
     /// 0xD4, native peers only.
     Fence(Fence),
 }
@@ -229,6 +233,11 @@ impl SenderMessage {
                 put_time(out, advance.time_us);
                 out.put_u8(flags(advance.reply_requested));
             }),
+            Self::Tally(mark) => put_message(out, b'd', |out| {
+                out.put_u8(TALLY);
+                put_lsn(out, mark.at);
+                out.put_u64(mark.transactions);
+            }),
             Self::Fence(fence) => fence.encode(out),
         }
     }
@@ -257,6 +266,10 @@ impl SenderMessage {
                 timeline: cursor.timeline()?,
                 time_us: time(&mut cursor)?,
                 reply_requested: only_flag(&mut cursor)?,
+            }),
+            TALLY if native => Self::Tally(TallyMark {
+                at: cursor.lsn()?,
+                transactions: cursor.u64()?,
             }),
             FENCE if native => Self::Fence(Fence::decode(&mut cursor)?),
             _ => return Err(cursor.bad("its type is unknown")),

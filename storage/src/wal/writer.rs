@@ -28,6 +28,7 @@ use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, Placed};
 use crate::wal::spares::Spares;
 use crate::wal::tail::Tail;
+use crate::wal::tally::{self, Tally};
 use publish::Publish;
 
 /// Most bytes of payload that may wait for the writer; appenders wait beyond it.
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
     /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
+    /// How many transactions end in what was appended. Locked after the queue.
+    pub(crate) tally: Mutex<Tally>,
     /// Writing or syncing failed; every later watermark says so.
     failed: AtomicBool,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
@@ -151,6 +154,7 @@ impl Shared {
             flushed: Signal::new(end),
             commit: Signal::new(commit),
             configs: Mutex::new(configs),
+            tally: Mutex::new(Tally::new(end)),
             failed: AtomicBool::new(false),
             commit_follows: AtomicBool::new(true),
         }
@@ -181,6 +185,7 @@ impl Shared {
         let mut cursor = queue.cursor;
         let mut items = Vec::with_capacity(records.len());
         let mut configs = Vec::new();
+        let mut ended = 0;
         for record in records {
             let Placed { at, .. } = cursor.place(record.payload.len());
             if let Some(got) = record.at.filter(|&got| got != at) {
@@ -194,6 +199,7 @@ impl Shared {
                 crc,
                 ..
             } = record;
+            ended += u64::from(tally::ends(entry_type, tx_id));
             if entry_type == WalEntryType::Config {
                 configs.push((cursor.next, payload.clone()));
             }
@@ -209,6 +215,7 @@ impl Shared {
         queue.last_crc = None;
         queue.items.append(&mut items);
         queue.bytes += bytes;
+        self.tally.lock().note(cursor.next, ended);
         if !configs.is_empty() {
             self.configs.lock().append(&mut configs);
         }
@@ -292,6 +299,7 @@ impl Shared {
         if end != queue.cursor.next {
             queue.cursor.next = end;
             self.tail.write().restart(end);
+            self.tally.lock().restart(end);
         }
         queue.last_crc = Some(file.end.prev_crc);
         queue.wanted_until = end + queue.cursor.size.bytes();

@@ -71,6 +71,7 @@ impl Driver {
             SenderMessage::Advance(advance) => {
                 if self.from_primary {
                     self.core.heard_primary();
+                    self.core.primary_told(advance.flush);
                 }
                 self.core.upstream_heard(advance.flush, advance.commit);
                 Event::Advance {
@@ -84,6 +85,12 @@ impl Driver {
                 timeline: fence.timeline,
                 opened: fence.opened,
             },
+            SenderMessage::Tally(mark) => {
+                if self.from_primary {
+                    self.core.primary_tallied(mark);
+                }
+                return None;
+            }
             SenderMessage::Keepalive { .. } => return None,
         })
     }

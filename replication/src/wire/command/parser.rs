@@ -42,6 +42,7 @@ fn rule(word: &str, native: bool) -> Option<Rule> {
         "PROMISE_TIMELINE" if native => |it| it.promise(),
         "TIMELINE_OPENED" if native => |it| it.opened(),
         "TAKE_OVER" if native => |it| it.take_over(),
+        "FAIL_OVER" if native => |it| it.fail_over(),
         "IDENTIFY_NODE" if native => |_| Ok(Command::IdentifyNode),
         "REGISTER_STANDBY" if native => |it| it.register(),
         _ => return None,

@@ -3,7 +3,9 @@
 use mainstay_storage::{HISTORY_ENTRIES_MAX, Timeline};
 
 use super::Parser;
-use crate::wire::command::{Command, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened};
+use crate::wire::command::{
+    Command, FailOver, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened,
+};
 use crate::wire::{Result, WireError};
 
 impl Parser<'_> {
@@ -49,6 +51,27 @@ impl Parser<'_> {
             timeline: Timeline { number, id },
             end: self.position()?,
         }))
+    }
+
+    pub(super) fn fail_over(&mut self) -> Result<Command> {
+        Ok(Command::FailOver(FailOver {
+            why: self.text()?,
+            force: self.flag("force")?,
+            without_policy: self.flag("without_policy")?,
+            max_lag: match self.text()? {
+                none if none.is_empty() => None,
+                bytes => Some(bytes.parse().map_err(|_| WireError::syntax())?),
+            },
+        }))
+    }
+
+    /// `word`, or nothing.
+    fn flag(&mut self, word: &str) -> Result<bool> {
+        match self.text()? {
+            none if none.is_empty() => Ok(false),
+            given if given == word => Ok(true),
+            _ => Err(WireError::syntax()),
+        }
     }
 
     pub(super) fn register(&mut self) -> Result<Command> {
