@@ -353,6 +353,10 @@ impl<'de> Deserialize<'de> for Size {
                 text.parse().map_err(E::custom)
             }
 
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Size, E> {
+                Ok(Size(number))
+            }
+
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Size, E> {
                 let size = u64::try_from(number).map(Size);
                 size.map_err(|_| E::custom(format!("{number} is not a size")))

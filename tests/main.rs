@@ -8,6 +8,7 @@ mod crash;
 mod database;
 mod events;
 mod examples;
+mod failover;
 mod large_transaction;
 mod node;
 mod outcome;

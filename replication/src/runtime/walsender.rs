@@ -222,6 +222,8 @@ impl Session {
                 self.decoder.set_phase(FrontendPhase::Streaming {
                     native: self.native,
                 });
+                self.tally(stream.sender.status().sent, &mut out);
+                self.tally(stream.flushed, &mut out);
                 self.stream_opened();
             }
             Action::RefuseStart(refusal) | Action::FailStream(refusal) => {
@@ -229,6 +231,9 @@ impl Session {
             }
             Action::SendWal(range) => {
                 let sent = self.queue_wal(stream, range.start, range.end).await?;
+                if sent < stream.flushed {
+                    self.tally(sent, &mut out);
+                }
                 stream.in_flight = Some(sent);
             }
             Action::SendAdvance { .. } | Action::SendKeepalive { .. } => {
@@ -277,7 +282,7 @@ impl Session {
                 reply_requested,
             } => {
                 // First, so that whoever knows the end knows how many transactions there are, too.
-                SenderMessage::Tally(self.core.wal.tally(flush)).encode(out);
+                self.tally(flush, out);
                 SenderMessage::Advance(Advance {
                     flush,
                     commit,
@@ -297,6 +302,13 @@ impl Session {
             }
             .encode(out),
             _ => unreachable!("the caller brings positions alone"),
+        }
+    }
+
+    /// How many transactions ended up to `to`, for whoever may have to say how many it lacks.
+    fn tally(&self, to: Lsn, out: &mut BytesMut) {
+        if self.native {
+            SenderMessage::Tally(self.core.wal.tally(to)).encode(out);
         }
     }
 

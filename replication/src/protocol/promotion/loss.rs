@@ -22,30 +22,38 @@ const MARKS_MAX: usize = 1024;
 pub struct Announced {
     end: Option<Lsn>,
     marks: VecDeque<TallyMark>,
-    /// Another session began: the next announcement takes the place of all before.
-    renewed: bool,
+    /// Another session began: the next end, and the next count, take the place of all before.
+    old_end: bool,
+    old_marks: bool,
 }
 
 impl Announced {
     /// Another session with a primary began. What was known stays until it announces something.
     pub fn renew(&mut self) {
-        self.renewed = true;
+        (self.old_end, self.old_marks) = (true, true);
     }
 
     /// Its log is flushed up to `end`.
     pub fn told(&mut self, end: Lsn) {
-        self.begin_anew();
-        self.end = Some(self.end.map_or(end, |known| known.max(end)));
+        let known = self.end.filter(|_| !std::mem::take(&mut self.old_end));
+        self.end = Some(known.map_or(end, |known| known.max(end)));
     }
 
     /// So many transactions ended up to there. What lies below `own`, the end of this node's log,
     /// is forgotten but for the newest.
     pub fn tallied(&mut self, mark: TallyMark, own: Lsn) {
-        self.begin_anew();
-        if self.marks.back().is_some_and(|last| last.at >= mark.at) {
+        if std::mem::take(&mut self.old_marks) {
+            self.marks.clear();
+        }
+        let place = self.marks.partition_point(|known| known.at < mark.at);
+        if self
+            .marks
+            .get(place)
+            .is_some_and(|known| known.at == mark.at)
+        {
             return;
         }
-        self.marks.push_back(mark);
+        self.marks.insert(place, mark);
         while self.marks.get(1).is_some_and(|second| second.at <= own) {
             self.marks.pop_front();
         }
@@ -55,12 +63,6 @@ impl Announced {
                 at += 1;
                 at > half || at % 2 == 1
             });
-        }
-    }
-
-    fn begin_anew(&mut self) {
-        if std::mem::take(&mut self.renewed) {
-            (self.end, self.marks) = (None, VecDeque::new());
         }
     }
 
@@ -147,7 +149,7 @@ mod tests {
     fn transactions_are_exact_at_a_mark_and_at_most_between_two() {
         let mut announced = Announced::default();
         let own = Lsn::new(1000);
-        for (at, count) in [(1000, 50), (2000, 60), (3000, 65)] {
+        for (at, count) in [(1000, 50), (3000, 65), (2000, 60), (3000, 65)] {
             announced.told(Lsn::new(at));
             announced.tallied(mark(at, count), own);
         }
