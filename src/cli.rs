@@ -84,6 +84,10 @@ enum Verb {
     Apply(verbs::ApplyArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
+    /// Let a standby find its way to its upstream anew: by log, rewind, or a copy of the data
+    Resync(failover::ResyncArgs),
+    /// Let a standby copy its upstream's data anew: the same as resync --full
+    Reinit(failover::ReinitArgs),
     /// List the replication slots of a node, or drop one
     Slots(slots::SlotsArgs),
     /// Stop a node properly
@@ -265,6 +269,8 @@ pub fn run() -> ExitCode {
         Verb::Demote(args) => verbs::demote(&args),
         Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),
+        Verb::Resync(args) => failover::resync(&args),
+        Verb::Reinit(args) => failover::reinit(&args),
         Verb::Slots(args) => slots::run(&args),
         Verb::Stop(args) => verbs::stop(&args),
         Verb::Put(args) => verbs::put(args),

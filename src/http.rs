@@ -160,6 +160,7 @@ fn router(api: Api) -> Router {
         .route("/v1/failover", post(failover::failover))
         .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
+        .route("/v1/resync", post(failover::resync))
         .route("/v1/demote", post(control::demote))
         .route("/v1/follow", post(control::follow))
         .route("/v1/stop", post(control::stop))

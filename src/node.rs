@@ -9,6 +9,7 @@ mod policy;
 pub(crate) mod promotion;
 mod record;
 mod reseed;
+mod resync;
 mod rewind;
 mod slots;
 mod switchover;

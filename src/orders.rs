@@ -78,6 +78,19 @@ pub struct FailedOver {
     pub possible_loss: PossibleLoss,
 }
 
+/// How a standby gets onto its upstream's log anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resynced {
+    /// `log`, `rewind` or `base_backup`.
+    pub resync: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Log between this node's end and the upstream's, in bytes.
+    pub log_bytes: u64,
+    /// What a copy would be, in bytes; `null` where that was not asked.
+    pub copy_bytes: Option<u64>,
+}
+
 /// What a switchover led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SwitchedOver {

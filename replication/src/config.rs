@@ -67,6 +67,8 @@ pub struct WalStreamingConfig {
     pub max_lag: Option<u64>,
     /// How far behind a standby weighs a copy of the upstream's data against their log, in bytes.
     pub rebuild_from: u64,
+    /// Whether it weighs that before it has caught up for the first time; not right after a copy.
+    pub weighs_copy: bool,
     /// Size of a segment, for a new log.
     pub segment_size: SegmentSize,
     /// Deadline for each task when stopping.
@@ -102,6 +104,7 @@ impl Default for WalStreamingConfig {
             max_wal_senders: 10,
             max_lag: None,
             rebuild_from: 1 << 30,
+            weighs_copy: true,
             segment_size: SegmentSize::DEFAULT,
             stop_timeout: Duration::from_secs(5),
             accept_loss_from: None,

@@ -22,6 +22,6 @@ pub use protocol::slot::{SLOTS_MAX, SlotError};
 pub use replicator::*;
 pub use runtime::{
     Backup, BackupRequest, Bootstrapped, Divergence, HandedOver, Outlook, PromoteOptions,
-    SlotState, Subscription, TakeOverRequest, WayBack, adopt_backup, bootstrap, finish_bootstrap,
-    holds_backup, restore_backup, take_backup, verify_backup,
+    SlotState, Subscription, TakeOverRequest, Way, WayBack, WayChosen, adopt_backup, bootstrap,
+    finish_bootstrap, holds_backup, restore_backup, take_backup, verify_backup,
 };

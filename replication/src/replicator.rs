@@ -9,6 +9,7 @@ mod failover;
 mod handover;
 mod outcome;
 mod policy;
+mod resync;
 mod running;
 mod segment;
 mod takeover;

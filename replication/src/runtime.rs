@@ -26,6 +26,7 @@ mod follower;
 mod going_on;
 mod handover;
 mod health;
+mod identify;
 mod link;
 mod promise;
 pub(crate) mod promote;
@@ -67,6 +68,7 @@ pub(crate) use promote::look;
 pub use promote::{Outlook, PromoteOptions};
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
+pub use walreceiver::{Way, WayChosen};
 
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! The verbs that replace a primary which is gone.
+//! The verbs that replace a primary which is gone, and that bring a standby back.
 //!
 //! With `--force` or `--without-policy` they ask first what that may cost, and say so on standard
 //! error before they act.
@@ -69,6 +69,47 @@ pub(crate) fn failover(args: &FailoverArgs) -> Result<(), Failure> {
         "why {}: {}",
         text(&answer["new_primary_name"]),
         text(&answer["why"])
+    ))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResyncArgs {
+    #[command(flatten)]
+    reinit: ReinitArgs,
+    /// Copy the data in any case
+    #[arg(long)]
+    full: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReinitArgs {
+    #[command(flatten)]
+    node: NodeAddress,
+    /// Print the answer as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn resync(args: &ResyncArgs) -> Result<(), Failure> {
+    find_way(&args.reinit, args.full)
+}
+
+pub(crate) fn reinit(args: &ReinitArgs) -> Result<(), Failure> {
+    find_way(args, true)
+}
+
+fn find_way(args: &ReinitArgs, full: bool) -> Result<(), Failure> {
+    let answer = args
+        .node
+        .client()?
+        .order("resync", &json!({ "full": full }))?;
+    if args.json {
+        return print(answer);
+    }
+    print(format!(
+        "{}: {}",
+        text(&answer["resync"]),
+        text(&answer["reason"])
     ))
 }
 

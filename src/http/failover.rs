@@ -1,4 +1,4 @@
-//! Orders that replace a primary which is gone.
+//! Orders that replace a primary which is gone, and that bring a standby back.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -63,6 +63,20 @@ pub(crate) async fn failover(
         dry_run: asked.dry_run,
     };
     answer(&api.node.fail_over_or_say(&options).await?)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Resync {
+    full: bool,
+}
+
+pub(crate) async fn resync(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<Response> {
+    let Resync { full } = order(body, true, r#"{"full":false} or nothing"#)?;
+    answer(&api.node.resync(full).await?)
 }
 
 impl From<NotPromoted> for ApiError {

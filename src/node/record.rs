@@ -6,6 +6,7 @@ use mainstay_storage::{Lsn, Recovered, Timeline, Wal};
 use super::discard::Discarded;
 use super::life::Plan;
 use crate::events::{Draft, EventType};
+use crate::orders::Resynced;
 
 /// The log was opened, and is as `recovered` says; new if it says nothing. `filled` says where a
 /// directory that was empty before came from.
@@ -83,6 +84,15 @@ pub(super) fn reseeded(me: &str, bytes: u64, why: &str) -> Draft {
     let draft = Draft::new(EventType::Reseeded, text).standby(me);
     let draft = draft.with("bytes", bytes);
     draft.with("reason", why)
+}
+
+/// This standby was told to copy everything anew.
+pub(super) fn resync(me: &str, resynced: &Resynced) -> Draft {
+    let (way, why) = (&resynced.resync, &resynced.reason);
+    let draft = Draft::new(EventType::Resync, format!("{me} goes on by {way}: {why}"));
+    let draft = draft.standby(me).with("way", way.as_str());
+    let draft = draft.with("reason", why.as_str());
+    draft.with("log_bytes", resynced.log_bytes)
 }
 
 /// The data went back to `to`.
