@@ -226,6 +226,9 @@ async fn receive(inner: &Inner, config: &mut WalStreamingConfig, at_least: Lsn) 
         };
         if let Some(error) = failed {
             tracing::warn!(%error, "no base backup; trying again");
+            // Whoever is first in the list may be the one that has too little.
+            let others = usize::from(!config.follow.is_empty());
+            config.follow.rotate_left(others);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = redirect.changed() => {}

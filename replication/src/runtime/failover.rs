@@ -86,7 +86,7 @@ pub(crate) async fn survey(core: &Arc<Core>) -> Result<Vec<Contender>> {
             Role::Fenced => ProbedRole::Fenced,
         },
         end: promise::log_end(&core.wal),
-        unfit: core.unfit(),
+        unfit: core.passed_over(),
         place: place(&core.name),
     });
     Ok(answered)

@@ -57,7 +57,7 @@ pub(crate) fn probe(core: &Core) -> ResultSet {
         Some(end.flushed.to_string()),
         Some(core.wal.control().highest_number().to_string()),
         silence.map(|silence| silence.as_micros().to_string()),
-        core.unfit(),
+        core.passed_over(),
     ]))
 }
 
@@ -107,7 +107,11 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             .map_or(Purpose::Promote, |_| Purpose::Restart),
         opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
-    let promise = make(core, request, Some(&asked.address)).await;
+    let goes_on = request.candidate == core.cluster().primary.name;
+    let promise = match core.lacks_vote() && !goes_on {
+        true => Ok(Promise::Refused(PromiseRefusal::NoVote)),
+        false => make(core, request, Some(&asked.address)).await,
+    };
     let promise = promise.map_err(|error| failed(error.to_string()))?;
     let columns = ["accepted", "reason", "timeline", "promotion_id", "flushed"];
     let row = match promise {

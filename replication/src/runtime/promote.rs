@@ -20,7 +20,7 @@ use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{
     Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, LagLimit,
-    Phase, PromiseRequest, Purpose, Standstill,
+    Phase, Promise, PromiseRefusal, PromiseRequest, Purpose, Standstill,
 };
 use crate::replicator::Promotion;
 use crate::runtime::client::Client;
@@ -112,6 +112,7 @@ async fn attempt(
         core,
         to,
         purpose: config.purpose,
+        by_votes: by_votes(&config),
         candidate: Candidate::new(config),
         follower,
         opened: None,
@@ -132,6 +133,8 @@ struct Attempt<'a> {
     /// For answers of other nodes.
     to: mpsc::Sender<Event>,
     purpose: Purpose,
+    /// The policy decides, and this node does not go on as the primary that it was.
+    by_votes: bool,
     candidate: Candidate,
     follower: &'a mut Option<Follower>,
     opened: Option<Opened>,
@@ -224,7 +227,7 @@ impl Attempt<'_> {
                     core.set_orders(None);
                     core.set_upstream(None);
                 }
-                let promise = promise::make(core, request, None).await?;
+                let promise = self.own_promise(request).await?;
                 let policies = core.policies()?;
                 return Ok(Some(Event::OwnAnswered { promise, policies }));
             }
@@ -273,11 +276,23 @@ impl Attempt<'_> {
         Ok(None)
     }
 
+    /// This node's own promise, which counts for as little as any of its life's.
+    async fn own_promise(&self, request: PromiseRequest) -> Result<Promise> {
+        match self.by_votes && self.core.lacks_vote() {
+            true => Ok(Promise::Refused(PromiseRefusal::NoVote)),
+            false => promise::make(self.core, request, None).await,
+        }
+    }
+
     /// As the log says now: what was received or fetched meanwhile may name more nodes.
     fn address_of(&self, name: &NodeName) -> Option<String> {
         let cluster = self.core.cluster();
         cluster.address_of(name).map(str::to_owned)
     }
+}
+
+fn by_votes(config: &CandidateConfig) -> bool {
+    config.purpose == Purpose::Promote && !config.without_policy
 }
 
 fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<CandidateConfig> {

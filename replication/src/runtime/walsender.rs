@@ -224,7 +224,7 @@ impl Session {
                 });
                 self.tally(stream.sender.status().sent, &mut out);
                 self.tally(stream.flushed, &mut out);
-                self.stream_opened();
+                self.stream_opened(stream.sender.status().sent);
             }
             Action::RefuseStart(refusal) | Action::FailStream(refusal) => {
                 self.error(fields_of(refusal));
@@ -320,13 +320,12 @@ impl Session {
         self.ready();
     }
 
-    fn stream_opened(&mut self) {
+    fn stream_opened(&mut self, from: Lsn) {
         let Some(standby) = &self.standby else { return };
         self.visit = None;
-        // A life that forgot what it promised counts again past everything it may have confirmed.
-        let vote_after = standby.amnesiac.then(|| self.core.wal.flushed().get());
+        let name = &standby.member.name;
         self.core
-            .stream_started(&standby.member.name, self.number, vote_after);
+            .stream_started(name, self.number, from, standby.amnesiac);
     }
 
     fn reported(

@@ -249,7 +249,7 @@ impl Candidate {
                     PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest) => {
                         Some(newest.number)
                     }
-                    PromiseRefusal::Busy => None,
+                    PromiseRefusal::Busy | PromiseRefusal::NoVote => None,
                 };
                 self.declined.insert(name, against);
             }

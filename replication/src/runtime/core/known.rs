@@ -12,7 +12,7 @@ use super::Core;
 use crate::error::Result;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
-use crate::protocol::promotion::PossibleLoss;
+use crate::protocol::promotion::{PossibleLoss, PromiseRefusal};
 use crate::runtime::promote::PromoteOptions;
 use crate::time::Moment;
 
@@ -69,6 +69,28 @@ impl Core {
     fn primary_last_seen(&self) -> Option<Duration> {
         let heard = self.primary_heard.load(Ordering::Relaxed);
         (heard > 0).then(|| self.clock.now() - Moment::from_micros(heard))
+    }
+
+    /// Why whoever chooses a new primary should pass this node over.
+    pub(crate) fn passed_over(&self) -> Option<String> {
+        let no_vote = || {
+            self.lacks_vote()
+                .then(|| PromiseRefusal::NoVote.to_string())
+        };
+        self.unfit().or_else(no_vote)
+    }
+
+    /// Whether this node's data are not the life that votes for it: they were copied, and have not
+    /// caught up yet, so what its old self confirmed may be missing.
+    pub(crate) fn lacks_vote(&self) -> bool {
+        let cluster = self.cluster();
+        let own = self.wal.identity().incarnation;
+        let other = cluster.standby(&self.name);
+        let counted = self.policies().is_ok_and(|bound| {
+            let mut bound = bound.iter().filter(|policy| policy.needed() > 0);
+            bound.any(|policy| policy.counted().contains(&self.name))
+        });
+        counted && other.is_some_and(|member| member.incarnation != own)
     }
 
     /// Bars this node from becoming the primary, with the reason, or lifts that.

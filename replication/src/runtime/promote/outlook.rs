@@ -7,7 +7,9 @@ use mainstay_storage::Lsn;
 
 use super::{Attempt, PromoteOptions, config};
 use crate::error::{Error, Result};
-use crate::protocol::promotion::{Candidate, Notice, PossibleLoss, Purpose, Refusal};
+use crate::protocol::promotion::{
+    Candidate, Notice, PossibleLoss, PromiseRefusal, Purpose, Refusal,
+};
 use crate::runtime::core::Core;
 use tokio::sync::mpsc;
 
@@ -36,6 +38,7 @@ pub(crate) async fn run(core: &Arc<Core>, options: &PromoteOptions) -> Result<Ou
         core,
         to,
         purpose: config.purpose,
+        by_votes: super::by_votes(&config),
         candidate: Candidate::new(config),
         follower: &mut None,
         opened: None,
@@ -56,8 +59,9 @@ pub(crate) async fn run(core: &Arc<Core>, options: &PromoteOptions) -> Result<Ou
 impl Attempt<'_> {
     /// What is known when nothing speaks against it any more.
     pub(super) fn look(&self) -> Outlook {
+        let no_vote = self.by_votes && self.core.lacks_vote();
         Outlook {
-            refusal: None,
+            refusal: no_vote.then(|| PromiseRefusal::NoVote.to_string()),
             possible_loss: self.loss(self.core.wal.flushed().get()),
             notices: notices(&self.candidate),
         }
