@@ -24,8 +24,7 @@ use bytes::Bytes;
 use mainstay_replication::Role;
 use mainstay_storage::Lsn;
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 pub use builder::NodeBuilder;
 pub use slots::SlotStatus;

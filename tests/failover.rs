@@ -148,6 +148,32 @@ fn a_fenced_node_says_whom_to_ask() {
     assert_says(&refused.err, &["fenced", "b (", "follow it"]);
 }
 
+#[test]
+fn without_a_policy_the_other_standbys_follow_too_and_the_loss_is_said() {
+    let dir = TempDir::new().unwrap();
+    let mut a = Start::new(dir.path(), "a").start();
+    let [b, c] = ["b", "c"].map(|name| Start::new(dir.path(), name).follow(&a).start());
+    until_streaming(&a, 2);
+    let end = a.http.put(TABLE, "k", b"v").ok().lsn();
+    b.http.wait_for(end);
+    c.http.wait_for(end);
+    a.kill();
+    // Both have as much, and nobody is counted, so the name decides; and one is ordered to.
+    let (status, answer) = order(&c, "/v1/failover", &json!({}));
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["new_primary_name"], "b", "{answer}");
+    let loss = &answer["possible_loss"];
+    assert_eq!(loss["bytes"], 0, "{loss}");
+    let text = loss["text"].as_str().expect("a text");
+    assert_says(text, &["what it acknowledged since is not known"]);
+    until("c follows b", || c.http.status()["upstream"]["name"] == "b");
+    let end = b.http.put(TABLE, "after", b"v").ok().lsn();
+    c.http.wait_for(end);
+    let done = mainstay(["failover", "--http", &c.http_address, "--to", "c"]);
+    assert_eq!(done.code, Some(4), "{done:?}");
+    assert_says(&done.err, &["b is a primary on timeline 2"]);
+}
+
 /// An asynchronous pair whose standby lacks what its primary has, and knows it; the primary is
 /// dead.
 fn lacking(dir: &TempDir) -> (Node, u64, u64) {

@@ -14,6 +14,7 @@ mod node;
 mod outcome;
 mod promotions;
 mod rejoin;
+mod resync;
 mod slots;
 mod stock_tools;
 mod support;

@@ -23,14 +23,13 @@ use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+pub use self::{failover::Successor, policy::Confirmer};
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::event::{Observer, ReplicationEvent};
 use crate::protocol::level::Level;
 use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
-pub use failover::Successor;
-pub use policy::Confirmer;
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;
 

@@ -1,14 +1,11 @@
 //! IDENTIFY_NODE: who this node is, and what a copy of its data would be.
 
-use std::io;
-use std::path::Path;
-
 use mainstay_storage::Lsn;
 
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::rebuild::Offer;
-use crate::runtime::backup::STORE;
+use crate::runtime::backup::{STORE, files};
 use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::wire::command::Command;
@@ -30,11 +27,11 @@ const COLUMNS: [&str; 7] = [
 pub(crate) async fn serve(core: &Core) -> ResultSet {
     let identity = core.wal.identity();
     let store = core.wal.dir().join(STORE);
-    let stored = tokio::task::spawn_blocking(move || bytes_below(&store)).await;
+    let stored = tokio::task::spawn_blocking(move || files::bytes_below(&store)).await;
     let commit = core.wal.commit().get();
     let size = core.wal.segment_size();
     let log = commit.bytes_since(size.start_of(size.segment_of(core.wal.control().checkpoint)));
-    let bytes = stored.ok().and_then(io::Result::ok);
+    let bytes = stored.ok().and_then(std::result::Result::ok);
     let bytes = bytes.map(|stored| (stored + log).to_string());
     ResultSet::new(COLUMNS.map(Column::text).to_vec(), "IDENTIFY_NODE").with_row(Row::new([
         Some(core.name.as_str().to_owned()),
@@ -68,38 +65,4 @@ pub(crate) async fn offer(client: &mut Client) -> Result<Option<Offer>> {
         copy_bytes,
         commit,
     }))
-}
-
-/// Bytes of the files below `dir`; what vanishes meanwhile is not counted.
-fn bytes_below(dir: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    let listed = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        listed => listed?,
-    };
-    for entry in listed {
-        let entry = entry?;
-        bytes += match entry.metadata() {
-            Ok(found) if found.is_dir() => bytes_below(&entry.path())?,
-            Ok(found) => found.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-    }
-    Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bytes_of_a_directory_are_those_of_all_files_below() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("a")).unwrap();
-        std::fs::write(dir.path().join("a/b"), [0; 100]).unwrap();
-        std::fs::write(dir.path().join("c"), [0; 23]).unwrap();
-        assert_eq!(bytes_below(dir.path()).unwrap(), 123);
-        assert_eq!(bytes_below(&dir.path().join("missing")).unwrap(), 0);
-    }
 }

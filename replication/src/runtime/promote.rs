@@ -1,5 +1,6 @@
 //! Driving a [`Candidate`]: asks the members, fetches log, opens the timeline.
 
+mod ask;
 mod fetch;
 mod outlook;
 
@@ -8,9 +9,8 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
+use mainstay_storage::{Lsn, Timeline, WalEntry, WalEntryType};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::config::Role;
@@ -23,12 +23,11 @@ use crate::protocol::promotion::{
     Phase, Promise, PromiseRefusal, PromiseRequest, Purpose, Standstill,
 };
 use crate::replicator::Promotion;
-use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::runtime::follower::Follower;
 use crate::runtime::promise;
-use crate::wire::command::{Command, PromiseTimeline};
 
+use ask::{ask_promise, probe};
 pub use outlook::Outlook;
 pub(crate) use outlook::run as look;
 
@@ -325,76 +324,6 @@ fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<Can
         may_degrade: matches!(core.config.on_miss, OnMiss::Degrade { .. }),
         phase_timeout: PHASE_TIMEOUT,
     })
-}
-
-async fn connect(core: &Core, address: Option<String>) -> Result<Client> {
-    let address = address.ok_or_else(|| Error::Invalid("its address is not known".to_owned()))?;
-    Client::connect(&core.config, &address).await
-}
-
-async fn probe(core: Arc<Core>, name: NodeName, address: Option<String>, to: mpsc::Sender<Event>) {
-    let asked = timeout(ASK_TIMEOUT, async {
-        let mut client = connect(&core, address).await?;
-        let answer = client.rows(&Command::ProbeTimeline).await?;
-        let set = answer
-            .sets
-            .first()
-            .ok_or_else(|| client.broken("it gave no answer"))?;
-        promise::read_probe(set)
-    });
-    let event = match asked.await {
-        Ok(Ok(answer)) => Event::ProbeAnswered(name, answer),
-        Ok(Err(error)) => {
-            tracing::info!(%name, %error, "cannot probe");
-            Event::ProbeFailed(name)
-        }
-        Err(_) => Event::ProbeFailed(name),
-    };
-    // The attempt may be over.
-    let _ = to.send(event).await;
-}
-
-async fn ask_promise(
-    core: Arc<Core>,
-    name: NodeName,
-    address: Option<String>,
-    request: PromiseRequest,
-    to: mpsc::Sender<Event>,
-) {
-    let timeline = request.timeline;
-    let asked = timeout(ASK_TIMEOUT, async {
-        let mut client = connect(&core, address).await?;
-        let command = Command::PromiseTimeline(PromiseTimeline {
-            timeline,
-            candidate: core.name.as_str().to_owned(),
-            address: core.address(),
-            continues: match request.purpose {
-                Purpose::Restart => timelines(&request.opened),
-                _ => Vec::new(),
-            },
-        });
-        let answer = client.rows(&command).await?;
-        let set = answer
-            .sets
-            .first()
-            .ok_or_else(|| client.broken("it gave no answer"))?;
-        promise::read_promise(set)
-    });
-    let event = match asked.await {
-        Ok(Ok(promise)) => Event::PromiseAnswered(name, timeline, promise),
-        Ok(Err(error)) => {
-            tracing::info!(%name, %error, "cannot ask for a promise");
-            Event::PromiseFailed(name)
-        }
-        Err(_) => Event::PromiseFailed(name),
-    };
-    // The attempt may be over.
-    let _ = to.send(event).await;
-}
-
-fn timelines(history: &TimelineHistory) -> Vec<Timeline> {
-    let spans = history.spans().iter();
-    spans.map(|span| span.timeline).collect()
 }
 
 /// Opens the timeline in this node's log, together with the configuration that goes with it.

@@ -335,10 +335,7 @@ impl Driver {
             Action::TimelineClaimed { timeline, opened } => {
                 tracing::warn!(%timeline, opened, "the upstream tells of a timeline not known here");
             }
-            Action::CaughtUp => {
-                self.telling.may_copy = true;
-                self.core.upstream_caught_up();
-            }
+            Action::CaughtUp => self.caught_up(),
             Action::Close(reason) => {
                 tracing::info!(%reason, "closing the connection to the upstream");
                 self.client = None;
@@ -349,10 +346,7 @@ impl Driver {
                 });
             }
             Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
-            Action::GiveUp(why) => {
-                self.gives_up(&why);
-                self.ended = Some(Ended::GaveUp(why, self.upstreams.addresses().to_vec()));
-            }
+            Action::GiveUp(why) => self.gives_up(why),
         }
         Ok(())
     }
@@ -453,8 +447,7 @@ impl Driver {
     async fn start(&mut self, from: Lsn, timeline: Timeline) -> Result<()> {
         self.drop_carry();
         if let Some(why) = self.weigh(from).await? {
-            self.gives_up(&why);
-            self.ended = Some(Ended::GaveUp(why, self.upstreams.addresses().to_vec()));
+            self.gives_up(why);
             return Ok(());
         }
         let start = StartReplication {

@@ -20,6 +20,8 @@
 //! Unix epoch in these types and of PostgreSQL's epoch on the wire. What the numbers mean for the
 //! sender or the receiver is not known here.
 
+mod tally;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use mainstay_storage::{Lsn, TallyMark, Timeline};
 
@@ -41,7 +43,6 @@ const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
 const ADVANCE: u8 = 0xD1;
 const STATUS: u8 = 0xD3;
 const FENCE: u8 = 0xD4;
-const TALLY: u8 = 0xD5;
 /// The one flag of a native payload: an answer is wanted at once.
 const REPLY_REQUESTED: u8 = 1;
 
@@ -233,11 +234,7 @@ impl SenderMessage {
                 put_time(out, advance.time_us);
                 out.put_u8(flags(advance.reply_requested));
             }),
-            Self::Tally(mark) => put_message(out, b'd', |out| {
-                out.put_u8(TALLY);
-                put_lsn(out, mark.at);
-                out.put_u64(mark.transactions);
-            }),
+            Self::Tally(mark) => tally::encode(*mark, out),
             Self::Fence(fence) => fence.encode(out),
         }
     }
@@ -267,10 +264,7 @@ impl SenderMessage {
                 time_us: time(&mut cursor)?,
                 reply_requested: only_flag(&mut cursor)?,
             }),
-            TALLY if native => Self::Tally(TallyMark {
-                at: cursor.lsn()?,
-                transactions: cursor.u64()?,
-            }),
+            tally::TALLY if native => Self::Tally(tally::decode(&mut cursor)?),
             FENCE if native => Self::Fence(Fence::decode(&mut cursor)?),
             _ => return Err(cursor.bad("its type is unknown")),
         };

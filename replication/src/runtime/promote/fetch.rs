@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::{PHASE_TIMEOUT, connect};
+use super::PHASE_TIMEOUT;
+use super::ask::connect;
 use crate::error::{Error, Result};
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{CandidateEvent as Event, LogEnd};

@@ -4,7 +4,7 @@
 use mainstay_storage::Lsn;
 use tokio::sync::oneshot;
 
-use super::Driver;
+use super::{Driver, Ended};
 use crate::error::Result;
 use crate::event::ReplicationEvent;
 use crate::protocol::rebuild::{Verdict, Weighing};
@@ -128,8 +128,20 @@ impl Driver {
         });
     }
 
+    /// Everything that the upstream had is here.
+    pub(super) fn caught_up(&mut self) {
+        self.telling.may_copy = true;
+        self.core.upstream_caught_up();
+    }
+
     /// This log cannot be continued, or is better not.
-    pub(super) fn gives_up(&mut self, why: &GiveUp) {
+    pub(super) fn gives_up(&mut self, why: GiveUp) {
+        self.tell_why(&why);
+        let addresses = self.upstreams.addresses().to_vec();
+        self.ended = Some(Ended::GaveUp(why, addresses));
+    }
+
+    fn tell_why(&mut self, why: &GiveUp) {
         let own = self.core.wal.flushed().get();
         let mut chosen = WayChosen {
             way: Way::BaseBackup,
