@@ -14,6 +14,11 @@ const TABLE: &str = "t";
 /// Bytes of log that a standby gets before its line falls silent.
 const BEFORE_SILENCE: u64 = 100_000;
 
+/// Bytes of a large row, and of the line after which a standby gets no more: eight rows, and not
+/// the ninth, however they are split on the way.
+const ROW_BYTES: usize = 60_000;
+const LINE_BYTES: u64 = 530_000;
+
 /// Waits until `count` standbys stream from `primary`.
 fn until_streaming(primary: &Node, count: usize) {
     until("the standbys stream", || {
@@ -181,14 +186,18 @@ fn lacking(dir: &TempDir) -> (Node, u64, u64) {
     let mut b = Start::new(dir.path(), "b").follow(&a).start();
     until_streaming(&a, 1);
     b.terminate();
-    let large = vec![b'v'; 60_000];
+    let (begin, large) = (a.http.position("flushed"), vec![b'v'; ROW_BYTES]);
     for row in 0..20 {
         a.http.put(TABLE, &format!("k{row:02}"), &large).ok();
     }
     let end = a.http.position("flushed");
-    let line = Proxy::to(&a.replication, 500_000, Then::Hold, 1);
+    let line = Proxy::to(&a.replication, LINE_BYTES, Then::Hold, 1);
     let b = b.same_ports().arg("--follow", line.url()).start();
     until("b lacks the rest", || line.broken() == 1);
+    let rows = (LINE_BYTES as usize / ROW_BYTES * ROW_BYTES) as u64;
+    until("b has flushed what came", || {
+        b.http.position("flushed") >= begin + rows
+    });
     a.kill();
     let own = b.http.position("flushed");
     assert!(own < end, "{own} {end}");
@@ -215,7 +224,7 @@ fn what_may_be_lost_is_said_in_bytes_and_transactions_before_it_is() {
     assert_eq!(loss["bytes"], end - own, "{loss}");
     let most = loss["transactions"].as_u64().expect("a count");
     // Each row is a transaction, and the first created the table.
-    let lacked = (end - own) / 60_000;
+    let lacked = (end - own) / ROW_BYTES as u64;
     assert!((lacked..=22).contains(&most), "{most} of {lacked}");
     assert_eq!(b.http.status()["timeline"], 1, "nothing changed");
     let looked = b.http.send("POST", "/v1/promote", br#"{"dry_run":true}"#);
