@@ -11,12 +11,12 @@
 //! Positions climb this ladder, each on a [`Signal`](crate::Signal):
 //!
 //! ```text
-//! removed <= checkpoint <= commit <= flushed <= written <= appended
+//! removed <= checkpoint <= commit <= flushed <= written <= sealed <= appended
 //! ```
 //!
-//! *Appended* has a place in the log, *written* was handed to the system, *flushed* survives a
-//! power cut, *commit* survives what the synchronous policy says it survives. Without a policy
-//! commit is flushed.
+//! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed
+//! to the system, *flushed* survives a power cut, *commit* survives what the synchronous policy
+//! says it survives. Without a policy commit is flushed.
 //!
 //! # Rules by operation
 //!
@@ -101,6 +101,9 @@ pub struct WalOptions {
     /// The operator accepts losing all log from exactly here on, although this node had flushed
     /// it. The node gets a new incarnation.
     pub accept_loss_from: Option<Lsn>,
+    /// The log has no threads: nothing is written before the caller does it with
+    /// [`Wal::drive`]. For simulations, in which one seed decides everything.
+    pub driven: bool,
 }
 
 impl WalOptions {
@@ -111,6 +114,7 @@ impl WalOptions {
             tail_bytes: 32 << 20,
             wall_clock,
             accept_loss_from: None,
+            driven: false,
         }
     }
 }
@@ -188,6 +192,13 @@ impl Wal {
     /// counted since it was opened: a difference of two such marks is exact.
     pub fn tally(&self, to: Lsn) -> TallyMark {
         self.shared().tally.lock().until(to)
+    }
+
+    /// Climbs when bytes have got their final form and can be read, from memory, although they are
+    /// neither written nor flushed. Closed when the log is poisoned or closed. Whoever sends them
+    /// away from here calls [`allow_overlap`](Self::allow_overlap) first.
+    pub fn sealed(&self) -> &Signal {
+        &self.shared().sealed
     }
 
     /// Climbs when bytes were handed to the system. Closed when the log is poisoned or closed.
@@ -287,6 +298,13 @@ impl Wal {
         self.shared().poisoned()
     }
 
+    /// Does one piece of work of a log that is [driven](WalOptions::driven): makes a spare segment,
+    /// or writes and syncs one group. Says whether there was any. A failure poisons the log, as
+    /// everywhere.
+    pub fn drive(&self) -> bool {
+        self.shared().drive()
+    }
+
     /// Writes out what is queued, marks the log as properly closed and releases the directory.
     /// Every wait ends. A second call does nothing.
     ///
@@ -305,6 +323,8 @@ impl Wal {
                 let flushed = self.flushed().get();
                 self.update_control(|control| {
                     control.clean = true;
+                    // A close makes nothing undone that a crash before it did.
+                    control.overlapped = self.must_begin_timeline();
                     control.watermark = flushed;
                 })
             }
@@ -335,6 +355,7 @@ impl Wal {
 impl Inner {
     fn stop_threads(&self) {
         self.shared.close();
+        self.shared.finish();
         for thread in self.threads.lock().drain(..) {
             // A panicking writer has already said why; there is nobody else to tell.
             let _ = thread.join();

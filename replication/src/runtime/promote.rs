@@ -82,12 +82,26 @@ pub(crate) async fn run(
 /// # Errors
 /// As [`run`].
 pub(crate) async fn go_on(core: &Arc<Core>, purpose: Purpose) -> Result<()> {
+    resume(core, purpose, false).await
+}
+
+/// As [`go_on`], for a primary that crashed and whose owner gives up the members that its policy
+/// would have to ask: only a living primary among the nodes it knows, or a promise, holds it back.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn go_on_alone(core: &Arc<Core>) -> Result<()> {
+    resume(core, Purpose::Restart, true).await
+}
+
+async fn resume(core: &Arc<Core>, purpose: Purpose, alone: bool) -> Result<()> {
     let _changing = core.changing.lock().await;
-    if !core.is_primary() {
-        core.standstill.send_replace(None);
+    if !core.is_primary() || core.standstill.borrow().is_none() {
+        core.standstill.send_if_modified(|why| why.take().is_some());
         return Ok(());
     }
-    let config = config(core, purpose, &PromoteOptions::default())?;
+    let mut config = config(core, purpose, &PromoteOptions::default())?;
+    config.without_policy = alone;
     let opened = attempt(core, config, &mut None).await?;
     core.become_primary(&Role::Primary, opened.promotion.end)?;
     let timeline = opened.promotion.timeline;
@@ -295,20 +309,21 @@ fn by_votes(config: &CandidateConfig) -> bool {
 }
 
 fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<CandidateConfig> {
-    let cluster = core.cluster();
-    let mut also_probe = vec![cluster.primary.name.clone()];
-    // Whoever is forced does not heed what they say.
-    if purpose == Purpose::Promote && !options.force {
-        let standbys = cluster.standbys.iter();
-        also_probe.extend(standbys.map(|member| member.name.clone()));
+    let (cluster, policies) = (core.cluster(), core.policies()?);
+    let mut also_probe = vec![cluster.primary.name];
+    // Some need not agree, but one of them may be the primary by now. Whoever is forced does not
+    // heed what they say, and neither does a running primary.
+    if purpose != Purpose::Raise && !options.force {
+        also_probe.extend(cluster.standbys.into_iter().map(|member| member.name));
     }
+    also_probe.retain(|name| *name != core.name);
     let lag_max = options.max_lag.or(core.config.max_lag);
     Ok(CandidateConfig {
         name: core.name.clone(),
         purpose,
         end: promise::log_end(&core.wal),
         opened: (*core.wal.history()).clone(),
-        policies: core.policies()?,
+        policies,
         also_probe,
         highest_seen: core.wal.control().highest_number(),
         number: None,

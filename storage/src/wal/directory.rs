@@ -135,6 +135,7 @@ impl Wal {
             attempted_number: 0,
             attempted_id: [0; 16],
             clean: true,
+            overlapped: false,
             own_from: if new.own { new.begin } else { Lsn::MAX },
             watermark: new.begin,
             checkpoint: new.checkpoint,
@@ -236,8 +237,12 @@ impl Wal {
             spares,
             commit,
             found.configs,
+            options.driven,
         ));
-        let threads = start_threads(&shared, dir)?;
+        let threads = match options.driven {
+            true => Vec::new(),
+            false => start_threads(&shared, dir)?,
+        };
         let identity = identity(shared.control.lock().get());
         let inner = Inner {
             shared,

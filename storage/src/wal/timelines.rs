@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
 use uuid::Uuid;
@@ -46,6 +47,31 @@ impl Wal {
     /// Whether this log had been closed properly when it was opened, or is new.
     pub fn was_clean(&self) -> bool {
         self.inner.clean
+    }
+
+    /// Notes durably that other nodes may be sent log above what is flushed here: if this node then
+    /// crashes, they may hold log that it lost, so it [may not](Self::must_begin_timeline) write
+    /// other log there. Costs a sync the first time, nothing afterwards.
+    ///
+    /// # Errors
+    /// Disk errors; no such log may be sent then.
+    pub fn allow_overlap(&self) -> Result<()> {
+        self.update_control(|control| control.overlapped = true)?;
+        self.shared().overlaps.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether [`allow_overlap`](Self::allow_overlap) is in force.
+    pub fn overlaps(&self) -> bool {
+        self.shared().overlaps.load(Ordering::Acquire)
+    }
+
+    /// Whether other nodes may hold log that this one lost in a crash, since
+    /// [`allow_overlap`](Self::allow_overlap) and however often it was closed since. Where theirs
+    /// goes on nothing else may be written in the same timeline, so every append is refused until a
+    /// timeline begins at the end of this log.
+    pub fn must_begin_timeline(&self) -> bool {
+        self.shared().behind.load(Ordering::Acquire)
     }
 
     /// While this is held no timeline begins, so that entries which belong together are not torn
@@ -123,6 +149,7 @@ impl Wal {
                 ..(*file.owner).clone()
             };
             file.owner = Arc::new(owner);
+            shared.behind.store(false, Ordering::Release);
             *shared.owner.write() = file.owner.clone();
             // After the history, in which readers look its timeline up.
             if let Some(copied) = copied {

@@ -37,6 +37,7 @@ impl Core {
         let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
         let standstill = standstill(Beginning {
             clean: self.wal.was_clean(),
+            overlapped: self.wal.must_begin_timeline(),
             promised: promised.is_some_and(|promised| promised.number > timeline.number),
             counted: policies.iter().any(counted),
         });
@@ -139,6 +140,26 @@ impl Core {
         self.is_primary() && *self.standstill.borrow() == Some(Standstill::Crashed)
     }
 
+    /// What this primary waits for before it confirms anything, if it has to ask.
+    pub(super) fn halted(&self) -> Option<String> {
+        let standstill = (*self.standstill.borrow()).filter(|_| self.is_primary())?;
+        let (why, way_out) = match standstill {
+            Standstill::Crashed => (
+                "this primary crashed",
+                "; if they are gone for good, mainstay policy set off --force",
+            ),
+            Standstill::Outbid => ("another node was promised this primary's place", ""),
+        };
+        let writes = match self.wal.must_begin_timeline() {
+            true => "nothing can be written",
+            false => "no commit is confirmed",
+        };
+        Some(format!(
+            "{why}, and asks the members of its policy whether it may go on; {writes} until enough \
+             agree. Start them{way_out}"
+        ))
+    }
+
     /// Stops serving as primary.
     pub(crate) fn step_down(&self, role: Role) {
         let mut state = self.state.lock();
@@ -192,6 +213,13 @@ impl Core {
             }
             other => tracing::info!(event = ?other, "synchronous replication"),
         }
+    }
+
+    /// Whether a commit here waits for any standby.
+    pub(crate) fn waits_for_standbys(&self) -> bool {
+        let state = self.state.lock();
+        let committer = state.committer.as_ref();
+        committer.is_some_and(Committer::waits_for_standbys)
     }
 
     /// When the commit machine wants a tick.

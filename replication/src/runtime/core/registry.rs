@@ -73,6 +73,11 @@ impl Core {
             let why = "this primary asks the members whether it may go on; come again";
             return Err(Error::Refused(why.to_owned()));
         }
+        if self.wal.must_begin_timeline() {
+            // The timeline that is asked for begins with it; until then its address is known.
+            state.cluster = cluster;
+            return Ok(());
+        }
         let end = self.log_config(&cluster)?;
         let policy = cluster.bound(end);
         let rule = change_rule(&old, &policy, false);
@@ -114,14 +119,14 @@ impl Core {
     /// votes, or less than what a standby of this name confirmed before, has no vote until it is
     /// past that.
     pub(crate) fn stream_started(&self, name: &NodeName, session: u64, from: Lsn, amnesiac: bool) {
-        let flushed = self.wal.flushed().get();
+        let sealed = self.wal.sealed().get();
         let known = self
             .state
             .lock()
             .standbys
             .get(name)
             .map(|known| known.confirmed);
-        let confirmed = known.unwrap_or_default().min(flushed);
+        let confirmed = known.unwrap_or_default().min(sealed);
         let rolled_back = from < confirmed;
         if rolled_back {
             tracing::warn!(
@@ -131,7 +136,7 @@ impl Core {
             );
         }
         let vote_after = match (amnesiac, rolled_back) {
-            (true, _) => Some(flushed),
+            (true, _) => Some(sealed),
             (false, true) => Some(confirmed),
             (false, false) => None,
         };
