@@ -4,7 +4,9 @@ use bytes::BytesMut;
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::wire::{BackendDecoder, BackendMessage, FrontendMessage};
 use mainstay_replication::wire::{ReplicationMode, StartupMessage};
-use mainstay_replication::{Error, Role, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_replication::{
+    Error, PromoteOptions, Role, WalReplicator, WalStreamingConfig, bootstrap,
+};
 use mainstay_storage::{Lsn, WalEntry, WalEntryType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -311,4 +313,30 @@ async fn waiting_for_the_end_of_a_promotion_shows_every_acknowledged_entry() {
     for node in [b, c] {
         node.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_node_that_is_barred_is_neither_promoted_nor_chosen() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, _, b) = pair(&da, &db).await;
+    a.stop().await.unwrap();
+    b.set_unfit(Some("its data differ".to_owned())).unwrap();
+    let forced = PromoteOptions {
+        force: true,
+        ..PromoteOptions::default()
+    };
+    let refused = b.promote_with(&forced).await.unwrap_err().to_string();
+    assert!(refused.contains("must not become the primary: its data differ"));
+    let nobody = b.successor(None, &forced).await.unwrap_err().to_string();
+    assert!(nobody.contains("b: its data differ"), "{nobody}");
+    let named = b.successor(Some("b"), &forced).await.unwrap_err();
+    assert!(named.to_string().contains("its data differ"), "{named}");
+    b.set_unfit(None).unwrap();
+    let chosen = b.successor(None, &forced).await.unwrap();
+    assert!(chosen.own && chosen.name == "b", "{chosen:?}");
+    assert!(chosen.possible_loss.ruled_out, "{chosen:?}");
+    let promoted = within(b.promote_with(&forced)).await.unwrap();
+    let loss = promoted.possible_loss;
+    assert_eq!((loss.bytes, loss.transactions), (Some(0), Some(0)));
+    b.stop().await.unwrap();
 }
