@@ -109,13 +109,19 @@ fn a_whole_copy_is_taken_when_asked_for_and_old_data_stay_readable() {
     assert_says(&a.said(), &["has a vote again"]);
 }
 
-/// `b` is started `behind` bytes of log behind `a`, whose store holds `rows` rows; it weighs a copy
-/// from 1 MiB on.
-fn far_behind(dir: &TempDir, rows: usize, rounds: usize) -> (Node, Node) {
-    let start = |name: &str| Start::new(dir.path(), name).arg("--segment-size", "1MiB");
+/// A primary `a`, whose store holds `rows` rows that were written `rounds` times while its standby
+/// `b` was away, and `b`, which weighs a copy from 1 MiB on and has everything again. Under a
+/// policy there is another standby.
+fn far_behind(dir: &TempDir, rows: usize, rounds: usize, policy: &str) -> Vec<Node> {
+    let start = |name: &str| {
+        let start = Start::new(dir.path(), name).arg("--segment-size", "1MiB");
+        start.arg("--sync", policy)
+    };
     let mut a = start("a").start();
     let mut b = start("b").arg("--rebuild-from", "1MiB").follow(&a).start();
     until_streaming(&b);
+    let c = (policy != "off").then(|| start("c").follow(&a).start());
+    c.iter().for_each(until_streaming);
     b.terminate();
     for _ in 0..rounds {
         write_large(&a, "k", rows);
@@ -129,14 +135,16 @@ fn far_behind(dir: &TempDir, rows: usize, rounds: usize) -> (Node, Node) {
         streams(&b) && b.http.position("applied") >= end
     });
     assert_eq!(b.http.rows(TABLE), a.http.rows(TABLE));
-    (a, b)
+    [a, b].into_iter().chain(c).collect()
 }
 
 #[test]
 fn a_standby_far_behind_copies_where_that_is_clearly_cheaper() {
     let dir = TempDir::new().unwrap();
-    let (_a, b) = far_behind(&dir, 4, 30);
-    let told = told(&b);
+    let [_a, b] = &far_behind(&dir, 4, 30, "off")[..] else {
+        panic!("two nodes")
+    };
+    let told = told(b);
     assert_eq!(told["way"], "base_backup", "{told}");
     let (log, copy) = (&told["log_bytes"], &told["copy_bytes"]);
     assert!(log.as_u64().unwrap() > 7_000_000, "{told}");
@@ -151,17 +159,54 @@ fn a_standby_far_behind_copies_where_that_is_clearly_cheaper() {
 #[test]
 fn a_standby_far_behind_replays_the_log_where_a_copy_is_as_large() {
     let dir = TempDir::new().unwrap();
-    let (a, b) = far_behind(&dir, 40, 1);
-    let told = told(&b);
+    let nodes = far_behind(&dir, 40, 1, "off");
+    let [a, b] = &nodes[..] else {
+        panic!("two nodes")
+    };
+    let told = told(b);
     assert_eq!(told["way"], "log", "{told}");
     assert!(told["log_bytes"].as_u64().unwrap() > 2_000_000, "{told}");
     assert_says(told["reason"].as_str().unwrap(), &["not clearly cheaper"]);
     assert_eq!(b.http.events("type=reseeded").len(), 1, "only the first");
     // With the usual threshold nothing is weighed.
-    drop(b);
-    let c = Start::new(dir.path(), "c").follow(&a).start();
+    let c = Start::new(dir.path(), "c").follow(a).start();
     until_streaming(&c);
     assert_eq!(resync(&c, &json!({}))["copy_bytes"], Value::Null);
+}
+
+#[test]
+fn a_standby_without_which_nobody_could_be_promoted_replays_the_log() {
+    let dir = TempDir::new().unwrap();
+    let nodes = far_behind(&dir, 4, 30, "ANY 1 (*)");
+    let told = told(&nodes[1]);
+    assert_eq!(told["way"], "log", "{told}");
+    assert_says(
+        told["reason"].as_str().unwrap(),
+        &["nobody could be promoted"],
+    );
+}
+
+#[test]
+fn a_node_that_gets_no_copy_goes_on_with_what_it_has() {
+    let dir = TempDir::new().unwrap();
+    let mut a = Start::new(dir.path(), "a").start();
+    let b = Start::new(dir.path(), "b").follow(&a).start();
+    let end = a.http.put(TABLE, "before", b"v").ok().lsn();
+    b.http.wait_for(end);
+    a.kill();
+    assert_eq!(
+        resync(&b, &json!({ "full": true }))["resync"],
+        "base_backup"
+    );
+    until("it gives the copy up", || {
+        told(&b)["way"] == "log" && b.http.status()["problem"].is_null()
+    });
+    assert_eq!(b.http.get(TABLE, "before").ok().text(), "v");
+    assert!(!b.data().join("reseed.incoming").exists());
+    let a = a.same_ports().start();
+    let end = a.http.put(TABLE, "after", b"v").ok().lsn();
+    b.http.wait_for(end);
+    assert_eq!(b.http.events("type=reseeded").len(), 1, "only the first");
 }
 
 /// A primary that needs both of its standbys.

@@ -95,6 +95,13 @@ pub(super) fn resync(me: &str, resynced: &Resynced) -> Draft {
     draft.with("log_bytes", resynced.log_bytes)
 }
 
+/// A copy that was to be taken could not be had, and the node goes on as it was.
+pub(super) fn not_copied(me: &str, error: &crate::Error) -> Draft {
+    let text = format!("{me} goes on with the data it has: no copy could be had: {error}");
+    let draft = Draft::new(EventType::Resync, text).standby(me);
+    draft.with("way", "log").with("reason", error.to_string())
+}
+
 /// The data went back to `to`.
 pub(super) fn rewound(me: &str, to: Lsn, discarded: &Discarded) -> Draft {
     let count = discarded.transactions;

@@ -57,7 +57,7 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
         WayBack::Rewind { to } => go_back(&inner, &life, &mut plan, to).await,
         WayBack::Backup { .. } => {
             let why = "the log it needs is gone";
-            copy(&inner, &life, &mut plan, why, Lsn::ZERO).await
+            copy(&inner, &life, &mut plan, why, None).await
         }
         WayBack::Copy {
             log_bytes,
@@ -65,7 +65,7 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
         } => {
             let why = format!("{copy_bytes} bytes are clearly cheaper than {log_bytes} of log");
             let own_end = life.engine.wal.flushed().get();
-            copy(&inner, &life, &mut plan, &why, own_end).await
+            copy(&inner, &life, &mut plan, &why, Some(own_end)).await
         }
     };
     turn_out(&inner, plan, turned);
@@ -84,7 +84,7 @@ pub(super) fn copy_anew(inner: &Arc<Inner>, life: &Arc<Life>, why: &str) {
         plan.config.follow = life.replicator.upstreams();
         plan.config.accept_loss_from = None;
         let own_end = life.engine.wal.flushed().get();
-        let turned = copy(&inner, &life, &mut plan, &why, own_end).await;
+        let turned = copy(&inner, &life, &mut plan, &why, Some(own_end)).await;
         turn_out(&inner, plan, turned);
     });
 }
@@ -107,7 +107,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
     let durable = life.engine.store.durable();
     let checkpoint = life.engine.wal.control().checkpoint;
     if let Some(why) = rewind::obstacle(to, checkpoint, durable) {
-        return copy(inner, life, plan, &why, Lsn::ZERO).await;
+        return copy(inner, life, plan, &why, None).await;
     }
     inner.say(Some(format!(
         "going back to {to}, where its log left the new primary's"
@@ -132,19 +132,20 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
                 .record(record::rewound(&inner.name, to, &discarded));
             plan.begin(engine, *rest, to).await
         }
-        Rewound::TooFar(why) => copy(inner, life, plan, &why, Lsn::ZERO).await,
+        Rewound::TooFar(why) => copy(inner, life, plan, &why, None).await,
     }
 }
 
 /// Replaces the data by a copy of an upstream's, which may take its time; until it is complete the
-/// old data can be read. One that ends below `at_least` is not taken: this node may have confirmed
-/// log up to there.
+/// old data can be read. Data that are as good as ever say by `at_least` up to where this node may
+/// have confirmed log: a copy that ends below is not taken, and where none can be had the node goes
+/// on with what it has.
 async fn copy(
     inner: &Inner,
     life: &Life,
     plan: &mut Plan,
     why: &str,
-    at_least: Lsn,
+    at_least: Option<Lsn>,
 ) -> Result<Arc<Life>> {
     tracing::warn!(%why, "a copy of the primary's data is needed; the old data stay readable");
     inner.say(Some(format!("copying the primary's data: {why}")));
@@ -154,14 +155,19 @@ async fn copy(
     let wal = &life.engine.wal;
     let (control, dir) = (wal.control(), plan.config.data_dir.clone());
     let mut config = plan.config.clone();
-    config.data_dir = reseed::staging(&dir);
+    config.data_dir = reseed::incoming(&dir);
     config.node_id = Some(wal.identity().node_id);
     // What was said during an earlier copy is over.
     inner.redirect.send_replace(Vec::new());
     inner.copying.send_replace(true);
     let copied = receive(inner, &mut config, at_least).await;
     inner.copying.send_replace(false);
-    let copied = copied?;
+    let copied = match copied {
+        Err(error) if at_least.is_some() && !matches!(error, Error::Stopped) => {
+            return stay(inner, life, plan, &error).await;
+        }
+        copied => copied?,
+    };
     // Whoever was named last is followed, even if the copy was complete by then.
     let named = inner.redirect.borrow().clone();
     plan.config.follow = match named.is_empty() {
@@ -170,7 +176,7 @@ async fn copy(
     };
     let options = plan.wal_options();
     let binding = dir.clone();
-    blocking(move || reseed::bind(&binding, &options, control.promised(), control.attempted()))
+    blocking(move || reseed::accept(&binding, &options, control.promised(), control.attempted()))
         .await?;
     plan.events
         .record(record::reseeded(&inner.name, copied, why));
@@ -178,6 +184,16 @@ async fn copy(
     plan.config.weighs_copy = false;
     close(life).await;
     // Opening puts the copy in its place.
+    plan.open().await
+}
+
+/// Goes on with the data that this node has, since no copy could be had.
+async fn stay(inner: &Inner, life: &Life, plan: &mut Plan, error: &Error) -> Result<Arc<Life>> {
+    tracing::warn!(%error, "no copy could be had; going on with the data that are here");
+    inner.events.record(record::not_copied(&inner.name, error));
+    plan.config.weighs_copy = false;
+    close(life).await;
+    // Opening forgets what had come.
     plan.open().await
 }
 
@@ -197,7 +213,11 @@ impl Inner {
 }
 
 /// Receives a copy, from whoever this node is told to follow meanwhile; returns its size in bytes.
-async fn receive(inner: &Inner, config: &mut WalStreamingConfig, at_least: Lsn) -> Result<u64> {
+async fn receive(
+    inner: &Inner,
+    config: &mut WalStreamingConfig,
+    at_least: Option<Lsn>,
+) -> Result<u64> {
     let mut closing = inner.closing.subscribe();
     let mut redirect = inner.redirect.subscribe();
     let mut pause = RETRY_FIRST;
@@ -210,10 +230,12 @@ async fn receive(inner: &Inner, config: &mut WalStreamingConfig, at_least: Lsn) 
         };
         let failed = tokio::select! {
             done = attempt => match done {
-                Ok(copied) if copied.start < at_least => Some(Error::Refused(format!(
-                    "the copy ends at {}, and this node may have confirmed log up to {at_least}",
-                    copied.start
-                ))),
+                Ok(copied) if at_least.is_some_and(|at_least| copied.start < at_least) => {
+                    let end = copied.start;
+                    let why = format!("the copy ends at {end}, below what this node confirmed");
+                    return Err(Error::Refused(why));
+                }
+                Err(error) if at_least.is_some() => return Err(error),
                 Ok(copied) => {
                     let start = copied.start;
                     tracing::info!(bytes = copied.bytes, %start, "took a base backup");
@@ -226,9 +248,6 @@ async fn receive(inner: &Inner, config: &mut WalStreamingConfig, at_least: Lsn) 
         };
         if let Some(error) = failed {
             tracing::warn!(%error, "no base backup; trying again");
-            // Whoever is first in the list may be the one that has too little.
-            let others = usize::from(!config.follow.is_empty());
-            config.follow.rotate_left(others);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = redirect.changed() => {}

@@ -5,7 +5,8 @@
 //! How fast log is written meanwhile nobody knows, so half of the bytes are left for it
 //! ([`COPY_SHARE`]). And it is taken only where it loses nothing: from the primary itself, and when
 //! everything that this node ever flushed, and so may have acknowledged, is committed there, so
-//! that the copy has it. A node that copied has no vote until it has caught up.
+//! that the copy has it. And not where nobody could be promoted meanwhile: a node that copies
+//! cannot be asked for its promise. A node that copied has no vote until it has caught up.
 
 use std::fmt;
 
@@ -23,6 +24,8 @@ pub struct Weighing {
     pub rebuild_from: u64,
     /// The end of this node's log.
     pub own_end: Lsn,
+    /// The policy counts this node, and nobody could be promoted without its promise.
+    pub needed: bool,
     /// What the upstream said of itself, if it did.
     pub offer: Option<Offer>,
 }
@@ -52,6 +55,11 @@ pub enum Verdict {
 pub enum Reason {
     /// It is not far behind.
     Near {
+        /// The log to replay.
+        log_bytes: u64,
+    },
+    /// Nobody could be promoted while this node copies.
+    Needed {
         /// The log to replay.
         log_bytes: u64,
     },
@@ -91,7 +99,7 @@ pub enum Reason {
 }
 
 impl Weighing {
-    /// Whether it is so far behind that the upstream must be asked.
+    /// Whether it is so far behind that a copy is thought of.
     pub fn is_far(&self) -> bool {
         self.log_bytes >= self.rebuild_from
     }
@@ -101,6 +109,9 @@ impl Weighing {
         let (log_bytes, own_end) = (self.log_bytes, self.own_end);
         if !self.is_far() {
             return Verdict::Log(Reason::Near { log_bytes });
+        }
+        if self.needed {
+            return Verdict::Log(Reason::Needed { log_bytes });
         }
         let Some(offer) = self.offer else {
             return Verdict::Log(Reason::NoOffer { log_bytes });
@@ -133,6 +144,11 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Near { log_bytes } => write!(f, "{log_bytes} bytes of log are to be replayed"),
+            Self::Needed { log_bytes } => write!(
+                f,
+                "{log_bytes} bytes of log are to be replayed; the policy counts this node, and \
+                 while it copies nobody could be promoted"
+            ),
             Self::NoOffer { log_bytes } => write!(
                 f,
                 "{log_bytes} bytes of log are to be replayed; the upstream does not say how large \
@@ -179,11 +195,17 @@ mod tests {
         log_bytes: 2000,
         rebuild_from: 1000,
         own_end: Lsn::new(500),
+        needed: false,
         offer: Some(Offer {
             primary: true,
             copy_bytes: 1000,
             commit: Lsn::new(2500),
         }),
+    };
+
+    const NEEDED: Weighing = Weighing {
+        needed: true,
+        ..FAR
     };
 
     fn offer(change: impl FnOnce(&mut Offer)) -> Weighing {
@@ -226,12 +248,14 @@ mod tests {
         assert!(copies(offer(|offer| offer.commit = Lsn::new(500))));
         let silent = Weighing { offer: None, ..FAR };
         assert!(!copies(silent));
+        assert!(!copies(NEEDED), "nobody could be promoted meanwhile");
     }
 
     #[test]
     fn every_choice_says_why_in_bytes() {
         for weighing in [
             FAR,
+            NEEDED,
             Weighing { offer: None, ..FAR },
             offer(|offer| offer.primary = false),
             offer(|offer| offer.commit = Lsn::ZERO),

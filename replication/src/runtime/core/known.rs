@@ -71,6 +71,19 @@ impl Core {
         (heard > 0).then(|| self.clock.now() - Moment::from_micros(heard))
     }
 
+    /// Whether a policy counts this node, and so few others that nobody could be promoted without
+    /// its promise.
+    pub(crate) fn is_needed_to_promote(&self) -> bool {
+        let Ok(bound) = self.policies() else {
+            return true;
+        };
+        let mut bound = bound.iter().filter(|policy| policy.needed() > 0);
+        bound.any(|policy| {
+            let counted = policy.counted();
+            counted.contains(&self.name) && policy.promises_needed() >= counted.len()
+        })
+    }
+
     /// Why whoever chooses a new primary should pass this node over.
     pub(crate) fn passed_over(&self) -> Option<String> {
         let no_vote = || {

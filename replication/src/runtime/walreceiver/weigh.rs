@@ -92,6 +92,7 @@ impl Driver {
             log_bytes,
             rebuild_from: self.core.config.rebuild_from,
             own_end: from,
+            needed: self.core.is_needed_to_promote(),
             offer: None,
         };
         self.telling.far = weighing.is_far();
