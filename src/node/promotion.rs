@@ -10,6 +10,7 @@ use crate::orders::{PossibleLoss, Promoted, PromotionOutlook};
 #[derive(Debug)]
 pub(crate) struct NotPromoted {
     pub(crate) error: Error,
+    #[cfg_attr(not(feature = "node"), expect(dead_code, reason = "shown over HTTP"))]
     pub(crate) possible_loss: Option<PossibleLoss>,
 }
 
