@@ -317,7 +317,9 @@ fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<Can
         also_probe.extend(cluster.standbys.into_iter().map(|member| member.name));
     }
     also_probe.retain(|name| *name != core.name);
+    // A primary that goes on has all that it confirmed.
     let lag_max = options.max_lag.or(core.config.max_lag);
+    let lag_max = lag_max.filter(|_| purpose == Purpose::Promote);
     Ok(CandidateConfig {
         name: core.name.clone(),
         purpose,
