@@ -180,7 +180,7 @@ fn without_a_policy_the_other_standbys_follow_too_and_the_loss_is_said() {
 }
 
 /// An asynchronous pair whose standby lacks what its primary has, and knows it; the primary is
-/// dead.
+/// dead. The standby is configured to lack less.
 fn lacking(dir: &TempDir) -> (Node, u64, u64) {
     let mut a = Start::new(dir.path(), "a").start();
     let mut b = Start::new(dir.path(), "b").follow(&a).start();
@@ -192,7 +192,8 @@ fn lacking(dir: &TempDir) -> (Node, u64, u64) {
     }
     let end = a.http.position("flushed");
     let line = Proxy::to(&a.replication, LINE_BYTES, Then::Hold, 1);
-    let b = b.same_ports().arg("--follow", line.url()).start();
+    let start = b.same_ports().arg("--max-lag", "64KiB");
+    let b = start.arg("--follow", line.url()).start();
     until("b lacks the rest", || line.broken() == 1);
     let rows = (LINE_BYTES as usize / ROW_BYTES * ROW_BYTES) as u64;
     until("b has flushed what came", || {
@@ -208,8 +209,7 @@ fn lacking(dir: &TempDir) -> (Node, u64, u64) {
 fn what_may_be_lost_is_said_in_bytes_and_transactions_before_it_is() {
     let dir = TempDir::new().unwrap();
     let (b, end, own) = lacking(&dir);
-    let asked = json!({ "max_lag": "64KiB" });
-    let (status, refused) = order(&b, "/v1/promote", &asked);
+    let (status, refused) = order(&b, "/v1/promote", &json!({}));
     assert_eq!(status, 412, "{refused}");
     let error = refused["error"].as_str().expect("a text");
     assert_says(
@@ -227,7 +227,11 @@ fn what_may_be_lost_is_said_in_bytes_and_transactions_before_it_is() {
     let lacked = (end - own) / ROW_BYTES as u64;
     assert!((lacked..=22).contains(&most), "{most} of {lacked}");
     assert_eq!(b.http.status()["timeline"], 1, "nothing changed");
-    let looked = b.http.send("POST", "/v1/promote", br#"{"dry_run":true}"#);
+    let looked = b.http.send(
+        "POST",
+        "/v1/promote",
+        br#"{"dry_run":true,"max_lag":"1GiB"}"#,
+    );
     let looked = looked.unwrap().ok().json();
     assert_eq!(
         (&looked["promoted"], &looked["refusal"]),

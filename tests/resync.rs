@@ -122,6 +122,8 @@ fn far_behind(dir: &TempDir, rows: usize, rounds: usize, policy: &str) -> Vec<No
     until_streaming(&b);
     let c = (policy != "off").then(|| start("c").follow(&a).start());
     c.iter().for_each(until_streaming);
+    // What is committed behind the registration of `c` needs `b` no more.
+    a.http.put(TABLE, "settled", b"v").ok();
     b.terminate();
     for _ in 0..rounds {
         write_large(&a, "k", rows);
