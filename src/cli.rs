@@ -6,6 +6,7 @@
 
 mod backup;
 mod events;
+mod failover;
 mod policy;
 mod slots;
 mod start;
@@ -50,7 +51,7 @@ Exit codes:
     5  stored bytes are damaged
   130  interrupted
 
-Every flag but --accept-loss-from and --force can be given as an environment variable: --on-miss as
+Every flag but --accept-loss-from, --force and --without-policy can be given as an environment variable: --on-miss as
 MAINSTAY_ON_MISS, and so on. MAINSTAY_LOG is error, warn, info, debug or trace.";
 
 /// An embedded, replicated store: warm standbys over PostgreSQL's streaming protocol.
@@ -70,7 +71,9 @@ enum Verb {
     /// Show what happened to a node
     Events(events::EventsArgs),
     /// Make a standby the primary
-    Promote(verbs::PromoteArgs),
+    Promote(failover::PromoteArgs),
+    /// Replace a primary that is gone by the best standby; ask any standby
+    Failover(failover::FailoverArgs),
     /// Hand the primary's place to a standby while both are well; ask the primary
     Switchover(verbs::SwitchoverArgs),
     /// Show or change who must confirm a commit; ask the primary to change it
@@ -84,6 +87,10 @@ enum Verb {
     Apply(verbs::ApplyArgs),
     /// Make a node follow the primary at URL
     Follow(verbs::FollowArgs),
+    /// Let a standby find its way to its upstream anew: by log, rewind, or a copy of the data
+    Resync(failover::ResyncArgs),
+    /// Let a standby copy its upstream's data anew: the same as resync --full
+    Reinit(failover::ReinitArgs),
     /// List the replication slots of a node, or drop one
     Slots(slots::SlotsArgs),
     /// Stop a node properly
@@ -258,13 +265,16 @@ pub fn run() -> ExitCode {
         Verb::Start(args) => start::run(*args),
         Verb::Status(args) => verbs::status(&args),
         Verb::Events(args) => events::run(&args),
-        Verb::Promote(args) => verbs::promote(&args),
+        Verb::Promote(args) => failover::promote(&args),
+        Verb::Failover(args) => failover::failover(&args),
         Verb::Switchover(args) => verbs::switchover(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Demote(args) => verbs::demote(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Apply(args) => verbs::apply(&args),
         Verb::Follow(args) => verbs::follow(&args),
+        Verb::Resync(args) => failover::resync(&args),
+        Verb::Reinit(args) => failover::reinit(&args),
         Verb::Slots(args) => slots::run(&args),
         Verb::Stop(args) => verbs::stop(&args),
         Verb::Put(args) => verbs::put(args),

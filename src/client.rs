@@ -181,10 +181,10 @@ impl Client {
         self.parsed(self.send(Method::POST, "/v1/transactions", body, ANSWER_TIMEOUT)?)
     }
 
-    /// Makes the node the primary and returns its answer.
-    pub(crate) fn promote(&self, force: bool) -> ClientResult<Value> {
-        let body = json!({ "force": force }).to_string().into_bytes();
-        self.parsed(self.send(Method::POST, "/v1/promote", body, ANSWER_TIMEOUT)?)
+    /// Gives the order `name` with the options in `body`, and returns the node's answer.
+    pub(crate) fn order(&self, name: &str, body: &Value) -> ClientResult<Value> {
+        let (path, body) = (format!("/v1/{name}"), body.to_string().into_bytes());
+        self.parsed(self.send(Method::POST, &path, body, ANSWER_TIMEOUT)?)
     }
 
     /// The synchronous policy, as `GET /v1/policy` answers it.

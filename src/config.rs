@@ -67,6 +67,8 @@ pub(crate) struct Stated {
     pub(crate) slot_idle_timeout: Option<Idle>,
     pub(crate) max_replication_slots: Option<usize>,
     pub(crate) max_wal_senders: Option<usize>,
+    pub(crate) max_lag: Option<Size>,
+    pub(crate) rebuild_from: Option<Size>,
 }
 
 /// A node's settings, complete and checked.
@@ -94,6 +96,8 @@ pub(crate) struct Settings {
     pub(crate) slot_idle_timeout: Option<Duration>,
     pub(crate) max_replication_slots: Option<usize>,
     pub(crate) max_wal_senders: Option<usize>,
+    pub(crate) max_lag: Option<u64>,
+    pub(crate) rebuild_from: Option<u64>,
     pub(crate) accept_loss_from: Option<Lsn>,
 }
 
@@ -174,6 +178,8 @@ impl Stated {
             slot_idle_timeout: self.slot_idle_timeout.or(other.slot_idle_timeout),
             max_replication_slots: self.max_replication_slots.or(other.max_replication_slots),
             max_wal_senders: self.max_wal_senders.or(other.max_wal_senders),
+            max_lag: self.max_lag.or(other.max_lag),
+            rebuild_from: self.rebuild_from.or(other.rebuild_from),
         }
     }
 
@@ -232,6 +238,8 @@ impl Stated {
             slot_idle_timeout: self.slot_idle_timeout.map(|idle| idle.0),
             max_replication_slots: self.max_replication_slots,
             max_wal_senders: self.max_wal_senders,
+            max_lag: self.max_lag.map(|size| size.0),
+            rebuild_from: self.rebuild_from.map(|size| size.0),
             accept_loss_from,
         })
     }
@@ -343,6 +351,10 @@ impl<'de> Deserialize<'de> for Size {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
                 text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Size, E> {
+                Ok(Size(number))
             }
 
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Size, E> {

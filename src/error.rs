@@ -70,6 +70,9 @@ impl From<mainstay_replication::Error> for Error {
         match error {
             mainstay_replication::Error::Storage(error) => error.into(),
             mainstay_replication::Error::Refused(why) => Self::Refused(why),
+            mainstay_replication::Error::NotPromoted { why, loss } => {
+                Self::Refused(format!("{why}. As things stand, {loss}"))
+            }
             mainstay_replication::Error::Invalid(why) => Self::Config(why),
             mainstay_replication::Error::NotRunning => Self::Stopped,
             error => Self::Replication(error),

@@ -40,6 +40,7 @@ mod bounds;
 mod control;
 mod error;
 mod events;
+mod failover;
 mod keys;
 mod slots;
 mod transactions;
@@ -155,10 +156,12 @@ fn router(api: Api) -> Router {
         .route("/v1/slots", get(slots::list))
         .route("/v1/slots/{name}", delete(slots::drop_one))
         .route("/v1/events", get(events::list))
-        .route("/v1/promote", post(control::promote))
+        .route("/v1/promote", post(failover::promote))
+        .route("/v1/failover", post(failover::failover))
         .route("/v1/verify", post(control::verify))
         .route("/v1/apply", post(control::apply))
         .route("/v1/switchover", post(control::switchover))
+        .route("/v1/resync", post(failover::resync))
         .route("/v1/demote", post(control::demote))
         .route("/v1/follow", post(control::follow))
         .route("/v1/stop", post(control::stop))

@@ -208,6 +208,7 @@ mod import;
 mod keeper;
 mod moment;
 mod node;
+mod orders;
 mod standby_signal;
 mod status;
 mod transaction;
@@ -219,13 +220,14 @@ pub use database::*;
 pub use engine::TABLE_NAME_MAX;
 pub use error::{Error, Result};
 pub use events::{EVENTS_DEFAULT, EVENTS_MAX, Event, EventFilter, EventType};
-pub use mainstay_replication::Role;
 pub use mainstay_replication::protocol::level::{Level, OnMiss};
 pub use mainstay_replication::protocol::policy::SyncPolicy;
 pub use mainstay_replication::{Outcome, WrittenOn};
+pub use mainstay_replication::{PromoteOptions, Role};
 pub use mainstay_storage::{
     KEY_MAX, LsmOptions, Lsn, Remedy, Rows, SegmentSize, Timeline, VALUE_MAX, WalOptions,
 };
 pub use node::*;
+pub use orders::*;
 pub use status::*;
 pub use transaction::{Snapshot, WriteTransaction};

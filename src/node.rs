@@ -2,12 +2,14 @@
 
 mod builder;
 mod discard;
+mod failover;
 mod life;
 mod outcome;
 mod policy;
-mod promotion;
+pub(crate) mod promotion;
 mod record;
 mod reseed;
+mod resync;
 mod rewind;
 mod slots;
 mod switchover;
@@ -23,8 +25,7 @@ use bytes::Bytes;
 use mainstay_replication::Role;
 use mainstay_storage::Lsn;
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 pub use builder::NodeBuilder;
 pub use slots::SlotStatus;

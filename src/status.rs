@@ -128,34 +128,6 @@ pub struct StandbyStatus {
     pub last_contact_ms: Option<u64>,
 }
 
-/// What a promotion led to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Promoted {
-    /// Always true; a promotion that was refused is an error.
-    pub promoted: bool,
-    /// The node that is the primary now.
-    pub new_primary_name: String,
-    /// The timeline it opened.
-    pub timeline: u32,
-    /// End of the entry that opened it.
-    pub lsn: String,
-    /// What the operator should know, a sentence each.
-    pub notices: Vec<String>,
-}
-
-/// What a switchover led to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SwitchedOver {
-    /// Always true; a switchover that did not take place is an error.
-    pub switched_over: bool,
-    /// The node that is the primary now.
-    pub new_primary_name: String,
-    /// The timeline it opened.
-    pub timeline: u32,
-    /// How long writes were held, in milliseconds.
-    pub pause_ms: u64,
-}
-
 /// A synchronous policy, whom it counts, and how it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PolicyReport {

@@ -63,6 +63,12 @@ pub struct WalStreamingConfig {
     pub max_replication_slots: usize,
     /// Most streams and base backups that are served at once.
     pub max_wal_senders: usize,
+    /// The most log that this node may lack when it is promoted, in bytes; any amount if `None`.
+    pub max_lag: Option<u64>,
+    /// How far behind a standby weighs a copy of the upstream's data against their log, in bytes.
+    pub rebuild_from: u64,
+    /// Whether it weighs that before it has caught up for the first time; not right after a copy.
+    pub weighs_copy: bool,
     /// Size of a segment, for a new log.
     pub segment_size: SegmentSize,
     /// Deadline for each task when stopping.
@@ -96,6 +102,9 @@ impl Default for WalStreamingConfig {
             slot_idle_timeout: None,
             max_replication_slots: SLOTS_DEFAULT,
             max_wal_senders: 10,
+            max_lag: None,
+            rebuild_from: 1 << 30,
+            weighs_copy: true,
             segment_size: SegmentSize::DEFAULT,
             stop_timeout: Duration::from_secs(5),
             accept_loss_from: None,

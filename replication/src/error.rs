@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use mainstay_storage::{Lsn, Remedy, Timeline};
 use uuid::Uuid;
 
+use crate::protocol::promotion::PossibleLoss;
 use crate::protocol::slot::SlotError;
 use crate::wire::WireError;
 
@@ -131,6 +132,14 @@ pub enum Error {
     /// Rule: a promotion that would break a promise; the text says how to go on.
     #[error("refused: {0}")]
     Refused(String),
+    /// Rule: a promotion that would break a promise or a limit. Nothing was opened.
+    #[error("refused: {why}. As things stand, {loss}")]
+    NotPromoted {
+        /// Why, and how to go on.
+        why: String,
+        /// What going on all the same may cost.
+        loss: PossibleLoss,
+    },
     /// Rule: an argument or configuration makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -151,6 +160,7 @@ impl Error {
             }
             Self::NotRunning | Self::NotPrimary | Self::Unknown(_) => Remedy::Refuse,
             Self::Slot(_) => Remedy::Refuse,
+            Self::NotPromoted { .. } => Remedy::Refuse,
             Self::DamagedBackup { .. } | Self::Refused(_) | Self::Invalid(_) => Remedy::Refuse,
         }
     }

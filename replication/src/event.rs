@@ -107,6 +107,18 @@ pub enum ReplicationEvent {
         /// Where to.
         saved_to: PathBuf,
     },
+    /// This standby, which is far behind or was told to find its way anew, chose how it gets onto
+    /// its upstream's log.
+    WayChosen {
+        /// `log`, `rewind` or `base_backup`.
+        way: &'static str,
+        /// Why, in words.
+        reason: String,
+        /// Log between its end and the upstream's, in bytes.
+        log_bytes: u64,
+        /// What a copy would be, in bytes, where that was asked.
+        copy_bytes: Option<u64>,
+    },
     /// A slot held back too much log and was invalidated.
     SlotLost {
         /// Its name.

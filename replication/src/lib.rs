@@ -17,11 +17,13 @@ pub use error::*;
 pub use event::{Peer, ReplicationEvent};
 pub use policy::*;
 pub use protocol::pace::APPLY_DELAY_MAX;
+pub use protocol::promotion::PossibleLoss;
 pub use protocol::slot::{SLOTS_MAX, SlotError};
 pub use protocol::verify::{Difference, Findings, Kind as DifferenceKind, Span};
 pub use replicator::*;
 pub use runtime::{
     Backup, BackupRequest, Bootstrapped, Compared, Contents, Divergence, HandedOver, Mended,
-    SlotState, Subscription, TakeOverRequest, WayBack, adopt_backup, bootstrap, finish_bootstrap,
-    holds_backup, restore_backup, take_backup, verify_backup,
+    Outlook, PromoteOptions, SlotState, Subscription, TakeOverRequest, Way, WayBack, WayChosen,
+    adopt_backup, bootstrap, finish_bootstrap, holds_backup, restore_backup, take_backup,
+    verify_backup,
 };

@@ -42,6 +42,7 @@ pub mod pace;
 pub mod policy;
 pub mod progress;
 pub mod promotion;
+pub mod rebuild;
 pub mod receiver;
 pub mod sender;
 pub mod slot;

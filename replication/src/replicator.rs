@@ -5,9 +5,11 @@
 //! a store. Handles are cheap to clone.
 
 mod apply;
+mod failover;
 mod handover;
 mod outcome;
 mod policy;
+mod resync;
 mod running;
 mod segment;
 mod takeover;
@@ -22,13 +24,13 @@ use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+pub use self::{failover::Successor, policy::Confirmer};
 use crate::config::{ReplicationLag, Role, StandbyConfig, StandbyState, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::event::{Observer, ReplicationEvent};
 use crate::protocol::level::Level;
 use crate::protocol::liveness::Health;
 use crate::runtime::{self, CopyStore, Core, SubscribeSource, Subscription, never_seen};
-pub use policy::Confirmer;
 use running::{Given, Kept, Running};
 pub use takeover::Promotion;
 pub use verify::Verification;

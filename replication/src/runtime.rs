@@ -21,10 +21,12 @@ mod bootstrap;
 mod client;
 mod clock;
 mod core;
+mod failover;
 mod follower;
 mod going_on;
 mod handover;
 mod health;
+mod identify;
 mod link;
 mod promise;
 pub(crate) mod promote;
@@ -56,16 +58,20 @@ pub use bootstrap::{
     Backup, BackupRequest, Bootstrapped, adopt_backup, bootstrap, finish_bootstrap, holds_backup,
     restore_backup, take_backup, verify_backup,
 };
+pub(crate) use failover::{order as order_to_take_over, survey};
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
 pub(crate) use going_on::{await_going_on, keep_going};
 pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use health::watch_health;
+pub(crate) use promote::look;
+pub use promote::{Outlook, PromoteOptions};
 pub(crate) use subscription::SubscribeSource;
 pub use subscription::Subscription;
 pub(crate) use verify::Verification;
 pub use verify::{Compared, Contents, Mended};
+pub use walreceiver::{Way, WayChosen};
 
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -96,6 +96,13 @@ pub(crate) struct StartArgs {
     /// Most streams and base backups that are served at once [default: 10]
     #[arg(long, value_name = "N", env = "MAINSTAY_MAX_WAL_SENDERS")]
     max_wal_senders: Option<usize>,
+    /// The most log that this node may lack when it is promoted [default: any amount]
+    #[arg(long, value_name = "SIZE", env = "MAINSTAY_MAX_LAG")]
+    max_lag: Option<Size>,
+    /// As a standby this far behind, copy the upstream's data if that is clearly cheaper than
+    /// their log [default: 1GiB]
+    #[arg(long, value_name = "SIZE", env = "MAINSTAY_REBUILD_FROM")]
+    rebuild_from: Option<Size>,
     /// Stop when standard input ends: for a program that must not leave nodes behind
     #[arg(long)]
     until_stdin_ends: bool,
@@ -145,6 +152,8 @@ impl StartArgs {
             slot_idle_timeout: self.slot_idle_timeout,
             max_replication_slots: self.max_replication_slots,
             max_wal_senders: self.max_wal_senders,
+            max_lag: self.max_lag,
+            rebuild_from: self.rebuild_from,
         }
     }
 }
@@ -268,6 +277,12 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     }
     if let Some(max) = settings.max_wal_senders {
         builder = builder.max_wal_senders(max);
+    }
+    if let Some(bytes) = settings.max_lag {
+        builder = builder.max_lag(bytes);
+    }
+    if let Some(bytes) = settings.rebuild_from {
+        builder = builder.rebuild_from(bytes);
     }
     builder
         .start()

@@ -32,34 +32,6 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PromoteArgs {
-    #[command(flatten)]
-    node: NodeAddress,
-    /// Promote although a check refuses it; the answer says what that may cost
-    #[arg(long)]
-    force: bool,
-    /// Print the answer as one line of JSON
-    #[arg(long)]
-    json: bool,
-}
-
-pub(crate) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
-    let answer = args.node.client()?.promote(args.force)?;
-    if args.json {
-        return print(answer);
-    }
-    let text = |field: &str| answer[field].as_str().unwrap_or("?").to_owned();
-    let (name, lsn, timeline) = (text("new_primary_name"), text("lsn"), &answer["timeline"]);
-    print(format!(
-        "{name} is the primary now, on timeline {timeline} from {lsn}"
-    ))?;
-    for notice in answer["notices"].as_array().into_iter().flatten() {
-        print(format!("note: {}", notice.as_str().unwrap_or("?")))?;
-    }
-    Ok(())
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct SwitchoverArgs {
     #[command(flatten)]
     node: NodeAddress,

@@ -22,6 +22,7 @@
 //! url = "postgres://mainstay@b.example:5433"
 //! slot = "a"
 //! min_apply_delay = "10m"   # stay behind on purpose
+//! rebuild_from = "1GiB"     # so far behind, weigh a copy of the upstream's data
 //! password_file = "/etc/mainstay/replication.password"
 //!
 //! [sync]
@@ -29,6 +30,9 @@
 //! level = "durable"         # received, durable or applied
 //! timeout = "10s"
 //! on_timeout = "degrade"    # block, degrade or fail
+//!
+//! [failover]
+//! max_lag = "16MiB"         # what it may lack when it is promoted
 //!
 //! [wal]
 //! segment_size = "16MiB"
@@ -59,6 +63,7 @@ struct File {
     http: Http,
     upstream: Upstream,
     sync: Sync,
+    failover: Failover,
     wal: Wal,
     slots: Slots,
 }
@@ -99,6 +104,13 @@ struct Upstream {
     slot: Option<String>,
     password_file: Option<PathBuf>,
     min_apply_delay: Option<Delay>,
+    rebuild_from: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Failover {
+    max_lag: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -205,6 +217,8 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         slot_idle_timeout: idle,
         max_replication_slots: file.slots.max_replication_slots,
         max_wal_senders: file.replication.max_wal_senders,
+        max_lag: file.failover.max_lag,
+        rebuild_from: file.upstream.rebuild_from,
     })
 }
 

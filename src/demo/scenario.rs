@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Member};
 use super::lag::{self, percentile};
@@ -227,7 +227,7 @@ fn most_advanced(standbys: &[Member]) -> Result<usize, Failure> {
 fn promote(standby: &Member) -> Result<Value, Failure> {
     let deadline = Instant::now() + PROMOTE_MAX;
     loop {
-        match standby.client.promote(false) {
+        match standby.client.order("promote", &json!({})) {
             Ok(answer) => return Ok(answer),
             Err(ClientError::Refused { status: 412, .. }) if Instant::now() < deadline => {
                 thread::sleep(LOOK_EVERY);

@@ -63,6 +63,8 @@ kinds! {
     Failing = "failing",
     /// The policy holds again, after either.
     Recovered = "recovered",
+    /// A standby that is far behind, or was told to, chose how it gets onto its upstream's log.
+    Resync = "resync",
     /// The data were taken back to where the new primary's log begins.
     Rewound = "rewound",
     /// The data were replaced by a copy of another node's, or filled from one.

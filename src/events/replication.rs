@@ -142,6 +142,18 @@ fn of_log(event: &ReplicationEvent, me: &str) -> Option<Draft> {
             let draft = draft.with("at", at.to_string()).with("bytes", *bytes);
             draft.with("saved_to", saved_to.display().to_string())
         }
+        Told::WayChosen {
+            way,
+            reason,
+            log_bytes,
+            copy_bytes,
+        } => {
+            let text = format!("{me} goes on by {way}: {reason}");
+            let draft = Draft::new(EventType::Resync, text).standby(me);
+            let draft = draft.with("way", *way).with("reason", reason.as_str());
+            let draft = draft.with("log_bytes", *log_bytes);
+            draft.with("copy_bytes", *copy_bytes)
+        }
         Told::SlotLost { slot } => {
             let text = format!("slot {slot} held back too much log and was invalidated");
             Draft::new(EventType::SlotLost, text).with("slot", slot.as_str())

@@ -64,20 +64,6 @@ pub(crate) async fn set_policy(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Promote {
-    force: bool,
-}
-
-pub(crate) async fn promote(
-    State(api): State<Api>,
-    body: Result<Bytes, BytesRejection>,
-) -> ApiResult<Response> {
-    let Promote { force } = order(body, true, r#"{"force":false}"#)?;
-    answer(&api.node.promote(force).await?)
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct Verify {
     repair: bool,
 }
@@ -152,7 +138,7 @@ pub(crate) async fn stop(State(api): State<Api>) -> Response {
 }
 
 /// Reads an order's body; an empty one is the default where that makes sense.
-fn order<T: DeserializeOwned + Default>(
+pub(super) fn order<T: DeserializeOwned + Default>(
     body: Result<Bytes, BytesRejection>,
     may_be_empty: bool,
     example: &str,

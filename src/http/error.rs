@@ -46,7 +46,7 @@ impl ApiError {
         self
     }
 
-    fn fact(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+    pub(crate) fn fact(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.facts.push((name, value.into()));
         self
     }

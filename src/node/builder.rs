@@ -137,6 +137,20 @@ impl NodeBuilder {
         self
     }
 
+    /// The most log that this node may lack when it is promoted, in bytes: of what a member that
+    /// answers has, or the primary is known to have had. Any amount by default.
+    pub fn max_lag(mut self, bytes: u64) -> Self {
+        self.config.max_lag = Some(bytes);
+        self
+    }
+
+    /// How far behind a standby weighs a copy of the upstream's data against their log, in bytes;
+    /// 1 GiB by default.
+    pub fn rebuild_from(mut self, bytes: u64) -> Self {
+        self.config.rebuild_from = bytes;
+        self
+    }
+
     /// The slot on the primary to follow through, created if it does not exist.
     pub fn slot(mut self, name: impl Into<String>) -> Self {
         self.config.follow_slot = Some(name.into());

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mainstay_replication::{
-    Promotion, Role, SyncStanding, WalReplicator, WalStreamingConfig, adopt_backup, bootstrap,
-    finish_bootstrap, holds_backup,
+    PromoteOptions, Promotion, Role, SyncStanding, WalReplicator, WalStreamingConfig, adopt_backup,
+    bootstrap, finish_bootstrap, holds_backup,
 };
 use mainstay_storage::{Applicator, LsmOptions, Lsn, NewLog, OsDisk, Wal, WalOptions};
 use parking_lot::Mutex;
@@ -24,6 +24,7 @@ use crate::events::{self, Draft, EventLog};
 use crate::keeper;
 use crate::standby_signal;
 
+use super::promotion::NotPromoted;
 use super::{record, reseed};
 
 /// Longest time that closing waits for a commit that is being decided: one that waits for a
@@ -228,12 +229,15 @@ impl Life {
     ///
     /// # Errors
     /// As [`Node::promote`](crate::Node::promote).
-    pub(super) async fn promoted(&self, force: bool) -> Result<Promotion> {
+    pub(super) async fn promoted(
+        &self,
+        options: &PromoteOptions,
+    ) -> std::result::Result<Promotion, NotPromoted> {
         let (engine, replicator) = (&self.engine, &self.replicator);
         if replicator.role() == Role::Standby {
             engine.await_replay();
         }
-        let promoted = replicator.promote(force).await;
+        let promoted = replicator.promote_with(options).await;
         let rest = replicator.take_replay();
         engine.set_remote(engine.remote(), replicator.is_synchronous());
         if let (Ok(promotion), Some(rest)) = (&promoted, rest) {

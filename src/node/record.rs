@@ -1,11 +1,12 @@
 //! What a node records of itself, beside what replication tells.
 
-use mainstay_replication::Role;
+use mainstay_replication::{Promotion, Role};
 use mainstay_storage::{Lsn, Recovered, Timeline, Wal};
 
 use super::discard::Discarded;
 use super::life::Plan;
 use crate::events::{Draft, EventType};
+use crate::orders::Resynced;
 use crate::status::Verified;
 
 /// The log was opened, and is as `recovered` says; new if it says nothing. `filled` says where a
@@ -86,6 +87,22 @@ pub(super) fn reseeded(me: &str, bytes: u64, why: &str) -> Draft {
     draft.with("reason", why)
 }
 
+/// This standby was told to copy everything anew.
+pub(super) fn resync(me: &str, resynced: &Resynced) -> Draft {
+    let (way, why) = (&resynced.resync, &resynced.reason);
+    let draft = Draft::new(EventType::Resync, format!("{me} goes on by {way}: {why}"));
+    let draft = draft.standby(me).with("way", way.as_str());
+    let draft = draft.with("reason", why.as_str());
+    draft.with("log_bytes", resynced.log_bytes)
+}
+
+/// A copy that was to be taken could not be had, and the node goes on as it was.
+pub(super) fn not_copied(me: &str, error: &crate::Error) -> Draft {
+    let text = format!("{me} goes on with the data it has: no copy could be had: {error}");
+    let draft = Draft::new(EventType::Resync, text).standby(me);
+    draft.with("way", "log").with("reason", error.to_string())
+}
+
 /// The data went back to `to`.
 pub(super) fn rewound(me: &str, to: Lsn, discarded: &Discarded) -> Draft {
     let count = discarded.transactions;
@@ -115,9 +132,10 @@ pub(super) fn switched_over(me: &str, to: &str, timeline: Timeline, pause_ms: u6
 pub(super) fn failed_over(
     me: &str,
     previous: Option<String>,
-    timeline: Timeline,
-    notices: &[String],
+    promotion: &Promotion,
+    why: Option<&str>,
 ) -> Draft {
+    let (timeline, loss) = (promotion.timeline, promotion.possible_loss);
     let from = previous
         .as_deref()
         .unwrap_or("a primary that is not known here");
@@ -129,7 +147,10 @@ pub(super) fn failed_over(
     let draft = draft.with("timeline", timeline.number);
     draft
         .with("previous_primary", previous)
-        .with("notices", notices)
+        .with("notices", &promotion.notices[..])
+        .with("why", why.map(str::to_owned))
+        .with("lost_bytes_max", loss.bytes)
+        .with("lost_transactions_max", loss.transactions)
 }
 
 /// This node could not turn to the new primary.

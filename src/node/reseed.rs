@@ -1,11 +1,13 @@
 //! Replacing a node's data by a copy of another node's, while the old data can still be read.
 //!
 //! ```text
-//! DIR/reseed/    the copy; complete when it holds a control file
-//! DIR/replaced/  the old data, from the moment the copy is complete until it has taken their place
+//! DIR/reseed.incoming/  the copy while it is received, and until it was found good
+//! DIR/reseed/           the copy that is to take the place of the data
+//! DIR/replaced/         the old data, from then until it has taken their place
 //! ```
 //!
-//! The copy is received beside the old data. When it is complete it takes their place piece by
+//! The copy is received beside the old data, and accepted when it is whole, has what this node may
+//! have confirmed, and knows what this node promised. From then on it takes their place piece by
 //! piece, the control file last, so a crash leaves either the old data whole, or a directory
 //! without a control file that [`finish`] completes at the next start. What the old self promised
 //! to other nodes goes with the new data.
@@ -22,31 +24,40 @@ use crate::error::Result;
 const CONTROL: &str = "control";
 
 /// Where a copy is received, in the data directory `dir`.
-pub(super) fn staging(dir: &Path) -> PathBuf {
+pub(super) fn incoming(dir: &Path) -> PathBuf {
+    dir.join("reseed.incoming")
+}
+
+/// Where the copy lies that is to take the place of the data.
+fn staging(dir: &Path) -> PathBuf {
     dir.join("reseed")
 }
 
-/// Forgets what lies in `staging`, a copy that was begun and is not complete.
+/// Forgets a copy that was begun, and lies in `incoming`.
 ///
 /// # Errors
 /// Disk errors.
-pub(super) fn clear(staging: &Path) -> Result<()> {
-    remove(staging)
+pub(super) fn clear(incoming: &Path) -> Result<()> {
+    remove(incoming)
 }
 
-/// Notes in the complete copy what this node is bound by.
+/// Notes in the complete copy what this node is bound by, and lets it take the place of the data
+/// at the next [`finish`].
 ///
 /// # Errors
 /// The log's; disk errors.
-pub(super) fn bind(
+pub(super) fn accept(
     dir: &Path,
     options: &WalOptions,
     promised: Option<Timeline>,
     attempted: Option<Timeline>,
 ) -> Result<()> {
-    let (wal, _) = Wal::open(Arc::new(OsDisk), &staging(dir), options)?;
+    let copy = incoming(dir);
+    let (wal, _) = Wal::open(Arc::new(OsDisk), &copy, options)?;
     wal.save_promises(promised, attempted)?;
-    Ok(wal.close()?)
+    wal.close()?;
+    rename(&copy, &staging(dir))?;
+    sync(dir)
 }
 
 /// Puts a complete copy in the place of the data in `dir`, and removes them; does nothing when
@@ -56,6 +67,7 @@ pub(super) fn bind(
 /// Disk errors; calling again goes on.
 pub(super) fn finish(dir: &Path) -> Result<()> {
     let (copy, old) = (staging(dir), dir.join("replaced"));
+    clear(&incoming(dir))?;
     if !exists(&copy.join(CONTROL))? {
         clear(&copy)?;
         return remove(&old);
@@ -142,14 +154,15 @@ mod tests {
         }
         assert!(!staging(dir).exists() && !dir.join("replaced").exists());
         assert_eq!(dir.join(BROKEN_FILE).exists(), what == "old");
+        assert!(!incoming(dir).exists());
     }
 
     #[test]
-    fn a_copy_that_is_not_complete_is_removed_and_the_data_stay() {
+    fn a_copy_that_was_not_accepted_is_removed_and_the_data_stay() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "old");
-        write(&staging(dir.path()), "new");
-        fs::remove_file(staging(dir.path()).join(CONTROL)).unwrap();
+        // Whole, but nobody said that it is good.
+        write(&incoming(dir.path()), "new");
         finish(dir.path()).unwrap();
         holds(dir.path(), "old");
         finish(dir.path()).unwrap();

@@ -8,15 +8,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mainstay_replication::{HandedOver, Role};
+use mainstay_replication::{HandedOver, Promotion, Role, TakeOverRequest};
 use mainstay_storage::{Lsn, Timeline};
 use tokio::time::timeout;
 
 use super::life::Life;
+use super::promotion::NotPromoted;
 use super::{Inner, Node, record, turn};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::status::SwitchedOver;
+use crate::orders::SwitchedOver;
 
 /// Lag beyond which a standby is not switched over to: writes would be held too long.
 const LAG_BYTES_MAX: u64 = 16 << 20;
@@ -114,7 +115,32 @@ async fn until_committed(engine: &Engine, end: Lsn) -> Result<()> {
     Ok(())
 }
 
-/// Promotes the node when its primary asks it to take over.
+/// An error's text, without the word for its kind: whoever asked says that itself.
+fn said(error: &Error) -> String {
+    match error {
+        Error::Refused(why) => why.clone(),
+        error => error.to_string(),
+    }
+}
+
+impl Node {
+    /// Becomes the primary because another node asks for it.
+    async fn take_over(
+        &self,
+        request: &TakeOverRequest,
+    ) -> std::result::Result<Promotion, NotPromoted> {
+        let options = request.options();
+        if let Some(why) = request.why() {
+            let promotion = self.taken_over(&options, Some(why)).await?;
+            self.inner.life().replicator.tell_members().await?;
+            return Ok(promotion);
+        }
+        self.opened(&options).await
+    }
+}
+
+/// Promotes the node when its primary asks it to take over, or another member because the primary
+/// is gone.
 pub(super) fn serve(inner: &Arc<Inner>, life: &Arc<Life>) {
     let Ok(mut requests) = life.replicator.take_over_requests() else {
         return;
@@ -124,9 +150,8 @@ pub(super) fn serve(inner: &Arc<Inner>, life: &Arc<Life>) {
         while let Some(request) = requests.recv().await {
             let Some(inner) = inner.upgrade() else { return };
             let node = Node { inner };
-            // The primary says itself that it gives way; enough members must agree all the same.
-            let promoted = node.promoted(true).await;
-            request.answer(promoted.map_err(|error| error.to_string()));
+            let promoted = node.take_over(&request).await;
+            request.answer(promoted.map_err(|refused| said(&refused.error)));
         }
     });
 }

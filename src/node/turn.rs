@@ -9,7 +9,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mainstay_replication::{Divergence, WalStreamingConfig, WayBack, bootstrap};
+use mainstay_replication::{Divergence, Role, WalStreamingConfig, WayBack, bootstrap};
 use mainstay_storage::Lsn;
 
 use super::life::{Life, Plan};
@@ -55,8 +55,42 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
     plan.config.accept_loss_from = None;
     let turned = match divergence.way_back {
         WayBack::Rewind { to } => go_back(&inner, &life, &mut plan, to).await,
-        WayBack::Backup { .. } => copy(&inner, &life, &mut plan, "the log it needs is gone").await,
+        WayBack::Backup { .. } => {
+            let why = "the log it needs is gone";
+            copy(&inner, &life, &mut plan, why, None).await
+        }
+        WayBack::Copy {
+            log_bytes,
+            copy_bytes,
+        } => {
+            let why = format!("{copy_bytes} bytes are clearly cheaper than {log_bytes} of log");
+            let own_end = life.engine.wal.flushed().get();
+            copy(&inner, &life, &mut plan, &why, Some(own_end)).await
+        }
     };
+    turn_out(&inner, plan, turned);
+}
+
+/// Copies the upstream's data, whatever this node has, because it was told to.
+pub(super) fn copy_anew(inner: &Arc<Inner>, life: &Arc<Life>, why: &str) {
+    let (inner, life, why) = (inner.clone(), life.clone(), why.to_owned());
+    tokio::spawn(async move {
+        let stopped = inner.changing.lock().await;
+        let standby = life.replicator.role() == Role::Standby;
+        if *stopped || !standby || !Arc::ptr_eq(&inner.life(), &life) {
+            return;
+        }
+        let mut plan = inner.plan.lock().clone();
+        plan.config.follow = life.replicator.upstreams();
+        plan.config.accept_loss_from = None;
+        let own_end = life.engine.wal.flushed().get();
+        let turned = copy(&inner, &life, &mut plan, &why, Some(own_end)).await;
+        turn_out(&inner, plan, turned);
+    });
+}
+
+/// Goes on with the next life, or says why there is none.
+fn turn_out(inner: &Arc<Inner>, plan: Plan, turned: Result<Arc<Life>>) {
     match turned {
         Ok(next) => inner.live(plan, next),
         Err(Error::Stopped) => {}
@@ -73,7 +107,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
     let durable = life.engine.store.durable();
     let checkpoint = life.engine.wal.control().checkpoint;
     if let Some(why) = rewind::obstacle(to, checkpoint, durable) {
-        return copy(inner, life, plan, &why).await;
+        return copy(inner, life, plan, &why, None).await;
     }
     inner.say(Some(format!(
         "going back to {to}, where its log left the new primary's"
@@ -98,13 +132,21 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
                 .record(record::rewound(&inner.name, to, &discarded));
             plan.begin(engine, *rest, to).await
         }
-        Rewound::TooFar(why) => copy(inner, life, plan, &why).await,
+        Rewound::TooFar(why) => copy(inner, life, plan, &why, None).await,
     }
 }
 
 /// Replaces the data by a copy of an upstream's, which may take its time; until it is complete the
-/// old data can be read.
-async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<Arc<Life>> {
+/// old data can be read. Data that are as good as ever say by `at_least` up to where this node may
+/// have confirmed log: a copy that ends below is not taken, and where none can be had the node goes
+/// on with what it has.
+async fn copy(
+    inner: &Inner,
+    life: &Life,
+    plan: &mut Plan,
+    why: &str,
+    at_least: Option<Lsn>,
+) -> Result<Arc<Life>> {
     tracing::warn!(%why, "a copy of the primary's data is needed; the old data stay readable");
     inner.say(Some(format!("copying the primary's data: {why}")));
     if let Err(error) = life.replicator.stop().await {
@@ -113,14 +155,19 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     let wal = &life.engine.wal;
     let (control, dir) = (wal.control(), plan.config.data_dir.clone());
     let mut config = plan.config.clone();
-    config.data_dir = reseed::staging(&dir);
+    config.data_dir = reseed::incoming(&dir);
     config.node_id = Some(wal.identity().node_id);
     // What was said during an earlier copy is over.
     inner.redirect.send_replace(Vec::new());
     inner.copying.send_replace(true);
-    let copied = receive(inner, &mut config).await;
+    let copied = receive(inner, &mut config, at_least).await;
     inner.copying.send_replace(false);
-    let copied = copied?;
+    let copied = match copied {
+        Err(error) if at_least.is_some() && !matches!(error, Error::Stopped) => {
+            return stay(inner, life, plan, &error).await;
+        }
+        copied => copied?,
+    };
     // Whoever was named last is followed, even if the copy was complete by then.
     let named = inner.redirect.borrow().clone();
     plan.config.follow = match named.is_empty() {
@@ -129,12 +176,24 @@ async fn copy(inner: &Inner, life: &Life, plan: &mut Plan, why: &str) -> Result<
     };
     let options = plan.wal_options();
     let binding = dir.clone();
-    blocking(move || reseed::bind(&binding, &options, control.promised(), control.attempted()))
+    blocking(move || reseed::accept(&binding, &options, control.promised(), control.attempted()))
         .await?;
     plan.events
         .record(record::reseeded(&inner.name, copied, why));
+    // It is not weighed again before it has caught up: that might never end.
+    plan.config.weighs_copy = false;
     close(life).await;
     // Opening puts the copy in its place.
+    plan.open().await
+}
+
+/// Goes on with the data that this node has, since no copy could be had.
+async fn stay(inner: &Inner, life: &Life, plan: &mut Plan, error: &Error) -> Result<Arc<Life>> {
+    tracing::warn!(%error, "no copy could be had; going on with the data that are here");
+    inner.events.record(record::not_copied(&inner.name, error));
+    plan.config.weighs_copy = false;
+    close(life).await;
+    // Opening forgets what had come.
     plan.open().await
 }
 
@@ -154,7 +213,11 @@ impl Inner {
 }
 
 /// Receives a copy, from whoever this node is told to follow meanwhile; returns its size in bytes.
-async fn receive(inner: &Inner, config: &mut WalStreamingConfig) -> Result<u64> {
+async fn receive(
+    inner: &Inner,
+    config: &mut WalStreamingConfig,
+    at_least: Option<Lsn>,
+) -> Result<u64> {
     let mut closing = inner.closing.subscribe();
     let mut redirect = inner.redirect.subscribe();
     let mut pause = RETRY_FIRST;
@@ -167,6 +230,12 @@ async fn receive(inner: &Inner, config: &mut WalStreamingConfig) -> Result<u64> 
         };
         let failed = tokio::select! {
             done = attempt => match done {
+                Ok(copied) if at_least.is_some_and(|at_least| copied.start < at_least) => {
+                    let end = copied.start;
+                    let why = format!("the copy ends at {end}, below what this node confirmed");
+                    return Err(Error::Refused(why));
+                }
+                Err(error) if at_least.is_some() => return Err(error),
                 Ok(copied) => {
                     let start = copied.start;
                     tracing::info!(bytes = copied.bytes, %start, "took a base backup");

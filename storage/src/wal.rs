@@ -51,6 +51,7 @@ mod segment;
 mod set_aside;
 mod spares;
 mod tail;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod timelines;
@@ -84,6 +85,7 @@ pub use segment::{
     FORMAT_VERSION, SEGMENT_HEADER_LEN, SEGMENT_HEADER_RECORD_LEN, SEGMENT_MAGIC, SegmentHeader,
     WalSegment, checksum, parse_segment_file_name, segment_file_name,
 };
+pub use tally::TallyMark;
 pub use unfinished::{BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR};
 pub use writer::QUEUE_BYTES_MAX;
 
@@ -186,6 +188,12 @@ impl Wal {
     /// End of what has a place in the log.
     pub fn appended(&self) -> Lsn {
         self.shared().queue.lock().cursor.next
+    }
+
+    /// How many transactions ended in this log below the newest known place at or below `to`,
+    /// counted since it was opened: a difference of two such marks is exact.
+    pub fn tally(&self, to: Lsn) -> TallyMark {
+        self.shared().tally.lock().until(to)
     }
 
     /// Climbs when bytes have got their final form and can be read, from memory, although they are

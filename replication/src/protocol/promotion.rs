@@ -25,7 +25,9 @@ use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 
 mod acceptor;
 mod candidate;
+mod choice;
 mod going_on;
+mod loss;
 mod refusal;
 
 pub use acceptor::{
@@ -34,9 +36,11 @@ pub use acceptor::{
 };
 pub use candidate::{
     Action as CandidateAction, Candidate, CandidateConfig, CandidateStatus,
-    Event as CandidateEvent, Phase,
+    Event as CandidateEvent, LagLimit, Phase,
 };
+pub use choice::{Choice, Contender, NoChoice, choose};
 pub use going_on::{ATTEMPT_BACKOFF_BASE, ATTEMPT_BACKOFF_MAX, Beginning, Standstill, standstill};
+pub use loss::{Announced, PossibleLoss};
 pub use refusal::{Notice, Refusal};
 
 /// Where a log ends.

@@ -12,8 +12,9 @@ use super::WalReplicator;
 use super::running::Given;
 use crate::error::{Error, Result};
 use crate::event::ReplicationEvent;
+use crate::protocol::promotion::PossibleLoss;
 use crate::protocol::promotion::Standstill;
-use crate::runtime::{Follower, promote, tell};
+use crate::runtime::{Core, Follower, Outlook, PromoteOptions, look, promote, tell};
 
 /// How long a promotion without a policy waits until the store given has all of the log.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ pub struct Promotion {
     pub end: Lsn,
     /// What the operator should know, a sentence each.
     pub notices: Vec<String>,
+    /// What may be lost with it.
+    pub possible_loss: PossibleLoss,
 }
 
 impl WalReplicator {
@@ -45,21 +48,27 @@ impl WalReplicator {
     /// [`wait_for`](Self::wait_for) waits for, given `end - 1` and `RemoteFlush`.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the reason and the way to go on; nothing was opened then.
+    /// [`Error::Refused`] and [`Error::NotPromoted`] with the reason and the way to go on; nothing
+    /// was opened then.
     pub async fn promote(&self, force: bool) -> Result<Promotion> {
+        let options = PromoteOptions {
+            force,
+            ..PromoteOptions::default()
+        };
+        self.promote_with(&options).await
+    }
+
+    /// As [`promote`](Self::promote), with limits of its own.
+    ///
+    /// # Errors
+    /// As [`promote`](Self::promote).
+    pub async fn promote_with(&self, options: &PromoteOptions) -> Result<Promotion> {
         let mut running = self.inner.running.lock().await;
         let running = running.as_mut().ok_or(Error::NotRunning)?;
-        if running.core.is_primary() {
-            return Err(Error::Refused(
-                "this node is the primary already".to_owned(),
-            ));
-        }
-        if !force {
-            running.core.check_rows()?;
-        }
+        may_be_promoted(&running.core, options)?;
         let old = running.core.cluster().primary;
         let was = running.core.role();
-        let opened = promote::run(&running.core, force, &mut running.follower).await;
+        let opened = promote::run(&running.core, options, &mut running.follower).await;
         let mut opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -104,6 +113,16 @@ impl WalReplicator {
         Ok(opened.promotion)
     }
 
+    /// What a promotion would lead to; nothing is changed, and nobody is bound.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] on a primary, and on a node whose rows are marked as wrong.
+    pub async fn promotion_outlook(&self, options: &PromoteOptions) -> Result<Outlook> {
+        let core = self.core()?;
+        may_be_promoted(&core, options)?;
+        look(&core, options).await
+    }
+
     /// What replays the rest of the log into an engine's store after a [`promote`](Self::promote),
     /// from where this node stopped as a standby. What is not committed may need more memory than
     /// there is, and so wait for standbys; the engine waits for it before it commits. Once only,
@@ -133,5 +152,16 @@ impl WalReplicator {
         }
         running.follower = Some(Follower::start(running.core.clone(), upstreams));
         Ok(())
+    }
+}
+
+fn may_be_promoted(core: &Core, options: &PromoteOptions) -> Result<()> {
+    if core.is_primary() {
+        let text = "this node is the primary already";
+        return Err(Error::Refused(text.to_owned()));
+    }
+    match options.force {
+        true => Ok(()),
+        false => core.check_rows(),
     }
 }

@@ -10,9 +10,12 @@ use std::time::Duration;
 use mainstay_storage::Timeline;
 use tokio::time::sleep;
 
+use crate::config::Role;
 use crate::error::Result;
+use crate::protocol::receiver::{is_stale, newest_known};
 use crate::runtime::client::Client;
 use crate::runtime::core::Core;
+use crate::runtime::walreceiver::Order;
 use crate::wire::command::{Command, TimelineOpened};
 use crate::wire::result::ResultSet;
 use crate::wire::{Column, Row};
@@ -59,11 +62,33 @@ async fn attempt(core: &Core, timeline: Timeline, address: &str) -> Result<()> {
     Ok(())
 }
 
+/// Lets a standby look for the new primary there first. What it finds it checks as always.
+fn follow(core: &Core, opened: &TimelineOpened) {
+    let known = newest_known(&core.wal.history(), core.wal.control().promised());
+    let follows = core.upstream().map(|(_, address)| address);
+    let stale = opened.timeline != known && is_stale(opened.timeline, known);
+    if stale || opened.address.is_empty() || follows.as_ref() == Some(&opened.address) {
+        return;
+    }
+    let others = core.config.follow.iter();
+    let others = others
+        .filter(|address| **address != opened.address)
+        .cloned();
+    let addresses = [opened.address.clone()].into_iter().chain(others).collect();
+    if let Some(orders) = core.orders() {
+        // One that has too many orders to take this finds the primary by itself.
+        let _ = orders.try_send(Order::Follow(addresses));
+    }
+}
+
 /// Takes the news, and answers with the role that this node has then.
 pub(crate) fn serve(core: &Core, opened: TimelineOpened) -> ResultSet {
     core.claimed(opened.timeline, true);
     if !core.is_primary() {
-        core.set_successor(opened.primary, opened.address);
+        core.set_successor(opened.primary.clone(), opened.address.clone());
+    }
+    if core.role() == Role::Standby {
+        follow(core, &opened);
     }
     let role = core.role().as_str().to_owned();
     ResultSet::new(vec![Column::text("role")], "TIMELINE_OPENED").with_row(Row::new([Some(role)]))

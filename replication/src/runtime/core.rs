@@ -14,6 +14,7 @@
 //! at a clean stop. This one holds what they share, and knows no connection.
 
 mod ending;
+mod known;
 mod policy;
 mod primary;
 mod registry;
@@ -47,7 +48,7 @@ use crate::protocol::commit::Committer;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::SyncPolicy;
 use crate::protocol::progress::LagSamples;
-use crate::protocol::promotion::Standstill;
+use crate::protocol::promotion::{Announced, Standstill};
 use crate::runtime::clock::Clock;
 use crate::runtime::follower::Divergence;
 use crate::runtime::handover::TakeOverRequest;
@@ -137,6 +138,8 @@ pub(crate) struct Peers {
     /// Set while a standby is asked to take over, so that being replaced is no surprise.
     pub(crate) handing_over: AtomicBool,
     upstream: Mutex<UpstreamSeen>,
+    /// What the primary said of its log.
+    announced: Mutex<Announced>,
     visits: Arc<Visits>,
 }
 

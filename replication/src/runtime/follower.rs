@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::event::ReplicationEvent;
 use crate::protocol::receiver::GiveUp;
 use crate::runtime::core::Core;
-use crate::runtime::walreceiver::{self, Ended, Order};
+use crate::runtime::walreceiver::{self, Ended, Order, WayChosen};
 
 /// Orders that may wait for the receiver.
 const ORDERS_MAX: usize = 16;
@@ -41,6 +41,13 @@ pub enum WayBack {
         /// What there is; zero where the upstream did not say.
         oldest: Lsn,
     },
+    /// A base backup, because it is clearly cheaper than the log.
+    Copy {
+        /// The log to replay, in bytes.
+        log_bytes: u64,
+        /// The copy, in bytes.
+        copy_bytes: u64,
+    },
 }
 
 impl WayBack {
@@ -48,6 +55,14 @@ impl WayBack {
         match *why {
             GiveUp::NeedsRewind { to } => Some(Self::Rewind { to }),
             GiveUp::NeedsBackup { wanted, oldest } => Some(Self::Backup { wanted, oldest }),
+            GiveUp::CopyIsCheaper {
+                log_bytes,
+                copy_bytes,
+                ..
+            } => Some(Self::Copy {
+                log_bytes,
+                copy_bytes,
+            }),
             GiveUp::Foreign { .. } | GiveUp::NoCommonHistory | GiveUp::Stopped => None,
         }
     }
@@ -98,6 +113,19 @@ impl Follower {
     /// Follows other addresses; `false` when the receiver has ended.
     pub(crate) async fn follow(&self, upstreams: Vec<String>) -> bool {
         self.orders.send(Order::Follow(upstreams)).await.is_ok()
+    }
+
+    /// Leaves the upstream and finds the way to it anew; gives `tell` back when the receiver has
+    /// ended.
+    pub(crate) async fn resync(
+        &self,
+        tell: oneshot::Sender<WayChosen>,
+    ) -> std::result::Result<(), oneshot::Sender<WayChosen>> {
+        let sent = self.orders.send(Order::Resync(tell)).await;
+        sent.map_err(|unsent| match unsent.0 {
+            Order::Resync(tell) => tell,
+            _ => unreachable!("it was this order"),
+        })
     }
 
     /// Stops following, and waits until nothing is received any more.

@@ -20,8 +20,10 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::protocol::name::NodeName;
+use crate::replicator::Promotion;
 use crate::runtime::client::Client;
 use crate::runtime::core::Core;
+use crate::runtime::promote::PromoteOptions;
 use crate::runtime::slots::Answer;
 use crate::wire::command::{Command, TakeOver};
 use crate::wire::result::ResultSet;
@@ -33,17 +35,46 @@ pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests to take over that may wait.
 pub(crate) const REQUESTS_MAX: usize = 1;
 
-/// A request of the primary that this node take its place; it has everything already.
+/// A request that this node become the primary: of the primary, whose log is here whole, or of
+/// another member because the primary is gone.
 #[derive(Debug)]
 pub struct TakeOverRequest {
-    answer: oneshot::Sender<std::result::Result<Timeline, String>>,
+    options: PromoteOptions,
+    why: Option<String>,
+    answer: oneshot::Sender<Promoted>,
 }
 
+/// What was opened, or why nothing was.
+type Promoted = std::result::Result<Promotion, String>;
+
 impl TakeOverRequest {
-    /// Answers with the timeline that was opened, or why none was.
-    pub fn answer(self, opened: std::result::Result<Timeline, String>) {
-        // The primary may have given up waiting; it finds out what happened.
-        let _ = self.answer.send(opened);
+    pub(crate) fn new(
+        options: PromoteOptions,
+        why: Option<String>,
+        answer: oneshot::Sender<Promoted>,
+    ) -> Self {
+        Self {
+            options,
+            why,
+            answer,
+        }
+    }
+
+    /// How this node is to be promoted.
+    pub fn options(&self) -> PromoteOptions {
+        self.options
+    }
+
+    /// Why this node was chosen to replace a primary that is gone; `None` when the primary itself
+    /// hands its place over.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// Answers with what was opened, or why nothing was.
+    pub fn answer(self, promoted: std::result::Result<Promotion, String>) {
+        // Whoever asked may have given up waiting; it finds out what happened.
+        let _ = self.answer.send(promoted);
     }
 }
 
@@ -82,21 +113,34 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &TakeOver) -> Answer {
         let end = asked.end;
         return Err(refused(format!("this node is at {at}, below {end}")));
     }
-    let taker = core.take_over.lock().clone();
-    let taker = taker.ok_or_else(|| refused("nobody here can promote this node".to_owned()))?;
+    // The primary says itself that it gives way; enough members must agree all the same.
+    let options = PromoteOptions {
+        force: true,
+        ..PromoteOptions::default()
+    };
     let (answer, answered) = oneshot::channel();
-    let busy = || refused("this node is about to take over already".to_owned());
-    taker
-        .try_send(TakeOverRequest { answer })
-        .map_err(|_| busy())?;
-    let opened = answered.await.map_err(|_| busy())?;
-    let timeline = opened.map_err(refused)?;
+    let request = TakeOverRequest::new(options, None, answer);
+    let promoted = promoted(core, request, answered).await;
+    let timeline = promoted.map_err(refused)?.timeline;
     let columns = ["timeline", "promotion_id"].map(Column::text).to_vec();
     let row = [
         Some(timeline.number.to_string()),
         Some(timeline.id.to_string()),
     ];
     Ok(ResultSet::new(columns, "TAKE_OVER").with_row(Row::new(row)))
+}
+
+/// Hands a request to whoever promotes this node, and waits for the answer.
+pub(crate) async fn promoted(
+    core: &Core,
+    request: TakeOverRequest,
+    answered: oneshot::Receiver<Promoted>,
+) -> Promoted {
+    let taker = core.take_over.lock().clone();
+    let taker = taker.ok_or_else(|| "nobody here can promote this node".to_owned())?;
+    let busy = || "this node is about to take over already".to_owned();
+    taker.try_send(request).map_err(|_| busy())?;
+    answered.await.unwrap_or_else(|_| Err(busy()))
 }
 
 /// Waits until the standby `name` has flushed everything below `end`.

@@ -48,6 +48,7 @@ pub(crate) fn probe(core: &Core) -> ResultSet {
         "flushed",
         "highest",
         "primary_heard_us",
+        "unfit",
     ];
     ResultSet::new(columns.map(Column::text).to_vec(), "PROBE_TIMELINE").with_row(Row::new([
         Some(core.role().as_str().to_owned()),
@@ -56,7 +57,13 @@ pub(crate) fn probe(core: &Core) -> ResultSet {
         Some(end.flushed.to_string()),
         Some(core.wal.control().highest_number().to_string()),
         silence.map(|silence| silence.as_micros().to_string()),
+        core.passed_over(),
     ]))
+}
+
+/// Why the node that answered PROBE_TIMELINE must not become the primary, if it says so.
+pub(crate) fn read_unfit(set: &RowSet) -> Option<String> {
+    set.rows.first()?.text(6).map(str::to_owned)
 }
 
 /// Reads the answer to PROBE_TIMELINE.
@@ -64,7 +71,7 @@ pub(crate) fn probe(core: &Core) -> ResultSet {
 /// # Errors
 /// [`Error::Invalid`] when it has another shape.
 pub(crate) fn read_probe(set: &RowSet) -> Result<ProbeAnswer> {
-    let row = only_row(set, 6)?;
+    let row = only_row(set, 7)?;
     let role = match row.text(0) {
         Some("primary") => ProbedRole::Primary,
         Some("standby") => ProbedRole::Standby,
@@ -100,7 +107,11 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             .map_or(Purpose::Promote, |_| Purpose::Restart),
         opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
-    let promise = make(core, request, Some(&asked.address)).await;
+    let goes_on = request.candidate == core.cluster().primary.name;
+    let promise = match core.lacks_vote() && !goes_on {
+        true => Ok(Promise::Refused(PromiseRefusal::NoVote)),
+        false => make(core, request, Some(&asked.address)).await,
+    };
     let promise = promise.map_err(|error| failed(error.to_string()))?;
     let columns = ["accepted", "reason", "timeline", "promotion_id", "flushed"];
     let row = match promise {

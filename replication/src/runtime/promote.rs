@@ -1,15 +1,16 @@
 //! Driving a [`Candidate`]: asks the members, fetches log, opens the timeline.
 
+mod ask;
 mod fetch;
+mod outlook;
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
+use mainstay_storage::{Lsn, Timeline, WalEntry, WalEntryType};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::config::Role;
@@ -18,24 +19,39 @@ use crate::event::ReplicationEvent;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{
-    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, Phase,
-    PromiseRequest, Purpose, Standstill,
+    Candidate, CandidateAction as Action, CandidateConfig, CandidateEvent as Event, LagLimit,
+    Phase, Promise, PromiseRefusal, PromiseRequest, Purpose, Standstill,
 };
 use crate::replicator::Promotion;
-use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::runtime::follower::Follower;
 use crate::runtime::promise;
-use crate::wire::command::{Command, PromiseTimeline};
+
+pub(crate) use ask::connect;
+use ask::{ask_promise, probe};
+pub use outlook::Outlook;
+pub(crate) use outlook::run as look;
 
 /// Longest time for each phase of a promotion.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time for one node to answer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers that may wait.
 const EVENTS_MAX: usize = 128;
+
+/// How a standby is made the primary.
+#[derive(Debug, Copy, Clone, Default, PartialEq, Eq)]
+pub struct PromoteOptions {
+    /// Skip the checks for a living primary and for lag; never the rule that enough members agree.
+    pub force: bool,
+    /// Give the policy up: ask nobody, and accept that commits which only the old primary and other
+    /// members have are lost.
+    pub without_policy: bool,
+    /// The most log that this node may lack, in bytes; what is configured if `None`.
+    pub max_lag: Option<u64>,
+}
 
 /// A newer timeline was promised to another candidate; answered when this one knows.
 pub(crate) type Overtaken = (Timeline, oneshot::Sender<()>);
@@ -54,11 +70,11 @@ pub(crate) struct Opened {
 /// [`Error::Refused`] when nothing was opened, with the reason; the log's errors.
 pub(crate) async fn run(
     core: &Arc<Core>,
-    force: bool,
+    options: &PromoteOptions,
     follower: &mut Option<Follower>,
 ) -> Result<Opened> {
     let _changing = core.changing.lock().await;
-    let config = config(core, Purpose::Promote, force)?;
+    let config = config(core, Purpose::Promote, options)?;
     attempt(core, config, follower).await
 }
 
@@ -85,7 +101,7 @@ async fn resume(core: &Arc<Core>, purpose: Purpose, alone: bool) -> Result<()> {
         core.standstill.send_if_modified(|why| why.take().is_some());
         return Ok(());
     }
-    let mut config = config(core, purpose, false)?;
+    let mut config = config(core, purpose, &PromoteOptions::default())?;
     config.without_policy = alone;
     let opened = attempt(core, config, &mut None).await?;
     core.become_primary(&Role::Primary, opened.promotion.end)?;
@@ -110,9 +126,12 @@ async fn attempt(
         core,
         to,
         purpose: config.purpose,
+        by_votes: by_votes(&config),
         candidate: Candidate::new(config),
         follower,
         opened: None,
+        looks_only: false,
+        outlook: None,
     };
     let opened = attempt.drive(overtaken, events).await;
     *core.candidacy.lock() = None;
@@ -128,9 +147,14 @@ struct Attempt<'a> {
     /// For answers of other nodes.
     to: mpsc::Sender<Event>,
     purpose: Purpose,
+    /// The policy decides, and this node does not go on as the primary that it was.
+    by_votes: bool,
     candidate: Candidate,
     follower: &'a mut Option<Follower>,
     opened: Option<Opened>,
+    /// It ends when it would ask for the first promise.
+    looks_only: bool,
+    outlook: Option<Outlook>,
 }
 
 impl Attempt<'_> {
@@ -207,13 +231,17 @@ impl Attempt<'_> {
                 let address = self.address_of(&name);
                 tokio::spawn(probe(core.clone(), name, address, self.to.clone()));
             }
+            Action::AskOwn(_) if self.looks_only => {
+                self.outlook = Some(self.look());
+                return Err(Error::Refused("it was only to look".to_owned()));
+            }
             Action::AskOwn(request) => {
                 if let Some(follower) = self.follower.take() {
                     follower.stop(core.config.stop_timeout).await;
                     core.set_orders(None);
                     core.set_upstream(None);
                 }
-                let promise = promise::make(core, request, None).await?;
+                let promise = self.own_promise(request).await?;
                 let policies = core.policies()?;
                 return Ok(Some(Event::OwnAnswered { promise, policies }));
             }
@@ -228,7 +256,8 @@ impl Attempt<'_> {
                 ));
             }
             Action::FetchFrom { name, end, .. } => {
-                return Ok(Some(fetch::run(core, self.address_of(&name), end).await));
+                let address = self.address_of(&name);
+                return Ok(Some(fetch::run(core, &name, address, end).await));
             }
             Action::OpenTimeline(timeline) => {
                 let (fork, end) = open(core, timeline).await?;
@@ -250,15 +279,24 @@ impl Attempt<'_> {
                     fork,
                     end,
                     notices,
+                    possible_loss: self.loss(fork),
                 };
                 self.opened = Some(Opened {
                     promotion,
                     overtaken: overtaken.is_some(),
                 });
             }
-            Action::Refuse(refusal) => return Err(Error::Refused(refusal.to_string())),
+            Action::Refuse(refusal) => return Err(self.refused(&refusal)),
         }
         Ok(None)
+    }
+
+    /// This node's own promise, which counts for as little as any of its life's.
+    async fn own_promise(&self, request: PromiseRequest) -> Result<Promise> {
+        match self.by_votes && self.core.lacks_vote() {
+            true => Ok(Promise::Refused(PromiseRefusal::NoVote)),
+            false => promise::make(self.core, request, None).await,
+        }
     }
 
     /// As the log says now: what was received or fetched meanwhile may name more nodes.
@@ -268,14 +306,22 @@ impl Attempt<'_> {
     }
 }
 
-fn config(core: &Core, purpose: Purpose, force: bool) -> Result<CandidateConfig> {
+fn by_votes(config: &CandidateConfig) -> bool {
+    config.purpose == Purpose::Promote && !config.without_policy
+}
+
+fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<CandidateConfig> {
     let (cluster, policies) = (core.cluster(), core.policies()?);
     let mut also_probe = vec![cluster.primary.name];
-    if purpose == Purpose::Restart {
-        // Some need not agree, but one of them may be the primary by now.
+    // Some need not agree, but one of them may be the primary by now. Whoever is forced does not
+    // heed what they say, and neither does a running primary.
+    if purpose != Purpose::Raise && !options.force {
         also_probe.extend(cluster.standbys.into_iter().map(|member| member.name));
     }
     also_probe.retain(|name| *name != core.name);
+    // A primary that goes on has all that it confirmed.
+    let lag_max = options.max_lag.or(core.config.max_lag);
+    let lag_max = lag_max.filter(|_| purpose == Purpose::Promote);
     Ok(CandidateConfig {
         name: core.name.clone(),
         purpose,
@@ -288,82 +334,15 @@ fn config(core: &Core, purpose: Purpose, force: bool) -> Result<CandidateConfig>
         id: Uuid::new_v4(),
         primary_heard: core.primary_silence(),
         heartbeat_timeout: core.timeout(),
-        lag_max: None,
-        force,
-        without_policy: false,
-        may_degrade: core.config.on_miss != OnMiss::Block,
+        lag_max: lag_max.map(|bytes| LagLimit {
+            bytes,
+            primary: core.primary_end(),
+        }),
+        force: options.force,
+        without_policy: options.without_policy,
+        may_degrade: matches!(core.config.on_miss, OnMiss::Degrade { .. }),
         phase_timeout: PHASE_TIMEOUT,
     })
-}
-
-async fn connect(core: &Core, address: Option<String>) -> Result<Client> {
-    let address = address.ok_or_else(|| Error::Invalid("its address is not known".to_owned()))?;
-    Client::connect(&core.config, &address).await
-}
-
-async fn probe(core: Arc<Core>, name: NodeName, address: Option<String>, to: mpsc::Sender<Event>) {
-    let asked = timeout(ASK_TIMEOUT, async {
-        let mut client = connect(&core, address).await?;
-        let answer = client.rows(&Command::ProbeTimeline).await?;
-        let set = answer
-            .sets
-            .first()
-            .ok_or_else(|| client.broken("it gave no answer"))?;
-        promise::read_probe(set)
-    });
-    let event = match asked.await {
-        Ok(Ok(answer)) => Event::ProbeAnswered(name, answer),
-        Ok(Err(error)) => {
-            tracing::info!(%name, %error, "cannot probe");
-            Event::ProbeFailed(name)
-        }
-        Err(_) => Event::ProbeFailed(name),
-    };
-    // The attempt may be over.
-    let _ = to.send(event).await;
-}
-
-async fn ask_promise(
-    core: Arc<Core>,
-    name: NodeName,
-    address: Option<String>,
-    request: PromiseRequest,
-    to: mpsc::Sender<Event>,
-) {
-    let timeline = request.timeline;
-    let asked = timeout(ASK_TIMEOUT, async {
-        let mut client = connect(&core, address).await?;
-        let command = Command::PromiseTimeline(PromiseTimeline {
-            timeline,
-            candidate: core.name.as_str().to_owned(),
-            address: core.address(),
-            continues: match request.purpose {
-                Purpose::Restart => timelines(&request.opened),
-                _ => Vec::new(),
-            },
-        });
-        let answer = client.rows(&command).await?;
-        let set = answer
-            .sets
-            .first()
-            .ok_or_else(|| client.broken("it gave no answer"))?;
-        promise::read_promise(set)
-    });
-    let event = match asked.await {
-        Ok(Ok(promise)) => Event::PromiseAnswered(name, timeline, promise),
-        Ok(Err(error)) => {
-            tracing::info!(%name, %error, "cannot ask for a promise");
-            Event::PromiseFailed(name)
-        }
-        Err(_) => Event::PromiseFailed(name),
-    };
-    // The attempt may be over.
-    let _ = to.send(event).await;
-}
-
-fn timelines(history: &TimelineHistory) -> Vec<Timeline> {
-    let spans = history.spans().iter();
-    spans.map(|span| span.timeline).collect()
 }
 
 /// Opens the timeline in this node's log, together with the configuration that goes with it.

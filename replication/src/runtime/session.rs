@@ -23,7 +23,9 @@ use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::runtime::announce;
 use crate::runtime::core::{Core, Visit};
+use crate::runtime::failover;
 use crate::runtime::handover;
+use crate::runtime::identify;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::promise;
 use crate::runtime::slots::Answer;
@@ -32,8 +34,8 @@ use crate::wire::command::{Command, Dialect, SlotKind};
 use crate::wire::replication::ReceiverMessage;
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
 use crate::wire::{
-    Authentication, BackendMessage, Column, ErrorFields, FirstPacket, Frame, FrontendDecoder,
-    FrontendMessage, FrontendPhase, NATIVE_VERSION, ReplicationMode, Row, Secret, Severity,
+    Authentication, BackendMessage, ErrorFields, FirstPacket, Frame, FrontendDecoder,
+    FrontendMessage, FrontendPhase, NATIVE_VERSION, ReplicationMode, Secret, Severity,
     StartupDecoder, StartupMessage, TransactionStatus, WireError, sqlstate,
 };
 
@@ -314,6 +316,14 @@ impl Session {
                 let answer = verify::serve(&self.core, &mut self.served, asked).await;
                 self.answer(answer);
             }
+            Command::FailOver(asked) => {
+                let answer = failover::serve(&self.core, asked).await;
+                self.answer(answer);
+            }
+            Command::IdentifyNode => {
+                let answer = identify::serve(&self.core).await;
+                self.answer(Ok(answer));
+            }
             Command::ProbeTimeline => {
                 let answer = promise::probe(&self.core);
                 self.answer(Ok(answer));
@@ -329,7 +339,6 @@ impl Session {
             Command::IdentifySystem => Ok(self.identify_system()),
             Command::Show(name) => self.show(&name),
             Command::TimelineHistory { timeline } => return self.timeline_history(timeline),
-            Command::IdentifyNode => Ok(self.identify_node()),
             Command::RegisterStandby(standby) => self.register(standby),
             Command::TimelineOpened(opened) => Ok(announce::serve(&self.core, opened)),
             Command::ReadReplicationSlot { slot } => self.read_slot(&slot),
@@ -439,19 +448,6 @@ impl Session {
             database,
         };
         identity.result()
-    }
-
-    fn identify_node(&self) -> ResultSet {
-        let identity = self.core.wal.identity();
-        let columns = ["name", "node_id", "incarnation", "role", "address"];
-        let columns = columns.map(Column::text).to_vec();
-        ResultSet::new(columns, "IDENTIFY_NODE").with_row(Row::new([
-            Some(self.core.name.as_str().to_owned()),
-            Some(identity.node_id.to_string()),
-            Some(identity.incarnation.to_string()),
-            Some(self.core.role().as_str().to_owned()),
-            Some(self.core.address()),
-        ]))
     }
 
     fn show(&self, name: &str) -> Answer {

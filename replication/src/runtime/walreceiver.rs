@@ -6,6 +6,7 @@
 
 mod messages;
 mod upstreams;
+mod weigh;
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -29,6 +30,8 @@ use crate::wire::command::{Command, RegisterStandby, StartReplication};
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage};
 use crate::wire::{FrontendMessage, sqlstate};
 use upstreams::Upstreams;
+use weigh::Telling;
+pub use weigh::{Way, WayChosen};
 
 /// Bytes that may be on their way to our disk before we stop taking in more.
 const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
@@ -43,6 +46,8 @@ pub(crate) enum Order {
     Follow(Vec<String>),
     /// This node promised that timeline; the candidate is at this address.
     Accepted(Timeline, String, oneshot::Sender<()>),
+    /// Leave the upstream and find the way to it anew; it is told.
+    Resync(oneshot::Sender<WayChosen>),
     /// Stop following.
     Stop,
 }
@@ -79,6 +84,7 @@ struct Driver {
     ending: bool,
     /// To be told when the upstream that a promise made old is left.
     left: Option<oneshot::Sender<()>>,
+    telling: Telling,
     ended: Option<Ended>,
 }
 
@@ -122,6 +128,7 @@ pub(crate) async fn run(
         events: VecDeque::new(),
         ending: false,
         left: None,
+        telling: Telling::new(core.config.weighs_copy),
         ended: None,
         core,
     };
@@ -257,6 +264,10 @@ impl Driver {
                 self.drop_carry();
                 Some(Event::Disconnected { random: 0 })
             }
+            Some(Order::Resync(asked)) => {
+                self.anew(asked);
+                Some(Event::Disconnected { random: 0 })
+            }
             Some(Order::Accepted(timeline, address, done)) => {
                 self.upstreams.promise(address, self.core.clock.now());
                 self.left = Some(done);
@@ -328,7 +339,7 @@ impl Driver {
             Action::TimelineClaimed { timeline, opened } => {
                 tracing::warn!(%timeline, opened, "the upstream tells of a timeline not known here");
             }
-            Action::CaughtUp => self.core.upstream_caught_up(),
+            Action::CaughtUp => self.caught_up(),
             Action::Close(reason) => {
                 tracing::info!(%reason, "closing the connection to the upstream");
                 self.client = None;
@@ -339,9 +350,7 @@ impl Driver {
                 });
             }
             Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
-            Action::GiveUp(why) => {
-                self.ended = Some(Ended::GaveUp(why, self.upstreams.addresses().to_vec()));
-            }
+            Action::GiveUp(why) => self.gives_up(why),
         }
         Ok(())
     }
@@ -382,6 +391,9 @@ impl Driver {
         self.core
             .set_upstream(Some((client.server.name.clone(), address)));
         self.client = Some(client);
+        if self.from_primary {
+            self.core.primary_renewed();
+        }
         self.events.push_back(Event::Connected);
         Ok(())
     }
@@ -401,6 +413,7 @@ impl Driver {
             return Err(client.broken("its timeline changed meanwhile"));
         }
         timeline.number = identity.timeline;
+        self.telling.upstream_end = identity.position;
         self.events.push_back(Event::Identified {
             system_id: identity.system_id,
             timeline,
@@ -419,6 +432,7 @@ impl Driver {
     fn cut(&mut self, to: Lsn) -> Result<()> {
         self.drop_carry();
         let torn = self.core.wal.cut(to)?;
+        self.telling.cut = torn.as_ref().map(|torn| torn.at);
         if let Some(torn) = torn {
             self.core.log_was_cut(torn);
         }
@@ -436,6 +450,10 @@ impl Driver {
 
     async fn start(&mut self, from: Lsn, timeline: Timeline) -> Result<()> {
         self.drop_carry();
+        if let Some(why) = self.weigh(from).await? {
+            self.gives_up(why);
+            return Ok(());
+        }
         let start = StartReplication {
             slot: self.core.config.follow_slot.clone(),
             start: from,
@@ -444,7 +462,10 @@ impl Driver {
         };
         let client = self.client()?;
         let event = match client.ask(&Command::StartReplication(start)).await {
-            Ok(Answered::Copy(_)) => Event::Started,
+            Ok(Answered::Copy(_)) => {
+                self.continues();
+                Event::Started
+            }
             // The stream begins exactly where the timeline ended.
             Ok(Answered::Done(_)) => Event::NextTimeline,
             Err(Error::Answer {

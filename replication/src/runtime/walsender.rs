@@ -232,13 +232,18 @@ impl Session {
                 self.decoder.set_phase(FrontendPhase::Streaming {
                     native: self.native,
                 });
-                self.stream_opened();
+                self.tally(stream.sender.status().sent, &mut out);
+                self.tally(stream.flushed, &mut out);
+                self.stream_opened(stream.sender.status().sent);
             }
             Action::RefuseStart(refusal) | Action::FailStream(refusal) => {
                 self.error(fields_of(refusal));
             }
             Action::SendWal(range) => {
                 let sent = self.queue_wal(stream, range.start, range.end).await?;
+                if sent < stream.flushed {
+                    self.tally(sent, &mut out);
+                }
                 stream.in_flight = Some(sent);
             }
             Action::SendAdvance { .. } | Action::SendKeepalive { .. } => {
@@ -285,14 +290,18 @@ impl Session {
                 commit,
                 timeline,
                 reply_requested,
-            } => SenderMessage::Advance(Advance {
-                flush,
-                commit,
-                timeline,
-                time_us,
-                reply_requested,
-            })
-            .encode(out),
+            } => {
+                // First, so that whoever knows the end knows how many transactions there are, too.
+                self.tally(flush, out);
+                SenderMessage::Advance(Advance {
+                    flush,
+                    commit,
+                    timeline,
+                    time_us,
+                    reply_requested,
+                })
+                .encode(out);
+            }
             Action::SendKeepalive {
                 sent: end,
                 reply_requested,
@@ -306,6 +315,13 @@ impl Session {
         }
     }
 
+    /// How many transactions ended up to `to`, for whoever may have to say how many it lacks.
+    fn tally(&self, to: Lsn, out: &mut BytesMut) {
+        if self.native {
+            SenderMessage::Tally(self.core.wal.tally(to)).encode(out);
+        }
+    }
+
     /// The stream is over, and commands are taken again.
     fn end_stream(&mut self, next: Option<NextTimeline>) {
         let mut out = BytesMut::new();
@@ -314,13 +330,12 @@ impl Session {
         self.ready();
     }
 
-    fn stream_opened(&mut self) {
+    fn stream_opened(&mut self, from: Lsn) {
         let Some(standby) = &self.standby else { return };
         self.visit = None;
-        // A life that forgot what it promised counts again past everything it may have confirmed.
-        let vote_after = standby.amnesiac.then(|| self.core.wal.sealed().get());
+        let name = &standby.member.name;
         self.core
-            .stream_started(&standby.member.name, self.number, vote_after);
+            .stream_started(name, self.number, from, standby.amnesiac);
     }
 
     fn reported(

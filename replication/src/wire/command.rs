@@ -110,6 +110,8 @@ pub enum Command {
     TakeOver(TakeOver),
     /// `VERIFY_BEGIN`, `VERIFY_RANGES`, `VERIFY_ROWS`, native.
     Verify(VerifyCommand),
+    /// `FAIL_OVER`, native.
+    FailOver(FailOver),
     /// `IDENTIFY_NODE`, native.
     IdentifyNode,
     /// `REGISTER_STANDBY`, native.
@@ -204,6 +206,19 @@ pub struct TakeOver {
     pub timeline: Timeline,
     /// Where its log ends.
     pub end: Lsn,
+}
+
+/// `FAIL_OVER 'why' '[force]' '[without_policy]' '[bytes]'`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailOver {
+    /// Why this node was chosen, in words.
+    pub why: String,
+    /// Skip the checks for a living primary and for lag.
+    pub force: bool,
+    /// Give the policy up.
+    pub without_policy: bool,
+    /// The most log that it may lack, in bytes.
+    pub max_lag: Option<u64>,
 }
 
 /// `REGISTER_STANDBY 'name' 'node id' 'incarnation' 'host:port'`

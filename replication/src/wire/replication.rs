@@ -1,7 +1,7 @@
 //! What CopyData carries while log is streamed.
 //!
 //! The four stock payloads have PostgreSQL's lengths to the byte, because its walreceiver accepts
-//! no others. Native peers that negotiated the extension add three, with types above 0x7F that
+//! no others. Native peers that negotiated the extension add four, with types above 0x7F that
 //! can never meet a letter of PostgreSQL's:
 //!
 //! ```text
@@ -9,6 +9,7 @@
 //! k  end u64 | time i64 | reply u8                                                18   server
 //! r  write u64 | flush u64 | apply u64 | time i64 | reply u8                      34   client
 //! h  time i64 | xmin u32 | epoch u32 | catalog xmin u32 | catalog epoch u32       25   client
+//! D5 TALLY    at u64 | transactions u64                                          17   server
 //! D1 ADVANCE  flush u64 | commit u64 | timeline 20 | time i64 | flags u8          46   server
 //! D3 STATUS   write u64 | flush u64 | apply u64 | timeline 20
 //!             | oldest snapshot u64 | time i64 | flags u8                         62   client
@@ -19,8 +20,10 @@
 //! Unix epoch in these types and of PostgreSQL's epoch on the wire. What the numbers mean for the
 //! sender or the receiver is not known here.
 
+mod tally;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_storage::{Lsn, TallyMark, Timeline};
 
 use crate::wire::Result;
 use crate::wire::cursor::{Cursor, length, put_cstr, put_lsn, put_message, put_timeline};
@@ -180,6 +183,8 @@ pub enum SenderMessage {
     },
     /// 0xD1, native peers only.
     Advance(Advance),
+    /// 0xD5, native peers only: so many transactions ended in the sender's log up to a place.
+    Tally(TallyMark),
     /// 0xD4, native peers only.
     Fence(Fence),
 }
@@ -229,6 +234,7 @@ impl SenderMessage {
                 put_time(out, advance.time_us);
                 out.put_u8(flags(advance.reply_requested));
             }),
+            Self::Tally(mark) => tally::encode(*mark, out),
             Self::Fence(fence) => fence.encode(out),
         }
     }
@@ -258,6 +264,7 @@ impl SenderMessage {
                 time_us: time(&mut cursor)?,
                 reply_requested: only_flag(&mut cursor)?,
             }),
+            tally::TALLY if native => Self::Tally(tally::decode(&mut cursor)?),
             FENCE if native => Self::Fence(Fence::decode(&mut cursor)?),
             _ => return Err(cursor.bad("its type is unknown")),
         };

@@ -121,7 +121,8 @@ async fn a_standby_knows_by_itself_that_its_upstream_is_silent() {
     b.start().await.unwrap();
     until("it has everything", || {
         let state = b.upstream_state().unwrap();
-        state.state == StreamState::Streaming && state.lag_bytes == 0
+        let all = state.lag_bytes == 0 && state.replay_lag.is_zero();
+        state.state == StreamState::Streaming && all
     })
     .await;
     assert_eq!(b.health(), Health::Synchronized);

@@ -4,8 +4,10 @@ use bytes::BytesMut;
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::wire::{BackendDecoder, BackendMessage, FrontendMessage};
 use mainstay_replication::wire::{ReplicationMode, StartupMessage};
-use mainstay_replication::{Error, Role, WalReplicator, WalStreamingConfig, bootstrap};
-use mainstay_storage::{Lsn, WalEntry, WalEntryType};
+use mainstay_replication::{
+    Error, PromoteOptions, Role, WalReplicator, WalStreamingConfig, bootstrap,
+};
+use mainstay_storage::{BrokenMark, Lsn, WalEntry, WalEntryType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -311,4 +313,37 @@ async fn waiting_for_the_end_of_a_promotion_shows_every_acknowledged_entry() {
     for node in [b, c] {
         node.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_node_whose_rows_are_marked_is_not_chosen_and_only_promoted_by_force() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, _, b) = pair(&da, &db).await;
+    let mark = BrokenMark {
+        at: Lsn::ZERO,
+        why: "its data differ".to_owned(),
+    };
+    b.wal().unwrap().mark_broken(&mark).unwrap();
+    b.stop().await.unwrap();
+    b.start().await.unwrap();
+    a.stop().await.unwrap();
+    let forced = PromoteOptions {
+        force: true,
+        ..PromoteOptions::default()
+    };
+    let refused = b.promote(false).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("marked as wrong: its data differ"),
+        "{refused}"
+    );
+    let nobody = b.successor(None, &forced).await.unwrap_err().to_string();
+    assert!(nobody.contains("its data differ"), "{nobody}");
+    let named = b.successor(Some("b"), &forced).await.unwrap_err();
+    assert!(named.to_string().contains("its data differ"), "{named}");
+    let promoted = within(b.promote_with(&forced)).await.unwrap();
+    let notices = promoted.notices.join("; ");
+    assert!(notices.contains("marked as wrong"), "{notices}");
+    let loss = promoted.possible_loss;
+    assert_eq!((loss.bytes, loss.transactions), (Some(0), Some(0)));
+    b.stop().await.unwrap();
 }

@@ -12,6 +12,7 @@ use crate::lsn::Lsn;
 use crate::wal::Wal;
 use crate::wal::record::{Invalid, PayloadCrc, RECORD_HEADER_LEN};
 use crate::wal::scan::{Scan, Step};
+use crate::wal::tally;
 use crate::wal::writer::Unplaced;
 
 impl Wal {
@@ -98,7 +99,7 @@ impl Wal {
         let mut scan = Scan::new(&owner, bytes, at, prev_crc);
         let mut configs = Vec::new();
         // Zeros at the end of a segment come with the record after them: no log ends behind them.
-        let mut len = 0;
+        let (mut len, mut ended) = (0, 0);
         loop {
             let record = scan.remaining();
             match scan.step() {
@@ -108,6 +109,7 @@ impl Wal {
                         Error::Refused { at, why }
                     })?;
                     len = bytes.len() - scan.remaining().len();
+                    ended += u64::from(tally::ends(parsed.head.entry_type, parsed.head.tx_id));
                     if parsed.head.entry_type == WalEntryType::Config {
                         let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
                         configs.push((scan.at(), bytes.slice_ref(payload)));
@@ -126,6 +128,7 @@ impl Wal {
         if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
             shared.append_raw(&mut queue, bytes.slice(..len), crc);
             shared.configs.lock().append(&mut configs);
+            shared.tally.lock().note(queue.cursor.next, ended);
         }
         Ok(queue.cursor.next)
     }

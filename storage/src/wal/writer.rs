@@ -28,6 +28,7 @@ use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, Placed};
 use crate::wal::spares::Spares;
 use crate::wal::tail::Tail;
+use crate::wal::tally::{self, Tally};
 
 /// Most bytes of payload that may wait for the writer; appenders wait beyond it.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
     /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
+    /// How many transactions end in what was appended. Locked after the queue.
+    pub(crate) tally: Mutex<Tally>,
     /// Writing or syncing failed; every later watermark says so.
     failed: AtomicBool,
     /// Nobody works in the background: whoever would wait does the work.
@@ -159,6 +162,7 @@ impl Shared {
             flushed: Signal::new(end),
             commit: Signal::new(commit),
             configs: Mutex::new(configs),
+            tally: Mutex::new(Tally::new(end)),
             failed: AtomicBool::new(false),
             driven,
             overlaps: AtomicBool::new(overlaps),
@@ -192,6 +196,7 @@ impl Shared {
         let mut cursor = queue.cursor;
         let mut items = Vec::with_capacity(records.len());
         let mut configs = Vec::new();
+        let mut ended = 0;
         for record in records {
             let Placed { at, .. } = cursor.place(record.payload.len());
             if let Some(got) = record.at.filter(|&got| got != at) {
@@ -205,6 +210,7 @@ impl Shared {
                 crc,
                 ..
             } = record;
+            ended += u64::from(tally::ends(entry_type, tx_id));
             if entry_type == WalEntryType::Config {
                 configs.push((cursor.next, payload.clone()));
             }
@@ -220,6 +226,7 @@ impl Shared {
         queue.last_crc = None;
         queue.items.append(&mut items);
         queue.bytes += bytes;
+        self.tally.lock().note(cursor.next, ended);
         if !configs.is_empty() {
             self.configs.lock().append(&mut configs);
         }
@@ -303,6 +310,7 @@ impl Shared {
         if end != queue.cursor.next {
             queue.cursor.next = end;
             self.tail.write().restart(end);
+            self.tally.lock().restart(end);
         }
         queue.last_crc = Some(file.end.prev_crc);
         queue.wanted_until = end + queue.cursor.size.bytes();

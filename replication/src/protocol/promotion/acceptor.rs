@@ -61,6 +61,12 @@ pub enum PromiseRefusal {
     /// The restarted primary's log does not have what was accepted here since.
     #[error("timeline {0} was accepted here and is not in the restarted primary's history")]
     NotContinued(Timeline),
+    /// This node's data are a copy that has not caught up: it does not know what it confirmed.
+    #[error(
+        "this node's data are a copy that had not caught up yet, so it has no vote; let it follow \
+         the primary, or give the policy up (--without-policy)"
+    )]
+    NoVote,
     /// Another promise is being made durable.
     #[error("another promise is being made; ask again")]
     Busy,

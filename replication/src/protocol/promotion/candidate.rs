@@ -16,14 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use mainstay_storage::{Lsn, Timeline};
 
 use super::{LogEnd, Notice, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest};
-use super::{Purpose, Refusal, Role};
+use super::{Purpose, Refusal};
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
 use crate::time::Moment;
 
 mod event;
+mod probing;
 
-pub use event::{Action, CandidateConfig, CandidateStatus, Event, Phase};
+pub use event::{Action, CandidateConfig, CandidateStatus, Event, LagLimit, Phase};
 
 /// The machine. Invariant: nothing is opened unless own acceptor and, policy by policy, enough
 /// members promised, and own log is as new as the newest of theirs.
@@ -170,114 +171,6 @@ impl Candidate {
         out.push(Action::Refuse(refusal));
     }
 
-    fn probe(&mut self, now: Moment, out: &mut Vec<Action>) {
-        self.enter(Phase::Probing, now);
-        let also = self.config.also_probe.iter();
-        let also = also.filter(|name| **name != self.config.name).cloned();
-        let nodes = self
-            .members()
-            .into_iter()
-            .chain(also)
-            .collect::<BTreeSet<_>>();
-        self.asked = nodes.clone();
-        match nodes.is_empty() {
-            true => self.judge(now, out),
-            false => out.extend(nodes.into_iter().map(Action::AskProbe)),
-        }
-    }
-
-    fn note_probe(
-        &mut self,
-        name: NodeName,
-        answer: Option<ProbeAnswer>,
-        now: Moment,
-        out: &mut Vec<Action>,
-    ) {
-        if self.asked.contains(&name) {
-            self.probes.insert(name, answer);
-            if self.probes.len() == self.asked.len() {
-                self.judge(now, out);
-            }
-        }
-    }
-
-    /// The end of the probe: nothing has changed yet, and nothing will if the rule cannot be met.
-    fn judge(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let answers = self
-            .probes
-            .iter()
-            .filter_map(|(name, answer)| Some((name, (*answer)?)));
-        let answers = answers.collect::<Vec<_>>();
-        let answered = |name: &NodeName| answers.iter().any(|(there, _)| *there == name);
-        let checked = match self.config.force {
-            true => None,
-            false => self
-                .living_primary(&answers)
-                .or_else(|| self.too_far_behind(&answers)),
-        };
-        if let Some(refusal) = checked.or_else(|| self.shortfall(answered)) {
-            return self.refuse(refusal, out);
-        }
-        let highest = answers.iter().map(|(_, answer)| answer.highest).max();
-        let highest = highest.unwrap_or(0).max(self.config.highest_seen);
-        let highest = highest.max(self.config.opened.current().number);
-        let Some(free) = highest.checked_add(1) else {
-            return self.refuse(Refusal::NumbersExhausted(highest), out);
-        };
-        let number = self.config.number.unwrap_or(free);
-        if number < free {
-            return self.refuse(Refusal::NumberTaken { number, highest }, out);
-        }
-        let id = self.config.id;
-        self.timeline = Timeline { number, id };
-        self.asked = BTreeSet::new();
-        self.enter(Phase::Promising, now);
-        let request = self.request();
-        out.push(Action::AskOwn(request));
-    }
-
-    fn living_primary(&self, answers: &[(&NodeName, ProbeAnswer)]) -> Option<Refusal> {
-        // A primary that asks for a higher number is the living primary.
-        if self.config.purpose == Purpose::Raise {
-            return None;
-        }
-        let alive = answers
-            .iter()
-            .find(|(_, answer)| answer.role == Role::Primary);
-        if let Some((name, answer)) = alive {
-            let (name, timeline) = ((*name).clone(), answer.end.timeline);
-            return Some(Refusal::PrimaryAlive { name, timeline });
-        }
-        // Who was heard last before a restart is this node.
-        if self.config.purpose == Purpose::Restart {
-            return None;
-        }
-        let own = (&self.config.name, self.config.primary_heard);
-        let heard = answers
-            .iter()
-            .map(|(name, answer)| (*name, answer.primary_heard));
-        heard.chain([own]).find_map(|(name, ago)| {
-            let ago = ago.filter(|ago| *ago < self.config.heartbeat_timeout)?;
-            let name = name.clone();
-            Some(Refusal::PrimaryHeard { name, ago })
-        })
-    }
-
-    fn too_far_behind(&self, answers: &[(&NodeName, ProbeAnswer)]) -> Option<Refusal> {
-        let lag_max = self.config.lag_max?;
-        let own = self.config.end;
-        let ahead = answers
-            .iter()
-            .filter(|(_, answer)| answer.end.is_newer_than(&own));
-        let (name, answer) = ahead.max_by_key(|(_, answer)| answer.end.flushed)?;
-        let behind = answer.end.flushed.bytes_since(own.flushed);
-        (behind > lag_max).then(|| Refusal::Behind {
-            name: (*name).clone(),
-            theirs: answer.end.flushed,
-            behind,
-        })
-    }
-
     fn request(&self) -> PromiseRequest {
         PromiseRequest {
             candidate: self.config.name.clone(),
@@ -356,7 +249,7 @@ impl Candidate {
                     PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest) => {
                         Some(newest.number)
                     }
-                    PromiseRefusal::Busy => None,
+                    PromiseRefusal::Busy | PromiseRefusal::NoVote => None,
                 };
                 self.declined.insert(name, against);
             }
@@ -496,7 +389,8 @@ impl Candidate {
         });
     }
 
-    fn notices(&self) -> Vec<Notice> {
+    /// What to tell the operator of a timeline that is opened as things stand.
+    pub fn notices(&self) -> Vec<Notice> {
         let mut notices = Vec::new();
         let counted = |policy: &&BoundPolicy| policy.needed() > 0;
         let bound = self

@@ -37,8 +37,8 @@ pub enum Refusal {
     /// Too few members answer.
     #[error(
         "{have} of the {needed} nodes that must agree do; no answer or no agreement from: \
-         {missing}; bring one of them back, or give the policy up and accept that \
-         acknowledged commits may be lost",
+         {missing}; bring one of them back, or give the policy up (--without-policy) and \
+         accept that acknowledged commits may be lost",
         missing = names(.missing)
     )]
     Unreachable {
@@ -51,8 +51,8 @@ pub enum Refusal {
     },
     /// This node lacks too much.
     #[error(
-        "{name} has log up to {theirs}, {behind} bytes more than this node; \
-         promote {name} instead, or force the promotion, which fetches them first"
+        "{name} has log up to {theirs}, {behind} bytes more than this node; promote {name} \
+         instead, or force the promotion, which fetches what a member that agrees has"
     )]
     Behind {
         /// Who has more.
@@ -61,6 +61,21 @@ pub enum Refusal {
         theirs: Lsn,
         /// By how much, in bytes.
         behind: u64,
+    },
+    /// What the primary had and nobody can give is more than may be lost.
+    #[error(
+        "{name} had log up to {theirs} when it was heard last, {behind} bytes more than can be \
+         had here, and max_lag is {max}; promote a node that has more, or force the promotion"
+    )]
+    Lacks {
+        /// The primary.
+        name: NodeName,
+        /// The end of its log, as announced.
+        theirs: Lsn,
+        /// How much of it is missing, in bytes.
+        behind: u64,
+        /// How much may be missing.
+        max: u64,
     },
     /// A higher number is about.
     #[error(
@@ -135,6 +150,16 @@ pub enum Notice {
     MayHaveDegraded,
     /// The checks for a living primary and for lag were skipped.
     Forced,
+}
+
+impl Notice {
+    /// Whether it says that commits which were acknowledged may be lost.
+    pub const fn loses(&self) -> bool {
+        match self {
+            Self::NoPolicy | Self::PolicyGivenUp(_) | Self::MayHaveDegraded => true,
+            Self::Forced => false,
+        }
+    }
 }
 
 fn names(names: &[NodeName]) -> String {

@@ -56,7 +56,10 @@ fn candidate(command: &Command) -> Candidate {
         id: Uuid::from_u128(0xB),
         primary_heard: command.text("heard").map(|_| command.duration("heard")),
         heartbeat_timeout: Duration::from_secs(10),
-        lag_max: command.get("lag_max"),
+        lag_max: command.get("lag_max").map(|bytes| LagLimit {
+            bytes,
+            primary: command.get("primary_end").map(|end| (name("a"), end)),
+        }),
         force: command.has("force"),
         without_policy: command.has("without_policy"),
         may_degrade: command.has("may_degrade"),

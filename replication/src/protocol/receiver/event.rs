@@ -6,6 +6,7 @@ use std::time::Duration;
 use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 
 use crate::protocol::progress::Positions;
+use crate::protocol::rebuild::Reason;
 use crate::time::Moment;
 
 /// What a [`Receiver`](super::Receiver) starts from.
@@ -227,6 +228,16 @@ pub enum GiveUp {
         wanted: Lsn,
         /// What there is; zero if the upstream did not say.
         oldest: Lsn,
+    },
+    /// The log could be continued, and a copy of the upstream's data is clearly cheaper.
+    #[error("{why}")]
+    CopyIsCheaper {
+        /// The log to replay, in bytes.
+        log_bytes: u64,
+        /// The copy, in bytes.
+        copy_bytes: u64,
+        /// Why.
+        why: Reason,
     },
     /// Asked to.
     #[error("stopped")]

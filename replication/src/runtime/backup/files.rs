@@ -184,3 +184,37 @@ fn is_number(text: &str) -> bool {
 pub(crate) fn copy_dir(dir: &Path, session: u64) -> PathBuf {
     dir.join(format!("{COPY_PREFIX}{session}"))
 }
+
+/// Bytes of the files below `dir`; what vanishes meanwhile is not counted.
+pub(crate) fn bytes_below(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    let listed = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        listed => listed?,
+    };
+    for entry in listed {
+        let entry = entry?;
+        bytes += match entry.metadata() {
+            Ok(found) if found.is_dir() => bytes_below(&entry.path())?,
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_directory_are_those_of_all_files_below() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        std::fs::write(dir.path().join("a/b"), [0; 100]).unwrap();
+        std::fs::write(dir.path().join("c"), [0; 23]).unwrap();
+        assert_eq!(bytes_below(dir.path()).unwrap(), 123);
+        assert_eq!(bytes_below(&dir.path().join("missing")).unwrap(), 0);
+    }
+}

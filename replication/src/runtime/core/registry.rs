@@ -28,6 +28,8 @@ pub(super) struct Connected {
     pub(super) reported: Positions,
     pub(super) last_heard: Moment,
     pub(super) open: bool,
+    /// The most that a standby of this name ever confirmed here.
+    pub(super) confirmed: Lsn,
 }
 
 impl Core {
@@ -45,6 +47,7 @@ impl Core {
             member.priority = admitted.priority;
             member.votes = admitted.sync_mode == SyncMode::Sync;
         }
+        self.refuse_twin(&state, &member)?;
         if let Some(known) = state.cluster.standby(&member.name).cloned()
             && known.incarnation != member.incarnation
         {
@@ -87,8 +90,56 @@ impl Core {
         Ok(())
     }
 
-    /// A standby's stream begins.
-    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, vote_after: Option<Lsn>) {
+    /// Refuses a second node with the data of one that is connected: a directory that was copied.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], with where the other one is.
+    fn refuse_twin(&self, state: &State, member: &Member) -> Result<()> {
+        let known = state.cluster.standby(&member.name);
+        let same = known.filter(|known| {
+            let (life, address) = (known.incarnation, &known.address);
+            life == member.incarnation && *address != member.address
+        });
+        let connected = state.standbys.get(&member.name);
+        let alive = connected.is_some_and(|other| {
+            let silence = self.clock.now() - other.last_heard;
+            other.open && silence < self.config.heartbeat_timeout
+        });
+        match same.filter(|_| alive) {
+            None => Ok(()),
+            Some(other) => Err(Error::Refused(format!(
+                "standby {} is connected already, from {}: this is a copy of its data directory. \
+                 Stop one of them; a second standby needs a name and an empty directory of its own",
+                other.name, other.address
+            ))),
+        }
+    }
+
+    /// A standby's stream begins at `from`. One whose data are another life than the one that
+    /// votes, or less than what a standby of this name confirmed before, has no vote until it is
+    /// past that.
+    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, from: Lsn, amnesiac: bool) {
+        let sealed = self.wal.sealed().get();
+        let known = self
+            .state
+            .lock()
+            .standbys
+            .get(name)
+            .map(|known| known.confirmed);
+        let confirmed = known.unwrap_or_default().min(sealed);
+        let rolled_back = from < confirmed;
+        if rolled_back {
+            tracing::warn!(
+                %name, %from, %confirmed,
+                "the standby has less than it confirmed, so its data are an old copy; it has no \
+                 vote until it has that again"
+            );
+        }
+        let vote_after = match (amnesiac, rolled_back) {
+            (true, _) => Some(sealed),
+            (false, true) => Some(confirmed),
+            (false, false) => None,
+        };
         let connected = Connected {
             session,
             state: StreamState::Catchup,
@@ -96,6 +147,7 @@ impl Core {
             reported: Positions::default(),
             last_heard: self.clock.now(),
             open: true,
+            confirmed,
         };
         {
             let mut state = self.state.lock();
@@ -141,6 +193,7 @@ impl Core {
             positions.flush = positions.flush.max(standby.reported.flush);
             positions.apply = positions.apply.max(standby.reported.apply);
             standby.reported = positions;
+            standby.confirmed = standby.confirmed.max(positions.flush);
         });
         let name = name.clone();
         self.commit_event(Event::Reported {

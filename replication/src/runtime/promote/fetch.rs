@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::{PHASE_TIMEOUT, connect};
+use super::PHASE_TIMEOUT;
+use super::ask::connect;
 use crate::error::{Error, Result};
+use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{CandidateEvent as Event, LogEnd};
 use crate::runtime::client::{Answered, Client};
@@ -17,8 +19,13 @@ use crate::wire::command::{Command, StartReplication};
 use crate::wire::replication::SenderMessage;
 
 /// Streams what a member has and this node lacks.
-pub(super) async fn run(core: &Arc<Core>, address: Option<String>, end: LogEnd) -> Event {
-    match timeout(PHASE_TIMEOUT, fetch_log(core, address, end)).await {
+pub(super) async fn run(
+    core: &Arc<Core>,
+    name: &NodeName,
+    address: Option<String>,
+    end: LogEnd,
+) -> Event {
+    match timeout(PHASE_TIMEOUT, fetch_log(core, name, address, end)).await {
         Ok(Ok(policies)) => Event::Fetched {
             end: promise::log_end(&core.wal),
             policies,
@@ -33,10 +40,11 @@ pub(super) async fn run(core: &Arc<Core>, address: Option<String>, end: LogEnd) 
 
 async fn fetch_log(
     core: &Arc<Core>,
+    name: &NodeName,
     address: Option<String>,
     end: LogEnd,
 ) -> Result<Vec<BoundPolicy>> {
-    let mut client = connect(core, address).await?;
+    let mut client = connect(core, name, address.as_deref()).await?;
     adopt_theirs(core, &mut client).await?;
     let mut at = core.wal.appended();
     let timeline = core.wal.timeline();

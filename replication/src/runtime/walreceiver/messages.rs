@@ -63,15 +63,19 @@ impl Driver {
 
     fn on_stream(&mut self, message: SenderMessage) -> Option<Event> {
         Some(match message {
-            SenderMessage::WalData { start, payload, .. } => {
+            SenderMessage::WalData {
+                start,
+                end,
+                payload,
+                ..
+            } => {
+                self.heard_of(end);
                 let range = start..start + payload.len() as u64;
                 self.pending_write(start, payload);
                 Event::Received { range }
             }
             SenderMessage::Advance(advance) => {
-                if self.from_primary {
-                    self.core.heard_primary();
-                }
+                self.heard_of(advance.flush);
                 self.core.upstream_heard(advance.flush, advance.commit);
                 Event::Advance {
                     flushed: advance.flush,
@@ -84,8 +88,22 @@ impl Driver {
                 timeline: fence.timeline,
                 opened: fence.opened,
             },
+            SenderMessage::Tally(mark) => {
+                if self.from_primary {
+                    self.core.primary_tallied(mark);
+                }
+                return None;
+            }
             SenderMessage::Keepalive { .. } => return None,
         })
+    }
+
+    /// The upstream said that its log is flushed up to `end`.
+    fn heard_of(&self, end: Lsn) {
+        if self.from_primary {
+            self.core.heard_primary();
+            self.core.primary_told(end);
+        }
     }
 
     fn pending_write(&mut self, start: Lsn, payload: Bytes) {

@@ -45,6 +45,7 @@ fn rule(word: &str, native: bool) -> Option<Rule> {
         "VERIFY_BEGIN" if native => |it| it.verify_begin(),
         "VERIFY_RANGES" if native => |it| it.verify_ranges(),
         "VERIFY_ROWS" if native => |it| it.verify_rows(),
+        "FAIL_OVER" if native => |it| it.fail_over(),
         "IDENTIFY_NODE" if native => |_| Ok(Command::IdentifyNode),
         "REGISTER_STANDBY" if native => |it| it.register(),
         _ => return None,

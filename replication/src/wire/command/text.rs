@@ -9,8 +9,8 @@ use mainstay_storage::Timeline;
 
 use super::backup::{BackupOptions, BackupTarget, Compression, ManifestMode};
 use super::{
-    Command, PromiseTimeline, RegisterStandby, SlotKind, SnapshotAction, StartReplication,
-    TakeOver, TimelineOpened,
+    Command, FailOver, PromiseTimeline, RegisterStandby, SlotKind, SnapshotAction,
+    StartReplication, TakeOver, TimelineOpened,
 };
 
 /// `name` as a quoted identifier.
@@ -71,6 +71,7 @@ impl fmt::Display for Command {
             Self::TimelineOpened(opened) => opened.fmt(f),
             Self::TakeOver(asked) => asked.fmt(f),
             Self::Verify(asked) => asked.fmt(f),
+            Self::FailOver(asked) => asked.fmt(f),
             Self::IdentifyNode => f.write_str("IDENTIFY_NODE"),
             Self::RegisterStandby(standby) => standby.fmt(f),
             Self::ClearSearchPath => {
@@ -127,6 +128,18 @@ impl fmt::Display for TakeOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (number, id, end) = (self.timeline.number, self.timeline.id, self.end);
         write!(f, "TAKE_OVER {number} '{id}' {end}")
+    }
+}
+
+impl fmt::Display for FailOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |given: bool, word| if given { word } else { "" };
+        let why = quote_literal(&self.why);
+        let force = word(self.force, "force");
+        let given_up = word(self.without_policy, "without_policy");
+        let bytes = self.max_lag.map(|bytes| bytes.to_string());
+        let bytes = bytes.unwrap_or_default();
+        write!(f, "FAIL_OVER {why} '{force}' '{given_up}' '{bytes}'")
     }
 }
 

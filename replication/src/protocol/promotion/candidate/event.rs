@@ -36,8 +36,8 @@ pub struct CandidateConfig {
     pub primary_heard: Option<Duration>,
     /// A primary heard within this time is alive.
     pub heartbeat_timeout: Duration,
-    /// The most it may lack, in bytes; `None` for any amount.
-    pub lag_max: Option<u64>,
+    /// The most it may lack; `None` for any amount.
+    pub lag_max: Option<LagLimit>,
     /// Skip the checks for a living primary and for lag.
     pub force: bool,
     /// Give the policy up: own acceptance is enough.
@@ -46,6 +46,15 @@ pub struct CandidateConfig {
     pub may_degrade: bool,
     /// How long each phase may take.
     pub phase_timeout: Duration,
+}
+
+/// How much log a candidate may lack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LagLimit {
+    /// In bytes.
+    pub bytes: u64,
+    /// The primary, and the end of its log as it announced it last.
+    pub primary: Option<(NodeName, Lsn)>,
 }
 
 /// What happened.

@@ -5,7 +5,8 @@ use mainstay_storage::{HISTORY_ENTRIES_MAX, Timeline};
 use super::{Parser, Token};
 use crate::wire::command::verify::key;
 use crate::wire::command::{
-    Command, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened, VerifyAt, VerifyCommand,
+    Command, FailOver, PromiseTimeline, RegisterStandby, TakeOver, TimelineOpened, VerifyAt,
+    VerifyCommand,
 };
 use crate::wire::{Result, WireError};
 
@@ -83,6 +84,27 @@ impl Parser<'_> {
             after: key(&self.text()?)?,
             upto: key(&self.text()?)?,
         }))
+    }
+
+    pub(super) fn fail_over(&mut self) -> Result<Command> {
+        Ok(Command::FailOver(FailOver {
+            why: self.text()?,
+            force: self.flag("force")?,
+            without_policy: self.flag("without_policy")?,
+            max_lag: match self.text()? {
+                none if none.is_empty() => None,
+                bytes => Some(bytes.parse().map_err(|_| WireError::syntax())?),
+            },
+        }))
+    }
+
+    /// `word`, or nothing.
+    fn flag(&mut self, word: &str) -> Result<bool> {
+        match self.text()? {
+            none if none.is_empty() => Ok(false),
+            given if given == word => Ok(true),
+            _ => Err(WireError::syntax()),
+        }
     }
 
     pub(super) fn register(&mut self) -> Result<Command> {

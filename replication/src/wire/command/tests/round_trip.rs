@@ -169,6 +169,20 @@ fn any_native_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         any_promise(),
         any_verify().prop_map(Command::Verify),
+        (
+            any_text(),
+            any::<bool>(),
+            any::<bool>(),
+            prop::option::of(any::<u64>())
+        )
+            .prop_map(|(why, force, without_policy, max_lag)| {
+                Command::FailOver(FailOver {
+                    why,
+                    force,
+                    without_policy,
+                    max_lag,
+                })
+            }),
         (1..=u32::MAX, any_uuid(), any::<u64>()).prop_map(|(number, id, end)| {
             Command::TakeOver(TakeOver {
                 timeline: Timeline { number, id },

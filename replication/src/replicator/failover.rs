@@ -1,0 +1,113 @@
+//! Replacing a primary that is gone, asked of any standby.
+
+use mainstay_storage::Lsn;
+
+use super::handover::named;
+use super::{Promotion, WalReplicator};
+use crate::config::Role;
+use crate::error::{Error, Result};
+use crate::protocol::promotion::{PossibleLoss, choose};
+use crate::runtime::{PromoteOptions, order_to_take_over, survey, tell};
+
+/// Who is to replace the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Successor {
+    /// Its name.
+    pub name: String,
+    /// Where it can be reached.
+    pub address: String,
+    /// It is this node itself.
+    pub own: bool,
+    /// Why this one, in words.
+    pub why: String,
+    /// What may be lost with it, as far as this node knows.
+    pub possible_loss: PossibleLoss,
+}
+
+impl WalReplicator {
+    /// The node that should replace the primary: the one named, or the one with the newest log of
+    /// all members that answer. Nothing is changed, and nobody is bound.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Refused`] on a primary and a fenced node, beside a living
+    /// primary unless that is forced, and when nobody can be chosen.
+    pub async fn successor(&self, to: Option<&str>, options: &PromoteOptions) -> Result<Successor> {
+        let core = self.core()?;
+        match core.role() {
+            Role::Standby => {}
+            Role::Primary => {
+                let text = "this node is the primary, and alive; to hand its place over, ask it for \
+                            a switchover";
+                return Err(Error::Refused(text.to_owned()));
+            }
+            Role::Fenced => return Err(Error::Refused(fenced(core.successor()))),
+        }
+        let wanted = to.map(named).transpose()?;
+        let there = survey(&core).await?;
+        let choice = choose(&there, wanted.as_ref(), options.force);
+        let choice = choice.map_err(|why| Error::Refused(why.to_string()))?;
+        let own = choice.name == core.name;
+        let address = match own {
+            true => Some(core.address()),
+            false => core.cluster().address_of(&choice.name).map(str::to_owned),
+        };
+        let chosen = there.iter().find(|one| one.name == choice.name);
+        let end = chosen.map_or(Lsn::ZERO, |one| one.end.flushed);
+        let possible_loss = core.possible_loss(end, core.may_lose(options)?);
+        Ok(Successor {
+            possible_loss,
+            address: address.unwrap_or_default(),
+            name: choice.name.to_string(),
+            own,
+            why: choice.why,
+        })
+    }
+
+    /// Orders `successor`, another node, to become the primary; it decides by itself whether it
+    /// may.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with its reason, and nothing was opened; connection errors, after which
+    /// only its status can tell.
+    pub async fn order_failover(
+        &self,
+        successor: &Successor,
+        options: &PromoteOptions,
+    ) -> Result<Promotion> {
+        let name = named(&successor.name)?;
+        let core = self.core()?;
+        order_to_take_over(&core, &name, &successor.address, options, &successor.why).await
+    }
+
+    /// Tells all other members, until each has heard it, that this primary opened its timeline:
+    /// standbys follow it, and the old primary stops.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub async fn tell_members(&self) -> Result<()> {
+        let mut running = self.inner.running.lock().await;
+        let running = running.as_mut().ok_or(Error::NotRunning)?;
+        let (core, timeline) = (&running.core, running.core.wal.timeline());
+        for member in core.cluster().standbys {
+            if member.name != core.name && !member.address.is_empty() {
+                running
+                    .tasks
+                    .spawn(tell(core.clone(), timeline, member.address));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fenced(successor: Option<(String, String)>) -> String {
+    match successor {
+        Some((name, address)) => format!(
+            "this node is fenced: {name} ({address}) is the primary already; let this node follow it"
+        ),
+        None => {
+            "this node is fenced: a newer timeline was opened elsewhere. Ask a standby for the \
+                 failover, or see which node is the primary and let this node follow it"
+                .to_owned()
+        }
+    }
+}

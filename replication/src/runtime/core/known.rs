@@ -1,0 +1,109 @@
+//! What this node knows of the primary that it may have to replace, and of itself as a successor.
+//!
+//! It outlasts the connection: what counts is how far the primary's log was when it was heard last.
+//! It decides nothing.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mainstay_storage::{Lsn, TallyMark};
+
+use super::Core;
+use crate::error::Result;
+use crate::protocol::level::OnMiss;
+use crate::protocol::name::NodeName;
+use crate::protocol::promotion::{PossibleLoss, PromiseRefusal};
+use crate::runtime::promote::PromoteOptions;
+use crate::time::Moment;
+
+impl Core {
+    /// A session with the primary begins; what it had before stays known until it says something.
+    pub(crate) fn primary_renewed(&self) {
+        self.peers.announced.lock().renew();
+    }
+
+    /// The primary said how far its log is flushed.
+    pub(crate) fn primary_told(&self, end: Lsn) {
+        self.peers.announced.lock().told(end);
+    }
+
+    /// The primary said how many transactions ended in its log up to some place.
+    pub(crate) fn primary_tallied(&self, mark: TallyMark) {
+        let own = self.wal.flushed().get();
+        self.peers.announced.lock().tallied(mark, own);
+    }
+
+    /// The primary, and the end of its log as it said last.
+    pub(crate) fn primary_end(&self) -> Option<(NodeName, Lsn)> {
+        let end = self.peers.announced.lock().end()?;
+        Some((self.cluster().primary.name, end))
+    }
+
+    /// Whether acknowledged commits may be lost in a promotion in which enough members agree.
+    ///
+    /// # Errors
+    /// When the configuration in the log cannot be read.
+    pub(crate) fn may_lose(&self, options: &PromoteOptions) -> Result<bool> {
+        let bound = self.policies()?;
+        let counted = bound.iter().any(|policy| policy.needed() > 0);
+        let degrades = matches!(self.config.on_miss, OnMiss::Degrade { .. });
+        Ok(!counted || options.without_policy || degrades)
+    }
+
+    /// What is lost if this node, whose log ends at `own`, becomes the primary.
+    pub(crate) fn possible_loss(&self, own: Lsn, possible: bool) -> PossibleLoss {
+        let lacks = self.peers.announced.lock().lacks(own);
+        let (bytes, transactions) = match possible {
+            true => lacks.unzip(),
+            false => (Some(0), Some(0)),
+        };
+        PossibleLoss {
+            bytes,
+            transactions,
+            primary_last_seen: self.primary_last_seen(),
+            ruled_out: !possible,
+        }
+    }
+
+    /// How long ago the primary was heard, connected or not.
+    fn primary_last_seen(&self) -> Option<Duration> {
+        let heard = self.primary_heard.load(Ordering::Relaxed);
+        (heard > 0).then(|| self.clock.now() - Moment::from_micros(heard))
+    }
+
+    /// Whether a policy counts this node, and so few others that nobody could be promoted without
+    /// its promise.
+    pub(crate) fn is_needed_to_promote(&self) -> bool {
+        let Ok(bound) = self.policies() else {
+            return true;
+        };
+        let mut bound = bound.iter().filter(|policy| policy.needed() > 0);
+        bound.any(|policy| {
+            let counted = policy.counted();
+            counted.contains(&self.name) && policy.promises_needed() >= counted.len()
+        })
+    }
+
+    /// Why whoever chooses a new primary should pass this node over.
+    pub(crate) fn passed_over(&self) -> Option<String> {
+        let no_vote = || {
+            self.lacks_vote()
+                .then(|| PromiseRefusal::NoVote.to_string())
+        };
+        let wrong = self.check_rows().err().map(|error| error.to_string());
+        wrong.or_else(no_vote)
+    }
+
+    /// Whether this node's data are not the life that votes for it: they were copied, and have not
+    /// caught up yet, so what its old self confirmed may be missing.
+    pub(crate) fn lacks_vote(&self) -> bool {
+        let cluster = self.cluster();
+        let own = self.wal.identity().incarnation;
+        let other = cluster.standby(&self.name);
+        let counted = self.policies().is_ok_and(|bound| {
+            let mut bound = bound.iter().filter(|policy| policy.needed() > 0);
+            bound.any(|policy| policy.counted().contains(&self.name))
+        });
+        counted && other.is_some_and(|member| member.incarnation != own)
+    }
+}
