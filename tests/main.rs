@@ -13,6 +13,7 @@ mod node;
 mod outcome;
 mod promotions;
 mod rejoin;
+mod scenarios;
 mod slots;
 mod stock_tools;
 mod support;

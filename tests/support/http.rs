@@ -133,6 +133,32 @@ impl Http {
         self.must("GET", "/v1/slots", &[]).ok().json()
     }
 
+    /// The synchronous policy, and how it stands.
+    #[track_caller]
+    pub(crate) fn policy(&self) -> Value {
+        self.must("GET", "/v1/policy", &[]).ok().json()
+    }
+
+    /// Changes the policy, and returns the answer.
+    #[track_caller]
+    pub(crate) fn set_policy(&self, order: &Value) -> Value {
+        let order = order.to_string();
+        self.must("POST", "/v1/policy", order.as_bytes())
+            .ok()
+            .json()
+    }
+
+    /// Waits until exactly `count` standbys stream.
+    #[track_caller]
+    pub(crate) fn until_streaming(&self, count: usize) {
+        until("the standbys stream", || {
+            let status = self.status();
+            let standbys = status["standbys"].as_array().expect("a list");
+            let streaming = standbys.iter().filter(|one| one["state"] == "streaming");
+            streaming.count() == count
+        });
+    }
+
     /// What `GET /v1/events?query` answers.
     #[track_caller]
     pub(crate) fn events(&self, query: &str) -> Vec<Value> {

@@ -35,12 +35,18 @@ impl Start {
     }
 
     /// Sets a flag, instead of what it was before.
-    pub(crate) fn arg(mut self, flag: &str, value: impl AsRef<str>) -> Self {
+    pub(crate) fn arg(self, flag: &str, value: impl AsRef<str>) -> Self {
+        let mut this = self.without(flag);
+        this.args
+            .extend([flag.to_owned(), value.as_ref().to_owned()]);
+        this
+    }
+
+    /// Takes a flag away.
+    pub(crate) fn without(mut self, flag: &str) -> Self {
         if let Some(at) = self.args.iter().position(|arg| arg == flag) {
             self.args.drain(at..at + 2);
         }
-        self.args
-            .extend([flag.to_owned(), value.as_ref().to_owned()]);
         self
     }
 

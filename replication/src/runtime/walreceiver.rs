@@ -4,6 +4,7 @@
 //! bytes go to the log as they are, whole records at a time; what is incomplete waits for the rest.
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
+mod interrupt;
 mod messages;
 mod upstreams;
 
@@ -144,10 +145,10 @@ impl Driver {
         let Some(event) = event else { return Ok(()) };
         let mut actions = Vec::new();
         self.receiver.on(event, self.core.clock.now(), &mut actions);
-        let mut performed = Ok(());
+        let mut performed = Ok(true);
         for action in actions {
             performed = self.perform(action).await;
-            if performed.is_err() {
+            if !matches!(performed, Ok(true)) {
                 break;
             }
         }
@@ -155,7 +156,7 @@ impl Driver {
             self.leave(done);
             return Ok(());
         }
-        performed
+        performed.map(|_| ())
     }
 
     async fn disconnected(&mut self, error: &Error) {
@@ -271,7 +272,7 @@ impl Driver {
         let _ = done.send(());
     }
 
-    async fn perform(&mut self, action: Action) -> Result<()> {
+    async fn carry_out(&mut self, action: Action) -> Result<()> {
         match action {
             Action::Connect => self.connect().await?,
             Action::Identify => self.identify().await?,
