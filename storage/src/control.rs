@@ -26,7 +26,7 @@ use crate::lsn::Lsn;
 use crate::timeline::Timeline;
 
 /// Version of the control file's format.
-pub const CONTROL_VERSION: u32 = 1;
+pub const CONTROL_VERSION: u32 = 2;
 
 /// Most bytes that an encoded [`Control`] may take.
 pub const CONTROL_BODY_MAX: usize = SLOT_LEN as usize - SLOT_HEAD_LEN;
@@ -73,6 +73,10 @@ pub struct Control {
     pub attempted_id: [u8; 16],
     /// Whether the log was closed properly, exactly at `watermark`.
     pub clean: bool,
+    /// Other nodes may have been sent log above what was flushed here, since it was last closed
+    /// properly. A primary that then crashes may not go on in the same timeline: what it writes
+    /// next would not be what they have there.
+    pub overlapped: bool,
     /// From here on this node wrote the log itself, so `flushed_upto` marks are its own evidence;
     /// [`Lsn::MAX`] on a standby.
     pub own_from: Lsn,
@@ -393,6 +397,7 @@ mod tests {
             attempted_number: 0,
             attempted_id: [0; 16],
             clean: false,
+            overlapped: false,
             own_from: Lsn::new(1 << 20),
             watermark: Lsn::new(1 << 20),
             checkpoint: Lsn::new(1 << 20),
@@ -459,7 +464,7 @@ mod tests {
                 opened,
                 Err(Error::Format {
                     found: 7,
-                    supported: 1,
+                    supported: CONTROL_VERSION,
                     ..
                 })
             ));

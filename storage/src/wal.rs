@@ -11,10 +11,10 @@
 //! Positions climb this ladder, each on a [`Signal`](crate::Signal):
 //!
 //! ```text
-//! removed <= checkpoint <= commit <= flushed <= written <= appended
+//! removed <= checkpoint <= commit <= flushed <= written <= sealed <= appended
 //! ```
 //!
-//! *Appended* has a place in the log, *written* was handed to the system, *flushed* survives a
+//! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed to the system, *flushed* survives a
 //! power cut, *commit* survives what the synchronous policy says it survives. Without a policy
 //! commit is flushed.
 //!
@@ -140,6 +140,8 @@ struct Inner {
     identity: Identity,
     /// Whether it had been closed properly.
     clean: bool,
+    /// Whether others may hold log that this node lost when it was not.
+    overlapped: bool,
     /// Read while entries that belong together are appended, written while a timeline begins.
     units: RwLock<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -180,6 +182,13 @@ impl Wal {
     /// End of what has a place in the log.
     pub fn appended(&self) -> Lsn {
         self.shared().queue.lock().cursor.next
+    }
+
+    /// Climbs when bytes have got their final form and can be read, from memory, although they are
+    /// neither written nor flushed. Closed when the log is poisoned or closed. Whoever sends them
+    /// away from here calls [`allow_overlap`](Self::allow_overlap) first.
+    pub fn sealed(&self) -> &Signal {
+        &self.shared().sealed
     }
 
     /// Climbs when bytes were handed to the system. Closed when the log is poisoned or closed.
@@ -297,6 +306,7 @@ impl Wal {
                 let flushed = self.flushed().get();
                 self.update_control(|control| {
                     control.clean = true;
+                    control.overlapped = false;
                     control.watermark = flushed;
                 })
             }

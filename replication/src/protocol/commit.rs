@@ -246,6 +246,11 @@ impl Committer {
         self.policies.len() < POLICIES_MAX && !self.suspended
     }
 
+    /// Whether a commit waits for any standby.
+    pub fn waits_for_standbys(&self) -> bool {
+        self.policies.iter().any(|(policy, _)| policy.needed() > 0)
+    }
+
     fn newest(&self) -> &BoundPolicy {
         &self.policies.last().expect("a policy always binds").0
     }

@@ -255,15 +255,21 @@ impl Attempt<'_> {
 }
 
 fn config(core: &Core, purpose: Purpose, force: bool) -> Result<CandidateConfig> {
-    let primary = &core.cluster().primary.name;
-    let also_probe = (primary != &core.name).then(|| primary.clone());
+    let (cluster, policies) = (core.cluster(), core.policies()?);
+    let mut also_probe = vec![cluster.primary.name];
+    let alone = policies.iter().all(|policy| policy.needed() == 0);
+    if purpose == Purpose::Restart && alone {
+        // Nobody has to agree, but one of them may be the primary by now.
+        also_probe.extend(cluster.standbys.into_iter().map(|member| member.name));
+    }
+    also_probe.retain(|name| *name != core.name);
     Ok(CandidateConfig {
         name: core.name.clone(),
         purpose,
         end: promise::log_end(&core.wal),
         opened: (*core.wal.history()).clone(),
-        policies: core.policies()?,
-        also_probe: also_probe.into_iter().collect(),
+        policies,
+        also_probe,
         highest_seen: core.wal.control().highest_number(),
         number: None,
         id: Uuid::new_v4(),

@@ -4,6 +4,7 @@
 //! for bytes to it, log flushed, a commit, a timer, the end of this node. Log bytes go from the
 //! writer's memory, or from a file, to the socket without being copied.
 
+mod overlap;
 mod stream;
 
 use std::future::pending;
@@ -60,6 +61,7 @@ impl Session {
             slot_at: Lsn::ZERO,
             slot_noted: Lsn::ZERO,
             flushed,
+            sealed: flushed,
             commit,
             stopped: false,
             switched,
@@ -122,6 +124,7 @@ impl Session {
     /// Waits for the next thing that concerns the machine; `None` when only bytes moved.
     async fn next_event(&mut self, stream: &mut Stream) -> Result<Option<Event>> {
         let core = self.core.clone();
+        let overlaps = self.overlaps(stream).await?;
         let mut stopping = core.stopping.subscribe();
         let deadline = stream.sender.deadline().map(|at| core.clock.instant(at));
         let timer = async {
@@ -160,6 +163,13 @@ impl Session {
                     stream.flushed = to;
                     Ok(Some(Event::Flushed(to)))
                 }
+                Err(_) => {
+                    stream.close = true;
+                    Ok(None)
+                }
+            },
+            sealed = core.wal.sealed().wait(stream.sealed + 1), if overlaps => match sealed {
+                Ok(to) => Ok(stream.look_at_sealed(&core, to)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
@@ -308,7 +318,7 @@ impl Session {
         let Some(standby) = &self.standby else { return };
         self.visit = None;
         // A life that forgot what it promised counts again past everything it may have confirmed.
-        let vote_after = standby.amnesiac.then(|| self.core.wal.flushed().get());
+        let vote_after = standby.amnesiac.then(|| self.core.wal.sealed().get());
         self.core
             .stream_started(&standby.member.name, self.number, vote_after);
     }
@@ -323,7 +333,9 @@ impl Session {
             self.core
                 .stream_reported(&standby.member.name, self.number, timeline, positions);
         }
-        stream.slot_at = stream.slot_at.max(positions.flush);
+        // A standby may be ahead of what is flushed here; it comes back to less if this node crashes.
+        let flush = positions.flush.min(self.core.wal.flushed().get());
+        stream.slot_at = stream.slot_at.max(flush);
         // The slot decides which segments are kept, so a durable note per segment is enough.
         let size = self.core.wal.segment_size();
         if size.segment_of(stream.slot_at) > size.segment_of(stream.slot_noted) {

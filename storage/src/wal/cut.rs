@@ -61,6 +61,7 @@ impl Wal {
                 // crash during the cut must not look like damage. The positions come before, lest
                 // a checkpoint notes what they say meanwhile.
                 *halfway = true;
+                shared.sealed.reset(to);
                 shared.written.reset(to);
                 shared.flushed.reset(to);
                 if shared.commit.get() > to {

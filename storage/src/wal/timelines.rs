@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
 use uuid::Uuid;
@@ -46,6 +47,29 @@ impl Wal {
     /// Whether this log had been closed properly when it was opened, or is new.
     pub fn was_clean(&self) -> bool {
         self.inner.clean
+    }
+
+    /// Notes durably that other nodes may be sent log above what is flushed here: if this node then
+    /// crashes, they may hold log that it lost, so it [goes on](Self::was_overlapped) in a new
+    /// timeline. Costs a sync the first time, nothing afterwards.
+    ///
+    /// # Errors
+    /// Disk errors; no such log may be sent then.
+    pub fn allow_overlap(&self) -> Result<()> {
+        self.update_control(|control| control.overlapped = true)?;
+        self.shared().overlaps.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether [`allow_overlap`](Self::allow_overlap) is in force.
+    pub fn overlaps(&self) -> bool {
+        self.shared().overlaps.load(Ordering::Acquire)
+    }
+
+    /// Whether, when this log was opened, it had not been closed properly since
+    /// [`allow_overlap`](Self::allow_overlap).
+    pub fn was_overlapped(&self) -> bool {
+        self.inner.overlapped
     }
 
     /// While this is held no timeline begins, so that entries which belong together are not torn

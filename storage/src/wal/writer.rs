@@ -52,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) segments: RwLock<std::collections::BTreeMap<u64, u32>>,
     pub(crate) owner: RwLock<Arc<Owner>>,
     pub(crate) spares: Arc<Spares>,
+    pub(crate) sealed: Signal,
     pub(crate) written: Signal,
     pub(crate) flushed: Signal,
     pub(crate) commit: Signal,
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
     /// Writing or syncing failed; every later watermark says so.
     failed: AtomicBool,
+    /// Whether it is durably noted that others may be sent what is not flushed here.
+    pub(crate) overlaps: AtomicBool,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
 }
@@ -135,7 +138,7 @@ impl Shared {
         commit: Lsn,
         configs: Vec<(Lsn, Bytes)>,
     ) -> Self {
-        let end = file.end.lsn;
+        let (end, overlaps) = (file.end.lsn, control.get().overlapped);
         Self {
             queue: Mutex::new(queue),
             work: Condvar::new(),
@@ -147,11 +150,13 @@ impl Shared {
             segments: RwLock::new(segments),
             owner: RwLock::new(owner),
             spares,
+            sealed: Signal::new(end),
             written: Signal::new(end),
             flushed: Signal::new(end),
             commit: Signal::new(commit),
             configs: Mutex::new(configs),
             failed: AtomicBool::new(false),
+            overlaps: AtomicBool::new(overlaps),
             commit_follows: AtomicBool::new(true),
         }
     }
@@ -425,6 +430,7 @@ impl Shared {
 
     /// Ends every wait on the positions.
     pub(crate) fn end_waits(&self) {
+        self.sealed.close();
         self.written.close();
         self.flushed.close();
         self.commit.close();

@@ -1,7 +1,7 @@
 //! How a primary goes on that may not confirm: by which rule it asks, and when again.
 //!
 //! A running primary that met a timeline only promised asks for a higher number
-//! ([`Purpose::Raise`]). One that crashed under a policy may lack log that its standbys were sent,
+//! ([`Purpose::Raise`]). One that crashed under a policy, or since it had one, may lack log that its standbys were sent,
 //! or have missed a promise, so it confirms and streams nothing until members accepted that it goes
 //! on ([`Purpose::Restart`]). Either rule is safe for it, the [model](super) tries both: that for
 //! restarts needs fewer members, that for running primaries also those that promised a timeline
@@ -31,6 +31,8 @@ pub enum Standstill {
 pub struct Beginning {
     /// Its log was closed properly.
     pub clean: bool,
+    /// Others may have been sent log that it lost, if it was not.
+    pub overlapped: bool,
     /// It promised a timeline newer than its own.
     pub promised: bool,
     /// A binding policy needs standbys, and counts as many: they may have acknowledged.
@@ -43,9 +45,10 @@ pub const fn standstill(beginning: Beginning) -> Option<Standstill> {
         Beginning { promised: true, .. } => Some(Standstill::Outbid),
         Beginning {
             clean: false,
-            counted: true,
+            overlapped,
+            counted,
             ..
-        } => Some(Standstill::Crashed),
+        } if overlapped || counted => Some(Standstill::Crashed),
         _ => None,
     }
 }
@@ -80,17 +83,15 @@ mod tests {
 
     #[test]
     fn a_primary_asks_before_it_goes_on_after_a_crash_under_a_policy_or_a_promise() {
-        let all = [false, true];
-        for (clean, promised, counted) in all
-            .into_iter()
-            .flat_map(|a| all.into_iter().flat_map(move |b| all.map(|c| (a, b, c))))
-        {
+        for bits in 0..16 {
+            let [clean, overlapped, promised, counted] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
             let beginning = Beginning {
                 clean,
+                overlapped,
                 promised,
                 counted,
             };
-            let expected = match (clean, promised, counted) {
+            let expected = match (clean, promised, overlapped || counted) {
                 (_, true, _) => Some(Standstill::Outbid),
                 (false, false, true) => Some(Standstill::Crashed),
                 _ => None,

@@ -37,6 +37,7 @@ impl Core {
         let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
         let standstill = standstill(Beginning {
             clean: self.wal.was_clean(),
+            overlapped: self.wal.was_overlapped(),
             promised: promised.is_some_and(|promised| promised.number > timeline.number),
             counted: policies.iter().any(counted),
         });
@@ -192,6 +193,13 @@ impl Core {
             }
             other => tracing::info!(event = ?other, "synchronous replication"),
         }
+    }
+
+    /// Whether a commit here waits for any standby.
+    pub(crate) fn waits_for_standbys(&self) -> bool {
+        let state = self.state.lock();
+        let committer = state.committer.as_ref();
+        committer.is_some_and(Committer::waits_for_standbys)
     }
 
     /// When the commit machine wants a tick.

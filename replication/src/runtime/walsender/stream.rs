@@ -17,6 +17,8 @@ pub(super) struct Stream {
     pub(super) slot_at: Lsn,
     pub(super) slot_noted: Lsn,
     pub(super) flushed: Lsn,
+    /// Log that the machine was told of before it is flushed here.
+    pub(super) sealed: Lsn,
     pub(super) commit: Lsn,
     pub(super) stopped: bool,
     /// Tells of changes of timeline and role, none of which may be missed between two waits.
@@ -36,6 +38,7 @@ impl Stream {
         }
         self.timeline = history.current();
         (self.flushed, self.commit) = (core.wal.flushed().get(), core.wal.commit().get());
+        self.sealed = self.flushed;
         let (flushed, commit) = (self.flushed, self.commit);
         Some(Event::TimelineSwitched {
             history,

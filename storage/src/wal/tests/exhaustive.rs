@@ -11,6 +11,7 @@ mod crashes;
 mod damage;
 mod faults;
 mod files;
+mod overlap;
 mod rules;
 mod stage;
 mod torn;

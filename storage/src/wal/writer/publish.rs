@@ -15,7 +15,9 @@ pub(super) struct Publish<'a> {
 
 impl Progress for Publish<'_> {
     fn sealed(&mut self, at: Lsn, bytes: Bytes) {
+        let end = at + bytes.len() as u64;
         self.shared.tail.write().push(at, bytes);
+        self.shared.sealed.raise(end);
     }
 
     fn written(&mut self, lsn: Lsn) {

@@ -49,6 +49,7 @@ pub(super) fn control() -> Control {
         attempted_number: 0,
         attempted_id: [0; 16],
         clean: false,
+        overlapped: false,
         own_from: begin,
         watermark: begin,
         checkpoint: begin,

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,9 @@ use crate::entry::{WalEntry, WalEntryType};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::timeline::Timeline;
-use crate::wal::{LogBytes, NewLog, Recovered, Wal, WalOptions, record_len};
+use crate::wal::{
+    LogBytes, NewLog, Recovered, Wal, WalOptions, parse_segment_file_name, record_len,
+};
 
 /// Far longer than anything here takes; a wait that is not over by then hangs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,8 +54,12 @@ pub(super) fn standby(primary: &Wal, disk: impl Disk + 'static) -> Wal {
 }
 
 pub(super) fn stream(primary: &Wal, standby: &Wal) {
+    stream_to(primary.flushed().get(), primary, standby);
+}
+
+/// As `stream`, up to `upto`, flushed by the primary or not.
+pub(super) fn stream_to(upto: Lsn, primary: &Wal, standby: &Wal) {
     let mut bytes = LogBytes::new(primary.clone());
-    let upto = primary.flushed().get();
     let mut at = standby.appended();
     let mut carry = Vec::new();
     while at + (carry.len() as u64) < upto {
@@ -138,6 +144,7 @@ pub(super) struct Recorder {
 struct Shared {
     states: Mutex<Vec<State>>,
     acknowledged: AtomicU64,
+    before_write: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Debug for Shared {
@@ -162,6 +169,13 @@ impl Recorder {
         std::mem::take(&mut self.shared.states.lock())
     }
 
+    /// Calls `act` from now on before each write to a segment, on the thread that writes: the log is
+    /// sealed up to the end of that write then, and not flushed.
+    pub(super) fn before_write(&self, act: impl Fn() + Send + Sync + 'static) {
+        let set = self.shared.before_write.set(Box::new(act));
+        assert!(set.is_ok(), "only once");
+    }
+
     fn keep<T>(&self, result: io::Result<T>) -> io::Result<T> {
         // Read first: what is acknowledged between the two is in the copy all the same.
         let acknowledged = self.shared.acknowledged.load(Ordering::SeqCst);
@@ -176,19 +190,25 @@ impl Recorder {
         result
     }
 
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+    fn file(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let segment = name.is_some_and(|name| parse_segment_file_name(name, SIZE).is_some());
         let recorder = self.clone();
-        Arc::new(RecordedFile { file, recorder })
+        Arc::new(RecordedFile {
+            file,
+            segment,
+            recorder,
+        })
     }
 }
 
 impl Disk for Recorder {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path).map(|file| self.file(file))
+        self.disk.open(path).map(|file| self.file(path, file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let created = self.disk.create(path).map(|file| self.file(file));
+        let created = self.disk.create(path).map(|file| self.file(path, file));
         self.keep(created)
     }
 
@@ -224,6 +244,7 @@ impl Disk for Recorder {
 #[derive(Debug)]
 struct RecordedFile {
     file: Arc<dyn DiskFile>,
+    segment: bool,
     recorder: Recorder,
 }
 
@@ -233,6 +254,10 @@ impl DiskFile for RecordedFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let before = self.recorder.shared.before_write.get();
+        if let Some(act) = before.filter(|_| self.segment) {
+            act();
+        }
         self.recorder.keep(self.file.write_at(bytes, offset))
     }
 

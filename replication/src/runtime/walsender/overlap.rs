@@ -1,0 +1,46 @@
+//! Sending log to a standby while it is still being flushed here.
+//!
+//! Under a policy an acknowledgement needs both flushes, so they run side by side. It is safe
+//! because nobody applies above the commit LSN, and because it is noted durably before the first
+//! byte leaves: a primary that then crashes goes on in a new timeline, and a standby that is ahead
+//! of it cuts what it never applied. Without a policy nobody waits for a standby, so nothing is
+//! sent early, and a crashed primary goes on as it was.
+
+use mainstay_storage::Lsn;
+
+use super::stream::Stream;
+use crate::error::{Error, Result};
+use crate::protocol::sender::Event;
+use crate::runtime::core::Core;
+use crate::runtime::session::Session;
+
+impl Session {
+    /// Whether this peer may be sent what is not flushed here; durably noted if so.
+    ///
+    /// # Errors
+    /// Disk errors, and those of a control file that cannot be written.
+    pub(super) async fn overlaps(&self, stream: &Stream) -> Result<bool> {
+        let core = &self.core;
+        if !self.native || core.wal.timeline() != stream.timeline || !core.waits_for_standbys() {
+            return Ok(false);
+        }
+        if !core.wal.overlaps() {
+            let wal = core.wal.clone();
+            let noted = tokio::task::spawn_blocking(move || wal.allow_overlap()).await;
+            noted.map_err(|error| Error::Invalid(error.to_string()))??;
+        }
+        Ok(true)
+    }
+}
+
+impl Stream {
+    /// What the machine is told when log up to `to` has its final bytes.
+    pub(super) fn look_at_sealed(&mut self, core: &Core, to: Lsn) -> Option<Event> {
+        // It may be the begin of another timeline, which nobody hears of before it is flushed.
+        if core.wal.timeline() != self.timeline {
+            return None;
+        }
+        self.sealed = to;
+        Some(Event::Sendable(to))
+    }
+}
