@@ -8,6 +8,7 @@ mod crash;
 mod database;
 mod events;
 mod examples;
+mod exposure;
 mod large_transaction;
 mod node;
 mod outcome;

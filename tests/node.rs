@@ -5,6 +5,7 @@ mod following;
 mod life;
 mod policy;
 mod promotion;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! A small client of the node's HTTP side.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::{Request, Response};
@@ -54,10 +56,15 @@ impl Answer {
 
 impl Http {
     pub(crate) fn new(address: &str) -> Self {
+        Self::with_patience(address, DEADLINE)
+    }
+
+    /// A client that gives up on an answer after `patience`.
+    pub(crate) fn with_patience(address: &str, patience: Duration) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
-            .timeout_global(Some(DEADLINE));
+            .timeout_global(Some(patience));
         Self {
             agent: config.build().new_agent(),
             address: address.to_owned(),
@@ -207,11 +214,22 @@ impl Http {
     /// A whole table whose keys are text.
     #[track_caller]
     pub(crate) fn rows(&self, table: &str) -> Rows {
+        let rows = self.try_rows(table, "committed");
+        rows.unwrap_or_else(|error| panic!("scan of {table} at {}: {error}", self.address))
+    }
+
+    /// As [`rows`](Self::rows), at a read level, of a node that may be gone.
+    pub(crate) fn try_rows(&self, table: &str, level: &str) -> Result<Rows, String> {
         let mut rows = Rows::new();
         let mut from = String::new();
         loop {
-            let path = format!("/v1/tables/{table}/keys?from={from}&limit={PAGE_ROWS}");
-            let page = self.must("GET", &path, &[]).ok().json();
+            let path =
+                format!("/v1/tables/{table}/keys?from={from}&limit={PAGE_ROWS}&read_level={level}");
+            let page = self.send("GET", &path, &[])?;
+            if page.status != 200 {
+                return Err(page.text());
+            }
+            let page = page.json();
             for row in page["rows"].as_array().expect("a page has rows") {
                 let key = row["key"].as_str().expect("keys here are text").to_owned();
                 let value = row["value"].as_str().expect("values here are text");
@@ -219,7 +237,7 @@ impl Http {
             }
             match page["next"].as_str() {
                 Some(next) => from = next.to_owned(),
-                None => return rows,
+                None => return Ok(rows),
             }
         }
     }
