@@ -14,7 +14,7 @@ use mainstay_replication::{APPLY_DELAY_MAX, SLOTS_MAX};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use crate::{Level, Lsn, OnMiss, SegmentSize, SyncPolicy};
+use crate::{Level, LsmOptions, Lsn, OnMiss, SegmentSize, SyncPolicy};
 
 /// Longest config, password or token file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -67,6 +67,7 @@ pub(crate) struct Stated {
     pub(crate) slot_idle_timeout: Option<Idle>,
     pub(crate) max_replication_slots: Option<usize>,
     pub(crate) max_wal_senders: Option<usize>,
+    pub(crate) store: StoreSizes,
 }
 
 /// A node's settings, complete and checked.
@@ -94,6 +95,7 @@ pub(crate) struct Settings {
     pub(crate) slot_idle_timeout: Option<Duration>,
     pub(crate) max_replication_slots: Option<usize>,
     pub(crate) max_wal_senders: Option<usize>,
+    pub(crate) store: LsmOptions,
     pub(crate) accept_loss_from: Option<Lsn>,
 }
 
@@ -140,6 +142,9 @@ impl std::str::FromStr for Idle {
 }
 
 mod file;
+mod store;
+
+pub(crate) use store::StoreSizes;
 
 impl Stated {
     /// Reads the config file at `path`.
@@ -174,6 +179,7 @@ impl Stated {
             slot_idle_timeout: self.slot_idle_timeout.or(other.slot_idle_timeout),
             max_replication_slots: self.max_replication_slots.or(other.max_replication_slots),
             max_wal_senders: self.max_wal_senders.or(other.max_wal_senders),
+            store: self.store.or(other.store),
         }
     }
 
@@ -232,6 +238,7 @@ impl Stated {
             slot_idle_timeout: self.slot_idle_timeout.map(|idle| idle.0),
             max_replication_slots: self.max_replication_slots,
             max_wal_senders: self.max_wal_senders,
+            store: self.store.settle()?,
             accept_loss_from,
         })
     }

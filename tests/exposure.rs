@@ -110,7 +110,35 @@ struct Round {
     kept: usize,
 }
 
-fn round(mut random: u64) -> Round {
+/// Opens and closes the line at random while writes are begun; in the end it is closed.
+fn disturb(line: &Valve, begun: &AtomicUsize, mut random: u64) {
+    let until_begun = |more: usize| {
+        let goal = begun.load(Ordering::Acquire) + more;
+        until("writes are begun", || begun.load(Ordering::Acquire) >= goal);
+    };
+    for _ in 0..TURNS {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        for (way, bit) in [(Way::ToNode, 40), (Way::FromNode, 41)] {
+            match random >> bit & 1 {
+                0 => line.release(way),
+                _ => line.hold(way),
+            }
+        }
+        until_begun(WRITES_PER_TURN);
+    }
+    // Some are on the primary's disk alone, and in half of the rounds some on both.
+    line.hold(Way::ToNode);
+    if random >> 50 & 1 == 0 {
+        line.hold(Way::FromNode);
+    }
+    until_begun(2 * WRITES_PER_TURN);
+    line.hold(Way::FromNode);
+    until_begun(2 * WRITES_PER_TURN);
+}
+
+fn round(random: u64) -> Round {
     let dir = TempDir::new().unwrap();
     let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");
     let mut a = start("a").start();
@@ -123,29 +151,7 @@ fn round(mut random: u64) -> Round {
     let on_disk = reader(&a, "flushed");
     let begun = Arc::new(AtomicUsize::new(0));
     let writing = writers(&a, &begun);
-    for _ in 0..TURNS {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        for (way, bit) in [(Way::ToNode, 40), (Way::FromNode, 41)] {
-            match random >> bit & 1 {
-                0 => line.release(way),
-                _ => line.hold(way),
-            }
-        }
-        let goal = begun.load(Ordering::Acquire) + WRITES_PER_TURN;
-        until("writes are begun", || begun.load(Ordering::Acquire) >= goal);
-    }
-    // In the end some are on the primary's disk alone, and in half of the rounds some on both.
-    line.hold(Way::ToNode);
-    if random >> 50 & 1 == 0 {
-        line.hold(Way::FromNode);
-    }
-    let goal = begun.load(Ordering::Acquire) + 2 * WRITES_PER_TURN;
-    until("writes are begun", || begun.load(Ordering::Acquire) >= goal);
-    line.hold(Way::FromNode);
-    let goal = begun.load(Ordering::Acquire) + 2 * WRITES_PER_TURN;
-    until("writes are begun", || begun.load(Ordering::Acquire) >= goal);
+    disturb(&line, &begun, random);
     let newest = format!("9-{random}");
     let patient = Http::with_patience(&a.http_address, PATIENCE);
     let given_up = patient.send("PUT", &format!("/v1/tables/{TABLE}/keys/{newest}"), b"v");

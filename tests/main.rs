@@ -16,6 +16,7 @@ mod promotions;
 mod rejoin;
 mod scenarios;
 mod slots;
+mod slow_clients;
 mod stock_tools;
 mod support;
 mod switchover;

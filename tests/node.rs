@@ -6,6 +6,7 @@ mod life;
 mod policy;
 mod promotion;
 mod reading;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::{Failure, print};
-use crate::config::{Delay, Idle, Settings, Size, Stated};
+use crate::config::{Delay, Idle, Settings, Size, Stated, StoreSizes};
 use crate::http::{self, HttpOptions};
 use crate::{Error, Lsn, Node, OnMiss, SyncPolicy};
 
@@ -96,6 +96,8 @@ pub(crate) struct StartArgs {
     /// Most streams and base backups that are served at once [default: 10]
     #[arg(long, value_name = "N", env = "MAINSTAY_MAX_WAL_SENDERS")]
     max_wal_senders: Option<usize>,
+    #[command(flatten)]
+    store: StoreSizes,
     /// Stop when standard input ends: for a program that must not leave nodes behind
     #[arg(long)]
     until_stdin_ends: bool,
@@ -145,6 +147,7 @@ impl StartArgs {
             slot_idle_timeout: self.slot_idle_timeout,
             max_replication_slots: self.max_replication_slots,
             max_wal_senders: self.max_wal_senders,
+            store: self.store,
         }
     }
 }
@@ -223,7 +226,8 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     let mut builder = Node::builder(&settings.data)
         .name(&settings.name)
         .listen(&settings.listen)
-        .on_miss(settings.on_miss);
+        .on_miss(settings.on_miss)
+        .store(settings.store.clone());
     if let Some(policy) = &settings.sync {
         builder = builder.sync(policy.clone());
     }

@@ -38,6 +38,12 @@
 //! max_keep_size = "10GiB"
 //! idle_timeout = "10m"
 //! max_replication_slots = 10
+//!
+//! [store]
+//! memtable_size = "64MiB"
+//! block_cache = "64MiB"
+//! snapshot_age = "16GiB"
+//! snapshot_memory = "512MiB"
 //! ```
 
 use std::fmt::Display;
@@ -47,7 +53,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, Delay, Size, Stated};
+use super::{ConfigError, Delay, Size, Stated, StoreSizes};
 use crate::{Level, OnMiss, SyncPolicy};
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +67,7 @@ struct File {
     sync: Sync,
     wal: Wal,
     slots: Slots,
+    store: StoreSizes,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -205,6 +212,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         slot_idle_timeout: idle,
         max_replication_slots: file.slots.max_replication_slots,
         max_wal_senders: file.replication.max_wal_senders,
+        store: file.store,
     })
 }
 

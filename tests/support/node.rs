@@ -170,6 +170,18 @@ impl Node {
         start.arg("--http", &self.http_address)
     }
 
+    /// The most memory in bytes that the process ever had at once, by the system's count.
+    #[track_caller]
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let child = self.child.as_ref().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("the system says it")
+            << 10
+    }
+
     /// Kills it with SIGKILL: it gets no chance to say or write anything.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
