@@ -4,6 +4,7 @@ mod apply;
 mod bad_input;
 mod base_backup;
 mod cascade;
+mod catch_up;
 mod crash;
 mod database;
 mod events;

@@ -45,9 +45,8 @@ fn clients_that_take_nothing_in_hold_up_no_standby_and_get_their_answer_in_the_e
     let clients = [(); CLIENTS].map(|()| {
         let mut client = TcpStream::connect(&b.http_address).unwrap();
         client.set_read_timeout(Some(DEADLINE)).unwrap();
-        let request = format!(
-            "GET /v1/tables/{TABLE}/keys?limit=10000 HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n"
-        );
+        let path = format!("/v1/tables/{TABLE}/keys?limit=10000");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n");
         client.write_all(request.as_bytes()).unwrap();
         // Its answer was put together, as far as a line holds it.
         client.peek(&mut [0]).unwrap();

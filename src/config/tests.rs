@@ -11,6 +11,34 @@ fn error(text: &str) -> String {
 }
 
 #[test]
+fn the_sizes_of_the_store_are_read_and_too_small_ones_refused() {
+    let stated = read(
+        r#"
+        [store]
+        memtable_size = "1MiB"
+        snapshot_age = "2GiB"
+        snapshot_memory = "3MiB"
+        "#,
+    )
+    .unwrap();
+    let store = stated.store.settle().unwrap();
+    assert_eq!(
+        (store.memtable_bytes, store.table_bytes),
+        (1 << 20, 1 << 20)
+    );
+    assert_eq!(
+        (store.snapshot_age, store.snapshot_bytes),
+        (2 << 30, 3 << 20)
+    );
+    assert_eq!(store.block_cache, crate::LsmOptions::default().block_cache);
+    let small = read("store.memtable_size = \"1kB\"")
+        .unwrap()
+        .store
+        .settle();
+    assert!(small.unwrap_err().to_string().contains("1MiB is the least"));
+}
+
+#[test]
 fn a_file_with_every_key_is_read() {
     let stated = read(
         r#"
@@ -41,10 +69,6 @@ fn a_file_with_every_key_is_read() {
         max_keep_size = "10MB"
         idle_timeout = "10m"
         max_replication_slots = 4
-        [store]
-        memtable_size = "1MiB"
-        snapshot_age = "2GiB"
-        snapshot_memory = "3MiB"
         "#,
     )
     .unwrap();
@@ -61,21 +85,6 @@ fn a_file_with_every_key_is_read() {
     assert_eq!(stated.on_miss, Some("degrade:500ms".parse().unwrap()));
     assert_eq!(stated.segment_size, Some(Size(1 << 20)));
     assert_eq!(stated.wal_keep_size, Some(Size(4096)));
-    let store = stated.store.settle().unwrap();
-    assert_eq!(
-        (store.memtable_bytes, store.table_bytes),
-        (1 << 20, 1 << 20)
-    );
-    assert_eq!(
-        (store.snapshot_age, store.snapshot_bytes),
-        (2 << 30, 3 << 20)
-    );
-    assert_eq!(store.block_cache, crate::LsmOptions::default().block_cache);
-    let small = read("store.memtable_size = \"1kB\"")
-        .unwrap()
-        .store
-        .settle();
-    assert!(small.unwrap_err().to_string().contains("1MiB is the least"));
     assert_eq!(stated.slot_keep_size, Some(Size(10_000_000)));
     assert_eq!(stated.slot_idle_timeout, Some("600s".parse().unwrap()));
     assert_eq!(

@@ -1,5 +1,6 @@
 //! A small client of the node's HTTP side.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -218,9 +219,34 @@ impl Http {
         rows.unwrap_or_else(|error| panic!("scan of {table} at {}: {error}", self.address))
     }
 
+    /// What tells a table's rows from others, and how many there are; a page is held at a time.
+    #[track_caller]
+    pub(crate) fn digest(&self, table: &str) -> (u64, usize) {
+        let (mut hasher, mut count) = (DefaultHasher::new(), 0);
+        let each = |key: String, value: &str| {
+            (key, value).hash(&mut hasher);
+            count += 1;
+        };
+        let read = self.each_row(table, "committed", each);
+        read.unwrap_or_else(|error| panic!("scan of {table} at {}: {error}", self.address));
+        (hasher.finish(), count)
+    }
+
     /// As [`rows`](Self::rows), at a read level, of a node that may be gone.
     pub(crate) fn try_rows(&self, table: &str, level: &str) -> Result<Rows, String> {
         let mut rows = Rows::new();
+        self.each_row(table, level, |key, value| {
+            rows.insert(key, value.as_bytes().to_vec());
+        })?;
+        Ok(rows)
+    }
+
+    fn each_row(
+        &self,
+        table: &str,
+        level: &str,
+        mut each: impl FnMut(String, &str),
+    ) -> Result<(), String> {
         let mut from = String::new();
         loop {
             let path =
@@ -232,12 +258,11 @@ impl Http {
             let page = page.json();
             for row in page["rows"].as_array().expect("a page has rows") {
                 let key = row["key"].as_str().expect("keys here are text").to_owned();
-                let value = row["value"].as_str().expect("values here are text");
-                rows.insert(key, value.as_bytes().to_vec());
+                each(key, row["value"].as_str().expect("values here are text"));
             }
             match page["next"].as_str() {
                 Some(next) => from = next.to_owned(),
-                None => return Ok(rows),
+                None => return Ok(()),
             }
         }
     }
