@@ -7,6 +7,7 @@ mod policy;
 mod promotion;
 mod reading;
 mod snapshots;
+mod stalls;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -5,6 +5,7 @@
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
 mod interrupt;
+mod lost_slot;
 mod messages;
 mod upstreams;
 
@@ -450,6 +451,9 @@ impl Driver {
                 ..
             }) => {
                 tracing::warn!(%message, "the upstream refused the stream");
+                if code == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE {
+                    self.drop_lost_slot().await?;
+                }
                 Event::StartRefused {
                     removed: code == sqlstate::UNDEFINED_FILE,
                 }
