@@ -22,8 +22,8 @@ const ROWS: u64 = 512;
 const WRITERS: u64 = 4;
 
 /// The most memory that either node may take, as the documentation states it: five memtables of
-/// 64 MiB and one that is being freed, 64 MiB of cache, 32 MiB of log that is kept at hand, 64 MiB on
-/// its way into it, 36 MiB on its way from the upstream or to a standby, and 32 MiB for the rest.
+/// 64 MiB and one that is being freed, 64 MiB of cache, 32 MiB of log that is kept at hand, 64 MiB
+/// on its way into it, 36 MiB on its way from the upstream or to a standby, and 32 MiB for the rest.
 const MEMORY_MAX: u64 = (6 * 64 + 64 + 32 + 64 + 36 + 32) * MIB;
 
 /// A primary and its standby, which follows through a slot, so that no log is removed before it has
@@ -68,8 +68,8 @@ fn measure(what: &str, [a, b]: [&Node; 2], from: u64, end: u64, begun: Instant) 
     let mib = (end - from) as f64 / MIB as f64;
     let [peak_a, peak_b] = [a, b].map(Node::peak_memory);
     println!(
-        "{what}: {mib:.0} MiB flushed in {flushed:.1?} ({:.0} MiB/s), applied in {:.1?}; the primary \
-         had {} MiB at most, the standby {} MiB",
+        "{what}: {mib:.0} MiB flushed in {flushed:.1?} ({:.0} MiB/s), applied in {:.1?}; the \
+         primary had {} MiB at most, the standby {} MiB",
         mib / flushed.as_secs_f64(),
         begun.elapsed(),
         peak_a / MIB,

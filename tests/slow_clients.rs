@@ -1,5 +1,5 @@
-//! Clients that ask for much and take nothing in: what they cost a standby is bounded, and they hold
-//! up neither receiving nor applying.
+//! Clients that ask for much and take nothing in: what they cost a standby is bounded, and they
+//! hold up neither receiving nor applying.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
