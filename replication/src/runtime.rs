@@ -57,7 +57,7 @@ pub use bootstrap::{
 };
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
-pub(crate) use going_on::keep_going;
+pub(crate) use going_on::{await_going_on, keep_going};
 pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use health::watch_health;

@@ -3,6 +3,7 @@
 mod append;
 mod events;
 mod lifecycle;
+mod overlap;
 mod policy;
 mod proxy;
 mod standbys;

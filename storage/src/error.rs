@@ -110,6 +110,15 @@ pub enum Error {
         /// Where the log ends.
         end: Lsn,
     },
+    /// Rule: after a crash other nodes may hold more of the log than this one, so it cannot be
+    /// written here. Nothing was.
+    #[error(
+        "nothing was written: since a crash of this node others may hold log beyond {end}, its end, so they must agree before it goes on. A node asks them by itself once it is started; start the standbys that its policy counts"
+    )]
+    Behind {
+        /// Where the log ends here.
+        end: Lsn,
+    },
     /// Rule: bytes offered as log are not valid records at this place.
     #[error("refused log at {at}: {why}")]
     Refused {
@@ -194,7 +203,9 @@ impl Error {
             Self::NotContiguous { .. } | Self::Ahead { .. } | Self::Refused { .. } => {
                 Remedy::Reconnect
             }
-            Self::Conflict { .. } | Self::SnapshotTooOld { .. } => Remedy::Retry,
+            Self::Conflict { .. } | Self::SnapshotTooOld { .. } | Self::Behind { .. } => {
+                Remedy::Retry
+            }
             Self::TooLarge { .. } | Self::Invalid(_) => Remedy::Refuse,
         }
     }

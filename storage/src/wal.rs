@@ -14,9 +14,9 @@
 //! removed <= checkpoint <= commit <= flushed <= written <= sealed <= appended
 //! ```
 //!
-//! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed to the system, *flushed* survives a
-//! power cut, *commit* survives what the synchronous policy says it survives. Without a policy
-//! commit is flushed.
+//! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed
+//! to the system, *flushed* survives a power cut, *commit* survives what the synchronous policy
+//! says it survives. Without a policy commit is flushed.
 //!
 //! # Rules by operation
 //!
@@ -99,6 +99,9 @@ pub struct WalOptions {
     /// The operator accepts losing all log from exactly here on, although this node had flushed
     /// it. The node gets a new incarnation.
     pub accept_loss_from: Option<Lsn>,
+    /// The log has no threads: nothing is written before the caller does it with
+    /// [`Wal::drive`]. For simulations, in which one seed decides everything.
+    pub driven: bool,
 }
 
 impl WalOptions {
@@ -109,6 +112,7 @@ impl WalOptions {
             tail_bytes: 32 << 20,
             wall_clock,
             accept_loss_from: None,
+            driven: false,
         }
     }
 }
@@ -140,8 +144,6 @@ struct Inner {
     identity: Identity,
     /// Whether it had been closed properly.
     clean: bool,
-    /// Whether others may hold log that this node lost when it was not.
-    overlapped: bool,
     /// Read while entries that belong together are appended, written while a timeline begins.
     units: RwLock<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -288,6 +290,13 @@ impl Wal {
         self.shared().poisoned()
     }
 
+    /// Does one piece of work of a log that is [driven](WalOptions::driven): makes a spare segment,
+    /// or writes and syncs one group. Says whether there was any. A failure poisons the log, as
+    /// everywhere.
+    pub fn drive(&self) -> bool {
+        self.shared().drive()
+    }
+
     /// Writes out what is queued, marks the log as properly closed and releases the directory.
     /// Every wait ends. A second call does nothing.
     ///
@@ -306,7 +315,8 @@ impl Wal {
                 let flushed = self.flushed().get();
                 self.update_control(|control| {
                     control.clean = true;
-                    control.overlapped = false;
+                    // A close makes nothing undone that a crash before it did.
+                    control.overlapped = self.must_begin_timeline();
                     control.watermark = flushed;
                 })
             }
@@ -337,6 +347,7 @@ impl Wal {
 impl Inner {
     fn stop_threads(&self) {
         self.shared.close();
+        self.shared.finish();
         for thread in self.threads.lock().drain(..) {
             // A panicking writer has already said why; there is nobody else to tell.
             let _ = thread.join();

@@ -15,7 +15,8 @@ use crate::protocol::commit::Confirmation;
 use crate::protocol::level::Level;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{BoundPolicy, SyncPolicy};
-use crate::runtime::{Core, PolicyLogged, PolicyOrder, listed};
+use crate::protocol::promotion::Standstill;
+use crate::runtime::{Core, PolicyLogged, PolicyOrder, listed, promote};
 
 /// How long an order waits until its change binds alone, before it answers that it does not yet.
 const SETTLE_WAIT: Duration = Duration::from_secs(2);
@@ -72,7 +73,9 @@ impl WalReplicator {
     /// Sets who must confirm a commit, by an entry in the log. It counts from then on; until the
     /// entry is known committed the old policy counts too. `force` lets the new one take its place
     /// as soon as the entry is on this node's disk: the way out when a standby is gone for good.
-    /// The answer then names the members that could still promote themselves without the change.
+    /// The answer then names the members that could still promote themselves without the change. On
+    /// a primary that crashed and waits for members it ends that wait too, unless one of the nodes
+    /// it knows is the primary by now.
     ///
     /// A policy may count standbys that never came; commits then wait until they do.
     ///
@@ -97,6 +100,9 @@ impl WalReplicator {
 
     async fn change_policy(&self, order: PolicyOrder, force: bool) -> Result<PolicyChange> {
         let core = self.core()?;
+        if force && *core.standstill.borrow() == Some(Standstill::Crashed) {
+            promote::go_on_alone(&core).await?;
+        }
         let logged = core.change_policy(&order, force)?;
         let flushed = core.wal.flushed().wait(logged.end).await;
         flushed.map_err(|_| Error::NotRunning)?;

@@ -142,6 +142,7 @@ impl Inner {
         if !core.is_primary() {
             running.follow_again(self.upstreams());
         }
+        runtime::await_going_on(&running.core).await;
         Ok(running)
     }
 

@@ -307,6 +307,10 @@ impl Core {
     fn refresh_cluster(&self) {
         // Locked first: what is logged meanwhile must not be overtaken by what was there before.
         let mut state = self.state.lock();
+        if state.committer.is_some() && self.wal.must_begin_timeline() {
+            // What it learns now gets into the log with the timeline that it asks for.
+            return;
+        }
         match ClusterConfig::decode(&self.wal.config().0) {
             Ok(Some(cluster)) => state.cluster = cluster,
             Ok(None) => {}
@@ -364,9 +368,10 @@ impl Core {
         self.state.lock().trouble = trouble;
     }
 
-    /// Why this node cannot follow, when it cannot.
+    /// Why this node cannot follow, or go on as the primary, when it cannot.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.state.lock().trouble.clone()
+        let trouble = self.state.lock().trouble.clone();
+        trouble.or_else(|| self.halted())
     }
 
     /// How long until silence makes a peer count as gone.

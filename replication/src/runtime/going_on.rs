@@ -4,11 +4,16 @@
 //! is open or this node is fenced. It decides nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::runtime::core::Core;
 use crate::runtime::{promote, stopped};
+
+/// How long a start waits until a primary that crashed may write.
+const GOING_ON_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until this node stops.
 pub(crate) async fn keep_going(core: Arc<Core>) {
@@ -16,6 +21,21 @@ pub(crate) async fn keep_going(core: Arc<Core>) {
     tokio::select! {
         _ = stopped(&mut stopping) => {}
         _ = ask(&core) => {}
+    }
+}
+
+/// Waits for a moment until a primary that crashed and can write nothing before may go on. Its
+/// members are asked further on if they do not answer in time.
+pub(crate) async fn await_going_on(core: &Core) {
+    let waits = core.is_primary() && core.wal.must_begin_timeline();
+    let mut standstills = core.standstill.subscribe();
+    let goes_on = standstills.wait_for(Option::is_none);
+    if waits && timeout(GOING_ON_WAIT, goes_on).await.is_err() {
+        let wait = GOING_ON_WAIT;
+        tracing::warn!(
+            ?wait,
+            "no answer yet from the members; writes are refused until then"
+        );
     }
 }
 

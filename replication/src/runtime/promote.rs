@@ -67,12 +67,26 @@ pub(crate) async fn run(
 /// # Errors
 /// As [`run`].
 pub(crate) async fn go_on(core: &Arc<Core>, purpose: Purpose) -> Result<()> {
+    resume(core, purpose, false).await
+}
+
+/// As [`go_on`], for a primary that crashed and whose owner gives up the members that its policy
+/// would have to ask: only a living primary among the nodes it knows, or a promise, holds it back.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn go_on_alone(core: &Arc<Core>) -> Result<()> {
+    resume(core, Purpose::Restart, true).await
+}
+
+async fn resume(core: &Arc<Core>, purpose: Purpose, alone: bool) -> Result<()> {
     let _changing = core.changing.lock().await;
-    if !core.is_primary() {
-        core.standstill.send_replace(None);
+    if !core.is_primary() || core.standstill.borrow().is_none() {
+        core.standstill.send_if_modified(|why| why.take().is_some());
         return Ok(());
     }
-    let config = config(core, purpose, false)?;
+    let mut config = config(core, purpose, false)?;
+    config.without_policy = alone;
     let opened = attempt(core, config, &mut None).await?;
     core.become_primary(&Role::Primary, opened.promotion.end)?;
     let timeline = opened.promotion.timeline;
@@ -257,9 +271,8 @@ impl Attempt<'_> {
 fn config(core: &Core, purpose: Purpose, force: bool) -> Result<CandidateConfig> {
     let (cluster, policies) = (core.cluster(), core.policies()?);
     let mut also_probe = vec![cluster.primary.name];
-    let alone = policies.iter().all(|policy| policy.needed() == 0);
-    if purpose == Purpose::Restart && alone {
-        // Nobody has to agree, but one of them may be the primary by now.
+    if purpose == Purpose::Restart {
+        // Some need not agree, but one of them may be the primary by now.
         also_probe.extend(cluster.standbys.into_iter().map(|member| member.name));
     }
     also_probe.retain(|name| *name != core.name);

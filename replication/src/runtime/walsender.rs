@@ -334,7 +334,7 @@ impl Session {
             self.core
                 .stream_reported(&standby.member.name, self.number, timeline, positions);
         }
-        // A standby may be ahead of what is flushed here; it comes back to less if this node crashes.
+        // A standby that is ahead comes back to less if this node crashes.
         let flush = positions.flush.min(self.core.wal.flushed().get());
         stream.slot_at = stream.slot_at.max(flush);
         // The slot decides which segments are kept, so a durable note per segment is enough.

@@ -12,18 +12,18 @@ use tempfile::TempDir;
 use crate::support::{config, put, until, within};
 
 /// What a journal holds: a line for each transaction, `end` and its entries.
-type Lines = Arc<Mutex<Vec<(Lsn, String)>>>;
+pub(super) type Lines = Arc<Mutex<Vec<(Lsn, String)>>>;
 
 /// A store that writes down every transaction it is given, in a file that is replaced whole.
-struct Journal {
+pub(super) struct Journal {
     file: PathBuf,
-    lines: Lines,
+    pub(super) lines: Lines,
     durable: Lsn,
     closed: Arc<AtomicBool>,
 }
 
 impl Journal {
-    fn open(dir: &Path) -> Self {
+    pub(super) fn open(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let file = dir.join("journal");
         let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -105,7 +105,7 @@ fn journalling(config: &WalStreamingConfig) -> (WalReplicator, Lines) {
     (node, lines)
 }
 
-fn texts(lines: &Lines) -> Vec<String> {
+pub(super) fn texts(lines: &Lines) -> Vec<String> {
     lines.lock().iter().map(|(_, text)| text.clone()).collect()
 }
 

@@ -168,7 +168,7 @@ async fn a_primary_without_a_policy_goes_on_by_its_own_leave_and_ends_open_trans
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_crashed_confirms_and_streams_nothing_before_a_member_lets_it_go_on() {
+async fn a_primary_that_crashed_writes_and_streams_nothing_before_a_member_lets_it_go_on() {
     let (da, db, dc) = (
         TempDir::new().unwrap(),
         TempDir::new().unwrap(),
@@ -178,8 +178,7 @@ async fn a_primary_that_crashed_confirms_and_streams_nothing_before_a_member_let
     b.stop().await.unwrap();
     drop(a);
     let a = again(&da, &listen).await;
-    let lsn = a.append(put("on its own")).await.unwrap();
-    within(a.wait_for(lsn, Level::Local)).await.unwrap();
+    assert_behind(&a).await;
     let follow = WalStreamingConfig {
         follow: vec![listen.clone()],
         ..config(dc.path(), "c")
@@ -190,15 +189,50 @@ async fn a_primary_that_crashed_confirms_and_streams_nothing_before_a_member_let
         "{refused}"
     );
     assert_eq!((number(&a), a.role()), (1, Role::Primary));
-    assert!(a.wal().unwrap().commit().get() <= lsn);
+    // Stopping properly makes nothing undone.
+    a.stop().await.unwrap();
+    a.start().await.unwrap();
+    assert_behind(&a).await;
     b.start().await.unwrap();
-    within(a.wait_for(lsn, Level::RemoteFlush)).await.unwrap();
-    assert!(number(&a) > 1, "it opened a timeline");
+    until("it opened a timeline", || number(&a) > 1).await;
     confirms(&a, "together").await;
     assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
     within(bootstrap(&follow)).await.unwrap();
     b.stop().await.unwrap();
     a.stop().await.unwrap();
+}
+
+/// Appending is refused, since others may hold log that `a` lost.
+async fn assert_behind(a: &WalReplicator) {
+    let refused = a.append(put("on its own")).await;
+    let Err(Error::Storage(mainstay_storage::Error::Behind { .. })) = refused else {
+        panic!("{refused:?}");
+    };
+    let problem = a.problem().unwrap();
+    assert!(problem.contains("nothing can be written"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_who_gives_up_the_standbys_lets_a_primary_that_crashed_go_on_alone() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, listen, b) = pair(&da, &db).await;
+    b.stop().await.unwrap();
+    drop(a);
+    let a = again(&da, &listen).await;
+    let off = || "off".parse().unwrap();
+    assert!(a.set_policy(off(), false).await.is_err());
+    assert_behind(&a).await;
+    let change = within(a.set_policy(off(), true)).await.unwrap();
+    assert!(change.in_force);
+    assert_eq!(number(&a), 2);
+    confirms(&a, "alone").await;
+    assert_eq!(a.problem(), None);
+    // Whoever comes back cuts what nobody confirmed.
+    b.start().await.unwrap();
+    until("it follows", || flushed(&b) == flushed(&a)).await;
+    assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

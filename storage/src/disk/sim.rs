@@ -14,6 +14,7 @@ mod calls;
 mod content;
 mod crash;
 mod file;
+mod hold;
 mod random;
 mod state;
 mod tree;
@@ -29,6 +30,7 @@ pub use state::{DISK_TRACE_MAX, DiskCall, DiskFault, DiskOp};
 
 use self::content::Content;
 use self::file::{File, Mishap};
+use self::hold::Hold;
 use self::random::Random;
 use self::state::State;
 use self::tree::Tree;
@@ -54,6 +56,7 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
     /// The generation this handle ends with; `None` outlives every crash.
     boot: Option<u64>,
+    hold: Arc<Hold>,
 }
 
 impl SimDisk {
@@ -66,6 +69,7 @@ impl SimDisk {
         Self {
             state: Arc::new(Mutex::new(state)),
             boot: None,
+            hold: Arc::default(),
         }
     }
 
@@ -93,6 +97,7 @@ impl SimDisk {
         Self {
             state: Arc::clone(&self.state),
             boot: Some(self.state.lock().generation),
+            hold: Arc::clone(&self.hold),
         }
     }
 
@@ -107,6 +112,16 @@ impl SimDisk {
         let State { tree, random, .. } = &mut *state;
         tree.crash(&mode, random);
         state.restart();
+        drop(state);
+        // Whoever still waits for one finds that its machine is gone.
+        self.release_syncs();
+    }
+
+    /// Takes the power away after `calls` more calls: those after it fail and change nothing, until
+    /// [`crash`](Self::crash) decides what survived.
+    pub fn cut_power_after(&self, calls: u64) {
+        let mut state = self.state.lock();
+        state.last_call = Some(state.calls.saturating_add(calls));
     }
 
     /// Offsets in bytes of the 512-byte sectors of a file that have pending writes, ascending.
@@ -147,6 +162,17 @@ impl SimDisk {
     /// within the file. Reads show it where it belongs until a crash.
     pub fn misdirect_next_write(&self, to_offset: u64) {
         self.state.lock().mishap = Some(Mishap::Misdirected(to_offset));
+    }
+
+    /// Lets syncs of files in `dir` and below wait until [`release_syncs`](Self::release_syncs), or
+    /// a crash, in which what they were to make durable is at stake.
+    pub fn hold_syncs(&self, dir: impl AsRef<Path>) {
+        self.hold.set(Some(dir.as_ref()));
+    }
+
+    /// Ends what [`hold_syncs`](Self::hold_syncs) began.
+    pub fn release_syncs(&self) {
+        self.hold.set(None);
     }
 
     /// Forgets planned failures and mishaps. Damage done already stays.

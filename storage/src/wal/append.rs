@@ -25,7 +25,8 @@ impl Wal {
     /// # Errors
     /// [`Error::NotContiguous`], [`Error::Refused`] on a wrong checksum, [`Error::TooLarge`] over a
     /// quarter of the segment, [`Error::Invalid`] for a type that only the log writes,
-    /// [`Error::Full`], [`Error::Poisoned`], [`Error::Closed`]. Nothing was appended then.
+    /// [`Error::Behind`], [`Error::Full`], [`Error::Poisoned`], [`Error::Closed`]. Nothing was
+    /// appended then.
     pub fn append(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
         if let Some(entry) = entries.iter().find(|entry| entry.entry_type.is_internal()) {
             let entry_type = entry.entry_type;
@@ -39,6 +40,10 @@ impl Wal {
     /// As [`append`](Self::append), for the log's own `NewTimeline` and `Config` too. Segment
     /// headers and fillers are placed by the writer alone.
     pub(crate) fn append_any(&self, entries: &[WalEntry]) -> Result<Range<Lsn>> {
+        if self.must_begin_timeline() {
+            let end = self.appended();
+            return Err(Error::Behind { end });
+        }
         let records = entries
             .iter()
             .map(|entry| self.unplaced(entry))

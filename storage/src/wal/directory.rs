@@ -237,8 +237,12 @@ impl Wal {
             spares,
             commit,
             found.configs,
+            options.driven,
         ));
-        let threads = start_threads(&shared, dir)?;
+        let threads = match options.driven {
+            true => Vec::new(),
+            false => start_threads(&shared, dir)?,
+        };
         let identity = identity(shared.control.lock().get());
         let inner = Inner {
             shared,
@@ -247,7 +251,6 @@ impl Wal {
             size,
             identity,
             clean: control.clean,
-            overlapped: control.overlapped,
             units: RwLock::default(),
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(lock)),

@@ -50,8 +50,8 @@ impl Wal {
     }
 
     /// Notes durably that other nodes may be sent log above what is flushed here: if this node then
-    /// crashes, they may hold log that it lost, so it [goes on](Self::was_overlapped) in a new
-    /// timeline. Costs a sync the first time, nothing afterwards.
+    /// crashes, they may hold log that it lost, so it [may not](Self::must_begin_timeline) write
+    /// other log there. Costs a sync the first time, nothing afterwards.
     ///
     /// # Errors
     /// Disk errors; no such log may be sent then.
@@ -66,10 +66,12 @@ impl Wal {
         self.shared().overlaps.load(Ordering::Acquire)
     }
 
-    /// Whether, when this log was opened, it had not been closed properly since
-    /// [`allow_overlap`](Self::allow_overlap).
-    pub fn was_overlapped(&self) -> bool {
-        self.inner.overlapped
+    /// Whether other nodes may hold log that this one lost in a crash, since
+    /// [`allow_overlap`](Self::allow_overlap) and however often it was closed since. Where theirs
+    /// goes on nothing else may be written in the same timeline, so every append is refused until a
+    /// timeline begins at the end of this log.
+    pub fn must_begin_timeline(&self) -> bool {
+        self.shared().behind.load(Ordering::Acquire)
     }
 
     /// While this is held no timeline begins, so that entries which belong together are not torn
@@ -147,6 +149,7 @@ impl Wal {
                 ..(*file.owner).clone()
             };
             file.owner = Arc::new(owner);
+            shared.behind.store(false, Ordering::Release);
             *shared.owner.write() = file.owner.clone();
             // After the history, in which readers look its timeline up.
             if let Some(copied) = copied {

@@ -3,14 +3,14 @@
 //! An appender computes its payload's checksum, reserves positions under a short lock and leaves;
 //! it waits for nothing but room. The writer thread takes everything that queued up meanwhile as
 //! one group, so a group is as large as the disk is slow: group commit without a timer. A second
-//! thread makes spare segments ahead of need.
+//! thread makes spare segments ahead of need. What the two do is in `work.rs`.
 //!
 //! The first failed write or sync poisons the log: every waiter and every later append ends with
 //! [`Error::Poisoned`], and nothing is ever flushed again by this process.
 
 mod publish;
+mod work;
 
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,7 +28,6 @@ use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, Placed};
 use crate::wal::spares::Spares;
 use crate::wal::tail::Tail;
-use publish::Publish;
 
 /// Most bytes of payload that may wait for the writer; appenders wait beyond it.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -61,8 +60,12 @@ pub(crate) struct Shared {
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
     /// Writing or syncing failed; every later watermark says so.
     failed: AtomicBool,
+    /// Nobody works in the background: whoever would wait does the work.
+    driven: bool,
     /// Whether it is durably noted that others may be sent what is not flushed here.
     pub(crate) overlaps: AtomicBool,
+    /// Whether others may hold log that this node lost: it may not go on in this timeline.
+    pub(crate) behind: AtomicBool,
     /// Whether the commit position simply follows the flushed one: no synchronous standbys.
     pub(crate) commit_follows: AtomicBool,
 }
@@ -137,6 +140,7 @@ impl Shared {
         spares: Arc<Spares>,
         commit: Lsn,
         configs: Vec<(Lsn, Bytes)>,
+        driven: bool,
     ) -> Self {
         let (end, overlaps) = (file.end.lsn, control.get().overlapped);
         Self {
@@ -156,7 +160,9 @@ impl Shared {
             commit: Signal::new(commit),
             configs: Mutex::new(configs),
             failed: AtomicBool::new(false),
+            driven,
             overlaps: AtomicBool::new(overlaps),
+            behind: AtomicBool::new(overlaps),
             commit_follows: AtomicBool::new(true),
         }
     }
@@ -179,7 +185,7 @@ impl Shared {
             if self.has_room(&mut queue, bytes, cursor.next, asked)? {
                 break;
             }
-            self.room.wait(&mut queue);
+            self.wait_for_room(&mut queue);
         }
         let mut first = None;
         // Positions are checked before anything is queued: all records or none.
@@ -251,7 +257,7 @@ impl Shared {
                 queue.last_crc = Some(self.file.lock().end.prev_crc);
                 continue;
             }
-            self.room.wait(&mut queue);
+            self.wait_for_room(&mut queue);
         }
     }
 
@@ -285,7 +291,7 @@ impl Shared {
             if queue.items.is_empty() && !queue.busy {
                 break;
             }
-            self.room.wait(&mut queue);
+            self.wait_for_room(&mut queue);
         }
         let mut file = self.file.lock();
         let mut halfway = false;
@@ -303,41 +309,6 @@ impl Shared {
         self.spares.cover_from(end);
         self.room.notify_all();
         changed
-    }
-
-    /// The writer thread: writes groups until the log is closed and everything is written.
-    pub(crate) fn write_groups(&self) {
-        loop {
-            let group = {
-                let mut queue = self.queue.lock();
-                while queue.items.is_empty() {
-                    if queue.closed || queue.poisoned.is_some() {
-                        return;
-                    }
-                    self.work.wait(&mut queue);
-                }
-                queue.busy = true;
-                take_group(&mut queue)
-            };
-            let panics = PoisonOnPanic(self);
-            let written = self
-                .file
-                .lock()
-                .write_group(group, &mut Publish { shared: self });
-            drop(panics);
-            let mut queue = self.queue.lock();
-            queue.busy = false;
-            if let Err(error) = written {
-                self.poison(&mut queue, &error);
-                let mut control = self.control.lock();
-                self.failed.store(true, Ordering::Release);
-                let mark = self.watermark(&control, self.commit.get());
-                if let Err(error) = control.note_in_both(mark) {
-                    tracing::warn!(%error, "could not note the failure; restart the machine");
-                }
-            }
-            self.room.notify_all();
-        }
     }
 
     fn watermark(&self, control: &ControlFile, commit: Lsn) -> Watermark {
@@ -377,43 +348,6 @@ impl Shared {
         self.end_waits();
     }
 
-    /// The thread that makes spares, until the log is closed.
-    pub(crate) fn make_spares(&self) {
-        loop {
-            let attempt = {
-                let mut queue = self.queue.lock();
-                while self.nothing_to_make(&queue) {
-                    self.want_spare.wait(&mut queue);
-                }
-                if queue.closed || queue.poisoned.is_some() {
-                    return;
-                }
-                queue.attempts += 1;
-                queue.attempts
-            };
-            let made = self.spares.make();
-            let mut queue = self.queue.lock();
-            match made {
-                Ok(()) => queue.no_spare = None,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot prepare the next log segment");
-                    queue.no_spare = Some((attempt, error));
-                    self.room.notify_all();
-                    // The next appender asks again, or whoever frees space.
-                    if !queue.closed {
-                        self.want_spare.wait(&mut queue);
-                    }
-                }
-            }
-            self.room.notify_all();
-        }
-    }
-
-    fn nothing_to_make(&self, queue: &Queue) -> bool {
-        let open = !queue.closed && queue.poisoned.is_none();
-        open && queue.wanted_until <= self.spares.covered_until()
-    }
-
     /// A segment became a spare again.
     pub(crate) fn spare_returned(&self) {
         self.queue.lock().no_spare = None;
@@ -443,45 +377,5 @@ impl Shared {
             since: *since,
             why: why.clone(),
         })
-    }
-}
-
-/// Takes queued items up to the size of a group, at least one.
-fn take_group(queue: &mut Queue) -> Vec<Item> {
-    if queue.bytes <= GROUP_BYTES_MAX {
-        queue.bytes = 0;
-        return mem::take(&mut queue.items);
-    }
-    let mut bytes = 0;
-    let mut count = 0;
-    for item in &queue.items {
-        bytes += match item {
-            Item::Draft(draft) => record_len(draft.payload.len()),
-            Item::Raw { bytes, .. } => bytes.len(),
-        };
-        count += 1;
-        if bytes >= GROUP_BYTES_MAX {
-            break;
-        }
-    }
-    queue.bytes -= bytes;
-    let later = queue.items.split_off(count);
-    mem::replace(&mut queue.items, later)
-}
-
-/// Ends every wait if the writer dies of a broken invariant.
-struct PoisonOnPanic<'a>(&'a Shared);
-
-impl Drop for PoisonOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut queue = self.0.queue.lock();
-            queue.busy = false;
-            self.0.poison(
-                &mut queue,
-                &Error::Invalid("its writer panicked".to_owned()),
-            );
-            self.0.room.notify_all();
-        }
     }
 }

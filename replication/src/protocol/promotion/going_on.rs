@@ -1,11 +1,11 @@
 //! How a primary goes on that may not confirm: by which rule it asks, and when again.
 //!
 //! A running primary that met a timeline only promised asks for a higher number
-//! ([`Purpose::Raise`]). One that crashed under a policy, or since it had one, may lack log that its standbys were sent,
-//! or have missed a promise, so it confirms and streams nothing until members accepted that it goes
-//! on ([`Purpose::Restart`]). Either rule is safe for it, the [model](super) tries both: that for
-//! restarts needs fewer members, that for running primaries also those that promised a timeline
-//! nobody opened. So it takes turns.
+//! ([`Purpose::Raise`]). One that crashed under a policy, or since it had one, may lack log that
+//! its standbys were sent, or have missed a promise, so it confirms and streams nothing until
+//! members accepted that it goes on ([`Purpose::Restart`]). Either rule is safe for it, the
+//! [model](super) tries both: that for restarts needs fewer members, that for running primaries
+//! also those that promised a timeline nobody opened. So it takes turns.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub enum Standstill {
 pub struct Beginning {
     /// Its log was closed properly.
     pub clean: bool,
-    /// Others may have been sent log that it lost, if it was not.
+    /// Others may hold log that it lost in a crash.
     pub overlapped: bool,
     /// It promised a timeline newer than its own.
     pub promised: bool,
@@ -44,11 +44,13 @@ pub const fn standstill(beginning: Beginning) -> Option<Standstill> {
     match beginning {
         Beginning { promised: true, .. } => Some(Standstill::Outbid),
         Beginning {
+            overlapped: true, ..
+        }
+        | Beginning {
             clean: false,
-            overlapped,
-            counted,
+            counted: true,
             ..
-        } if overlapped || counted => Some(Standstill::Crashed),
+        } => Some(Standstill::Crashed),
         _ => None,
     }
 }
@@ -91,9 +93,9 @@ mod tests {
                 promised,
                 counted,
             };
-            let expected = match (clean, promised, overlapped || counted) {
-                (_, true, _) => Some(Standstill::Outbid),
-                (false, false, true) => Some(Standstill::Crashed),
+            let expected = match (promised, overlapped || (counted && !clean)) {
+                (true, _) => Some(Standstill::Outbid),
+                (false, true) => Some(Standstill::Crashed),
                 _ => None,
             };
             assert_eq!(standstill(beginning), expected, "{beginning:?}");

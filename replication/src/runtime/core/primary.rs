@@ -37,7 +37,7 @@ impl Core {
         let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
         let standstill = standstill(Beginning {
             clean: self.wal.was_clean(),
-            overlapped: self.wal.was_overlapped(),
+            overlapped: self.wal.must_begin_timeline(),
             promised: promised.is_some_and(|promised| promised.number > timeline.number),
             counted: policies.iter().any(counted),
         });
@@ -138,6 +138,26 @@ impl Core {
     /// nothing.
     pub(crate) fn is_restarting(&self) -> bool {
         self.is_primary() && *self.standstill.borrow() == Some(Standstill::Crashed)
+    }
+
+    /// What this primary waits for before it confirms anything, if it has to ask.
+    pub(super) fn halted(&self) -> Option<String> {
+        let standstill = (*self.standstill.borrow()).filter(|_| self.is_primary())?;
+        let (why, way_out) = match standstill {
+            Standstill::Crashed => (
+                "this primary crashed",
+                "; if they are gone for good, mainstay policy set off --force",
+            ),
+            Standstill::Outbid => ("another node was promised this primary's place", ""),
+        };
+        let writes = match self.wal.must_begin_timeline() {
+            true => "nothing can be written",
+            false => "no commit is confirmed",
+        };
+        Some(format!(
+            "{why}, and asks the members of its policy whether it may go on; {writes} until enough \
+             agree. Start them{way_out}"
+        ))
     }
 
     /// Stops serving as primary.

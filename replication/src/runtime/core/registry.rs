@@ -70,6 +70,11 @@ impl Core {
             let why = "this primary asks the members whether it may go on; come again";
             return Err(Error::Refused(why.to_owned()));
         }
+        if self.wal.must_begin_timeline() {
+            // The timeline that is asked for begins with it; until then its address is known.
+            state.cluster = cluster;
+            return Ok(());
+        }
         let end = self.log_config(&cluster)?;
         let policy = cluster.bound(end);
         let rule = change_rule(&old, &policy, false);

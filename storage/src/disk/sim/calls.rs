@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::SimDisk;
+use super::hold::Hold;
 use super::state::{DiskCall, DiskOp, State};
 use super::tree::Id;
 use crate::disk::{Disk, DiskFile, DiskLock};
@@ -50,6 +51,7 @@ impl SimDisk {
         }
         Ok(Handle {
             state: Arc::clone(&self.state),
+            hold: Arc::clone(&self.hold),
             generation: state.generation,
             id,
             path,
@@ -143,6 +145,7 @@ impl Disk for SimDisk {
 /// An inode held open, by the incarnation of the machine that opened it.
 struct Handle {
     state: Arc<Mutex<State>>,
+    hold: Arc<Hold>,
     generation: u64,
     id: Id,
     path: Arc<Path>,
@@ -210,6 +213,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.0.hold.wait(&self.0.path);
         let id = self.0.id;
         self.0.enter()?.call(
             self.0.call(DiskOp::SyncData),
@@ -234,6 +238,6 @@ impl DiskFile for SimFile {
     }
 }
 
-fn crashed() -> io::Error {
+pub(super) fn crashed() -> io::Error {
     io::Error::other("the simulated machine crashed; open the file again")
 }

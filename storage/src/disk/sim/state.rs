@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::calls::crashed;
 use super::content::{FILE_BYTES_MAX, PAGE_BYTES};
 use super::file::Mishap;
 use super::random::Random;
@@ -141,6 +142,8 @@ pub(super) struct State {
     plan: BTreeMap<u64, Planned>,
     /// The call being made transfers only some of its bytes.
     short: bool,
+    /// The last call that the machine has power for.
+    pub(super) last_call: Option<u64>,
 }
 
 impl State {
@@ -157,6 +160,7 @@ impl State {
             open: BTreeMap::new(),
             plan: BTreeMap::new(),
             short: false,
+            last_call: None,
         }
     }
 
@@ -167,6 +171,9 @@ impl State {
         run: impl FnOnce(&mut Self) -> io::Result<T>,
         give_up: impl FnOnce(&mut Self),
     ) -> io::Result<T> {
+        if self.last_call.is_some_and(|last| self.calls >= last) {
+            return Err(crashed());
+        }
         self.calls += 1;
         let planned = self.plan.remove(&self.calls);
         let error = planned
@@ -283,6 +290,7 @@ impl State {
     /// The machine stops: handles and locks are gone, caches too.
     pub(super) fn restart(&mut self) {
         self.generation += 1;
+        self.last_call = None;
         self.open.clear();
         self.locks.clear();
     }

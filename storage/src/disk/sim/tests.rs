@@ -542,3 +542,41 @@ fn what_nothing_leads_to_is_forgotten() {
     disk.sync_dir(Path::new("/")).unwrap();
     assert_eq!(disk.state.lock().tree.nodes.len(), 2);
 }
+
+#[test]
+fn a_machine_whose_power_is_cut_does_a_few_calls_and_no_more() {
+    let (disk, file) = with_file(b"");
+    disk.cut_power_after(2);
+    file.write_all_at(b"ab", 0).unwrap();
+    file.sync_data().unwrap();
+    assert!(file.write_all_at(b"cd", 2).is_err());
+    assert!(disk.list(Path::new("/")).is_err());
+    disk.crash(CrashMode::KeepAll);
+    assert_eq!(disk.read_file("/d/f"), b"ab");
+    assert!(disk.list(Path::new("/")).is_ok(), "the power is back");
+}
+
+#[test]
+fn a_sync_that_is_held_makes_nothing_durable_before_it_is_released() {
+    let (disk, file) = with_file(b"");
+    let copies = disk.clone();
+    disk.hold_syncs("/");
+    file.write_all_at(b"slow", 0).unwrap();
+    let syncing = std::thread::spawn(move || file.sync_data());
+    let early = copies.copy();
+    early.crash(CrashMode::LoseUnsynced);
+    assert_eq!(early.read_file("/d/f"), b"");
+    disk.release_syncs();
+    syncing.join().unwrap().unwrap();
+    disk.crash(CrashMode::LoseUnsynced);
+    assert_eq!(disk.read_file("/d/f"), b"slow");
+}
+
+#[test]
+fn a_crash_ends_a_sync_that_is_held() {
+    let (disk, file) = with_file(b"");
+    disk.hold_syncs("/");
+    let syncing = std::thread::spawn(move || file.sync_data());
+    disk.crash(CrashMode::LoseUnsynced);
+    assert!(syncing.join().unwrap().is_err());
+}

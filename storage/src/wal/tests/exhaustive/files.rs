@@ -101,7 +101,7 @@ impl Log {
                 );
                 match error {
                     Error::Corrupt { .. } => Answer::Corrupt,
-                    Error::Format { found: 2, .. } => Answer::Format,
+                    Error::Format { found: 9, .. } => Answer::Format,
                     Error::Io { .. } => Answer::Io,
                     error => panic!("{case}: {error}"),
                 }
@@ -235,7 +235,7 @@ impl Log {
             let newer = |disk: &SimDisk| {
                 let mut file = disk.read_file(CONTROL);
                 let at = slot as usize;
-                file[at + 8..at + 12].copy_from_slice(&2u32.to_le_bytes());
+                file[at + 8..at + 12].copy_from_slice(&9u32.to_le_bytes());
                 let length = u32::from_le_bytes(file[at + 12..at + 16].try_into().unwrap());
                 let body = &file[at + 28..at + 28 + length as usize];
                 let mut hasher = crc32fast::Hasher::new();
@@ -267,7 +267,7 @@ impl Log {
             };
             let payload = &bytes[RECORD_HEADER_LEN..][..parsed.payload_len];
             let mut payload = SegmentHeader::decode(payload).unwrap().encode();
-            payload[8..12].copy_from_slice(&2u32.to_le_bytes());
+            payload[8..12].copy_from_slice(&9u32.to_le_bytes());
             let head = RecordHead {
                 entry_type: WalEntryType::SegmentHeader,
                 ..parsed.head

@@ -13,6 +13,7 @@ use super::stage::{
 };
 use super::{Dice, replay, seeds};
 use crate::disk::{CrashMode, SimDisk};
+use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::wal::Wal;
 
@@ -84,10 +85,15 @@ fn go_on(case: &str, primary: &Wal, follower: &Wal, committed: Lsn) -> bool {
     );
     let ahead = theirs > end;
     assert!(
-        !ahead || primary.was_overlapped(),
+        !ahead || primary.must_begin_timeline(),
         "{case}: nothing noted that log was sent early"
     );
-    if primary.was_overlapped() {
+    if primary.must_begin_timeline() {
+        let refused = primary.append(&[put("in the old timeline")]);
+        assert!(
+            matches!(refused, Err(Error::Behind { .. })),
+            "{case}: {refused:?}"
+        );
         let fork = primary.open_timeline(timeline(2, 7), "went on").unwrap();
         assert_eq!(fork, end, "{case}");
     }
@@ -97,7 +103,7 @@ fn go_on(case: &str, primary: &Wal, follower: &Wal, committed: Lsn) -> bool {
             .cut(end)
             .unwrap_or_else(|error| panic!("{case}: {error}"));
     }
-    if primary.was_overlapped() {
+    if primary.timeline() != follower.timeline() {
         follower.adopt_history(&primary.history()).unwrap();
     }
     stream(primary, follower);
@@ -161,19 +167,29 @@ fn a_log_that_was_closed_properly_needs_no_new_timeline() {
     let wal = create(disk.clone());
     wal.allow_overlap().unwrap();
     fill(&wal, 3, 100);
-    assert!(wal.overlaps() && !wal.was_overlapped());
+    assert!(wal.overlaps() && !wal.must_begin_timeline());
     wal.close().unwrap();
     drop(wal);
     let (wal, _) = open(disk.clone()).unwrap();
-    assert!(!wal.overlaps() && !wal.was_overlapped());
+    assert!(!wal.overlaps() && !wal.must_begin_timeline());
     wal.allow_overlap().unwrap();
     drop(wal);
     disk.crash(CrashMode::LoseUnsynced);
-    for _ in 0..2 {
-        // However often it crashes before it goes on.
+    // However often it crashes, or is closed, before it goes on.
+    for close in [false, true, false] {
         let (wal, _) = open(disk.clone()).unwrap();
-        assert!(wal.overlaps() && wal.was_overlapped());
+        assert!(wal.overlaps() && wal.must_begin_timeline());
+        if close {
+            wal.close().unwrap();
+        }
         drop(wal);
         disk.crash(CrashMode::LoseUnsynced);
     }
+    let (wal, _) = open(disk.clone()).unwrap();
+    wal.open_timeline(timeline(2, 7), "went on").unwrap();
+    assert!(wal.overlaps() && !wal.must_begin_timeline());
+    fill(&wal, 1, 100);
+    wal.close().unwrap();
+    drop(wal);
+    assert!(!open(disk).unwrap().0.must_begin_timeline());
 }

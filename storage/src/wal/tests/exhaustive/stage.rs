@@ -169,8 +169,8 @@ impl Recorder {
         std::mem::take(&mut self.shared.states.lock())
     }
 
-    /// Calls `act` from now on before each write to a segment, on the thread that writes: the log is
-    /// sealed up to the end of that write then, and not flushed.
+    /// Calls `act` from now on before each write to a segment, on the thread that writes: the log
+    /// is sealed up to the end of that write then, and not flushed.
     pub(super) fn before_write(&self, act: impl Fn() + Send + Sync + 'static) {
         let set = self.shared.before_write.set(Box::new(act));
         assert!(set.is_ok(), "only once");
