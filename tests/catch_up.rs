@@ -23,7 +23,7 @@ const WRITERS: u64 = 4;
 
 /// The most memory that either node may take, as the documentation states it: five memtables of
 /// 64 MiB and one that is being freed, 64 MiB of cache, 32 MiB of log that is kept at hand, 64 MiB
-/// on its way into it, 36 MiB on its way from the upstream or to a standby, and 32 MiB for the rest.
+/// on its way into it, 36 MiB on its way from the upstream or to a standby, 32 MiB for the rest.
 const MEMORY_MAX: u64 = (6 * 64 + 64 + 32 + 64 + 36 + 32) * MIB;
 
 /// A primary and its standby, which follows through a slot, so that no log is removed before it has

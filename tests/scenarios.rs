@@ -86,13 +86,20 @@ fn begin_put_flushed(node: &Node, key: &str) -> (JoinHandle<u16>, u64) {
 
 /// The receipt of a write at `level`.
 fn put_at(node: &Node, key: &str, level: &str) -> Value {
+    let (status, text) = try_put_at(node, key, level);
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The answer to a write at `level`: its status code and body.
+fn try_put_at(node: &Node, key: &str, level: &str) -> (u16, String) {
     let op = json!({ "op": "put", "table": TABLE, "key": key, "value": "v" });
     let body = json!({ "ops": [op], "level": level }).to_string();
     let answer = node
         .http
         .send("POST", "/v1/transactions", body.as_bytes())
         .unwrap();
-    answer.ok().json()
+    (answer.status, answer.text())
 }
 
 /// Whether a reader of `node` sees `key`.

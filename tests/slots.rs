@@ -98,10 +98,14 @@ fn a_standby_whose_slot_was_lost_while_it_stalled_is_copied_and_makes_another() 
         a.http.slots()[0]["active"] == true
     });
     line.hold(Way::FromNode);
-    write(&a, 200);
-    until("it is given up", || {
-        a.http.slots()[0]["wal_status"] == "lost"
+    let at = b.http.position("flushed") >> 20;
+    let needed = a.data().join(format!("wal/{:08X}{:016X}", 1, at));
+    assert!(needed.exists(), "{needed:?}");
+    until("it is given up, and its log removed", || {
+        write(&a, 20);
+        !needed.exists()
     });
+    assert_eq!(a.http.slots()[0]["wal_status"], "lost");
     line.cut();
     line.release(Way::FromNode);
     let end = a.http.put("t", "last", b"v").ok().lsn();

@@ -417,7 +417,6 @@ fn a_new_timeline_continues_the_log_and_both_nodes_agree() {
     assert!(recovered.torn.is_none());
     // The file that bears the new timeline's name holds what the old one wrote, as such.
     drop(new);
-    // It is not needed any more, if it is there at all.
     let _ = std::fs::remove_file(b.path().join("wal/000000010000000000000001"));
     let (new, _) = open(b.path());
     let there = texts(&new, new.oldest());
