@@ -99,8 +99,8 @@ impl Node {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> mainstay::Result<()> {
     /// # let dir = tempfile::tempdir().expect("a temporary directory");
-    /// // It waits for a standby that never comes.
-    /// let node = Node::builder(dir.path()).sync("ANY 1 (b)".parse()?).start().await?;
+    /// let policy = "ANY 1 (b)".parse().expect("a policy"); // b never comes
+    /// let node = Node::builder(dir.path()).sync(policy).start().await?;
     /// let mut tx = node.begin()?;
     /// tx.put("t", b"k", b"v")?;
     /// tx.commit_at(Level::Local).await?;
