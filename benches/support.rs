@@ -57,5 +57,6 @@ pub(crate) fn print_percentiles(what: &str, samples: &mut [Duration]) {
         };
         let _ = write!(line, "  {name} {:.2?}", samples[at]);
     }
+    let _ = write!(line, "  max {:.2?}", samples[last]);
     eprintln!("{what}: {} samples{line}", samples.len());
 }

@@ -14,7 +14,7 @@ use mainstay_replication::{APPLY_DELAY_MAX, SLOTS_MAX};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use crate::{Level, Lsn, OnMiss, SegmentSize, SyncPolicy};
+use crate::{Level, LsmOptions, Lsn, OnMiss, SegmentSize, SyncPolicy};
 
 /// Longest config, password or token file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -69,6 +69,7 @@ pub(crate) struct Stated {
     pub(crate) max_wal_senders: Option<usize>,
     pub(crate) max_lag: Option<Size>,
     pub(crate) rebuild_from: Option<Size>,
+    pub(crate) store: StoreSizes,
 }
 
 /// A node's settings, complete and checked.
@@ -98,6 +99,7 @@ pub(crate) struct Settings {
     pub(crate) max_wal_senders: Option<usize>,
     pub(crate) max_lag: Option<u64>,
     pub(crate) rebuild_from: Option<u64>,
+    pub(crate) store: LsmOptions,
     pub(crate) accept_loss_from: Option<Lsn>,
 }
 
@@ -144,6 +146,9 @@ impl std::str::FromStr for Idle {
 }
 
 mod file;
+mod store;
+
+pub(crate) use store::StoreSizes;
 
 impl Stated {
     /// Reads the config file at `path`.
@@ -180,6 +185,7 @@ impl Stated {
             max_wal_senders: self.max_wal_senders.or(other.max_wal_senders),
             max_lag: self.max_lag.or(other.max_lag),
             rebuild_from: self.rebuild_from.or(other.rebuild_from),
+            store: self.store.or(other.store),
         }
     }
 
@@ -240,6 +246,7 @@ impl Stated {
             max_wal_senders: self.max_wal_senders,
             max_lag: self.max_lag.map(|size| size.0),
             rebuild_from: self.rebuild_from.map(|size| size.0),
+            store: self.store.settle()?,
             accept_loss_from,
         })
     }

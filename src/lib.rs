@@ -160,8 +160,9 @@
 //! The default is `RemoteFlush` under a policy and `Local` without one. Without a policy no level
 //! waits for more than `Local`, and the [`Receipt`] says so. Readers on all nodes see only what is
 //! committed: flushed here and by the standbys that count. So what was seen under a policy does not
-//! vanish in a failover, and a `Local` commit is seen when it has reached them too. What happens
-//! while there are too few standbys is [`OnMiss`]: by default commits wait.
+//! vanish in a failover, and a `Local` commit is seen when it has reached them too, like one whose
+//! wait was given up. [`Node::snapshot_at`] with [`ReadLevel::Flushed`] shows both before, on the
+//! primary. What happens while there are too few standbys is [`OnMiss`]: by default commits wait.
 //!
 //! # Errors
 //!
@@ -225,7 +226,7 @@ pub use mainstay_replication::protocol::policy::SyncPolicy;
 pub use mainstay_replication::{Outcome, WrittenOn};
 pub use mainstay_replication::{PromoteOptions, Role};
 pub use mainstay_storage::{
-    KEY_MAX, LsmOptions, Lsn, Remedy, Rows, SegmentSize, Timeline, VALUE_MAX, WalOptions,
+    KEY_MAX, LsmOptions, LsmStatus, Lsn, Remedy, Rows, SegmentSize, Timeline, VALUE_MAX, WalOptions,
 };
 pub use node::*;
 pub use orders::*;

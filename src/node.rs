@@ -7,6 +7,7 @@ mod life;
 mod outcome;
 mod policy;
 pub(crate) mod promotion;
+mod reading;
 mod record;
 mod reseed;
 mod resync;
@@ -21,13 +22,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use mainstay_replication::Role;
 use mainstay_storage::Lsn;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
 pub use builder::NodeBuilder;
+pub use reading::ReadLevel;
 pub use slots::SlotStatus;
 
 use crate::commit::Receipt;
@@ -35,7 +36,7 @@ use crate::database::CONFLICT_RETRIES_MAX;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventFilter, EventLog};
 use crate::status::NodeStatus;
-use crate::transaction::{Snapshot, WriteTransaction};
+use crate::transaction::WriteTransaction;
 use crate::upstream::Upstream;
 use life::{Life, Plan};
 
@@ -224,22 +225,6 @@ impl Node {
             return Err(self.not_primary());
         }
         WriteTransaction::begin(self.inner.life().engine.clone())
-    }
-
-    /// The committed value of `key` in `table`, as far as this node knows it.
-    ///
-    /// # Errors
-    /// As [`Snapshot::get`].
-    pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>> {
-        self.snapshot()?.get(table, key)
-    }
-
-    /// All committed data, as far as this node knows them.
-    ///
-    /// # Errors
-    /// The node was stopped.
-    pub fn snapshot(&self) -> Result<Snapshot> {
-        self.inner.life().engine.snapshot()
     }
 
     /// Waits until everything that is committed below `lsn` can be read here: read your own writes

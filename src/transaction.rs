@@ -35,6 +35,11 @@ impl Snapshot {
         Ok(Self { engine, at })
     }
 
+    /// What is in the store at `at`, which was registered for it.
+    pub(crate) fn registered(engine: Arc<Engine>, at: Lsn) -> Self {
+        Self { engine, at }
+    }
+
     /// The position: it shows the transactions that end at or below it.
     pub fn lsn(&self) -> Lsn {
         self.at

@@ -5,6 +5,9 @@ mod following;
 mod life;
 mod policy;
 mod promotion;
+mod reading;
+mod snapshots;
+mod stalls;
 mod verifying;
 
 use std::collections::BTreeMap;

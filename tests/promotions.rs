@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::support::{Ledger, Node, Start, Writers, lsn, number, until};
+use crate::support::{Ledger, Node, Start, Writers, lsn, number};
 
 /// Threads that write.
 const WRITERS: usize = 4;
@@ -27,15 +27,6 @@ fn cluster(dir: &TempDir, policy: &str) -> Vec<Node> {
     [a].into_iter().chain(others).collect()
 }
 
-fn until_both_stream(primary: &Node) {
-    until("both standbys stream", || {
-        let status = primary.http.status();
-        let standbys = status["standbys"].as_array().expect("a list");
-        let streaming = |name: &&serde_json::Value| name["state"] == "streaming";
-        standbys.iter().filter(streaming).count() == 2
-    });
-}
-
 /// Where the timeline that `node` opened last begins.
 fn fork(node: &Node, timeline: u64) -> u64 {
     let name = format!("{timeline:08X}.history");
@@ -54,7 +45,7 @@ fn kill_and_promote(policy: &str) {
     let mut primary = 0;
     let rounds = number("MAINSTAY_PROMOTION_ROUNDS", ROUNDS);
     for round in 0..rounds {
-        until_both_stream(&nodes[primary]);
+        nodes[primary].http.until_streaming(2);
         let writers = Writers::start(WRITERS, &nodes[primary].http, &ledger);
         let spread = round.wrapping_mul(0x9E37_79B9_7F4A_7C15) % ROWS_SPREAD;
         writers.until_acknowledged(ROWS_MIN + spread);
@@ -80,7 +71,7 @@ fn kill_and_promote(policy: &str) {
         nodes[primary] = nodes[primary].same_ports().follow(&nodes[next]).start();
         primary = next;
     }
-    until_both_stream(&nodes[primary]);
+    nodes[primary].http.until_streaming(2);
     let rows = ledger.check(&nodes[primary].http);
     let end = nodes[primary].http.position("commit");
     let (mut copies, mut rewinds) = (0, 0);

@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use crate::support::{Node, Start, mainstay, until};
+use crate::support::{Node, Start, Valve, Way, mainstay, until};
 
 /// Bytes of a row; the limits of slots are looked at every 16 MiB of log.
 const ROW: usize = 200_000;
@@ -83,4 +83,42 @@ fn a_slot_that_holds_back_too_much_or_is_idle_for_too_long_is_lost_for_good() {
         let slots = a.http.slots();
         assert_eq!(slots[0]["wal_status"], "lost", "{slots}");
     }
+}
+
+#[test]
+fn a_standby_whose_slot_was_lost_while_it_stalled_is_copied_and_makes_another() {
+    let dir = TempDir::new().unwrap();
+    let a = start(&dir, "a").arg("--slot-keep-size", "4MiB").start();
+    let line = Valve::to(&a.replication);
+    let b = start(&dir, "b")
+        .arg("--follow", line.url())
+        .arg("--slot", "b");
+    let b = b.start();
+    until("b streams through its slot", || {
+        a.http.slots()[0]["active"] == true
+    });
+    line.hold(Way::FromNode);
+    let at = b.http.position("flushed") >> 20;
+    let needed = a.data().join(format!("wal/{:08X}{:016X}", 1, at));
+    assert!(needed.exists(), "{needed:?}");
+    until("it is given up, and its log removed", || {
+        write(&a, 20);
+        !needed.exists()
+    });
+    assert_eq!(a.http.slots()[0]["wal_status"], "lost");
+    line.cut();
+    line.release(Way::FromNode);
+    let end = a.http.put("t", "last", b"v").ok().lsn();
+    b.http.wait_for(end);
+    assert_eq!(b.http.rows("t"), a.http.rows("t"));
+    // Through one of its own again, that kept what came after the copy began.
+    until("b streams through its slot", || {
+        a.http.slots()[0]["active"] == true
+    });
+    assert_eq!(
+        b.said().matches("took a base backup").count(),
+        2,
+        "{}",
+        b.said()
+    );
 }

@@ -10,6 +10,7 @@ mod node;
 mod proxy;
 mod run;
 mod skip;
+mod valve;
 mod writers;
 
 pub(crate) use hold::Relay;
@@ -18,6 +19,7 @@ pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
 pub(crate) use skip::{find_tool, skipped};
+pub(crate) use valve::{Valve, Way};
 pub(crate) use writers::{Ledger, Writers};
 
 use std::collections::BTreeMap;
@@ -37,10 +39,16 @@ pub(crate) type Rows = BTreeMap<String, Vec<u8>>;
 /// # Panics
 /// With `what` when it does not within [`DEADLINE`].
 #[track_caller]
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
+    until_within(DEADLINE, what, done);
+}
+
+/// As [`until`], for what may take long because much is asked for.
+#[track_caller]
+pub(crate) fn until_within(deadline: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < DEADLINE, "timed out waiting: {what}");
+        assert!(begun.elapsed() < deadline, "timed out waiting: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }

@@ -28,18 +28,9 @@ fn until_confirmed(primary: &Node, standby: &str) {
 
 /// Waits until `count` standbys stream, and the policy is met.
 fn until_synchronized(primary: &Node, count: usize) {
-    until_streaming(primary, count);
+    primary.http.until_streaming(count);
     until("the policy is met", || {
         primary.http.status()["status"] == "synchronized"
-    });
-}
-
-fn until_streaming(primary: &Node, count: usize) {
-    until("the standbys stream", || {
-        let status = primary.http.status();
-        let standbys = status["standbys"].as_array().expect("a list");
-        let streaming = standbys.iter().filter(|one| one["state"] == "streaming");
-        streaming.count() == count
     });
 }
 
@@ -135,30 +126,14 @@ fn a_primary_that_fails_its_policy_refuses_writes_until_all_is_confirmed() {
     assert_eq!(b.http.get(TABLE, "unknown").ok().text(), "v");
 }
 
-/// An order to change the policy, and its answer.
-#[track_caller]
-fn order(node: &Node, body: &Value) -> Value {
-    let body = body.to_string();
-    let answer = node.http.send("POST", "/v1/policy", body.as_bytes());
-    answer.unwrap().ok().json()
-}
-
-fn policy(node: &Node) -> Value {
-    node.http
-        .send("GET", "/v1/policy", b"")
-        .unwrap()
-        .ok()
-        .json()
-}
-
 #[test]
 fn a_policy_that_is_set_while_running_outlasts_a_restart_and_a_failover() {
     let dir = TempDir::new().unwrap();
     let mut a = Start::new(dir.path(), "a").start();
     let b = Start::new(dir.path(), "b").follow(&a).start();
-    until_streaming(&a, 1);
+    a.http.until_streaming(1);
     assert_eq!(put(&a, "alone")["level"], "local");
-    let done = order(&a, &json!({ "policy": "ANY 1 (*)" }));
+    let done = a.http.set_policy(&json!({ "policy": "ANY 1 (*)" }));
     assert_eq!(
         (&done["in_force"], &done["notices"]),
         (&json!(true), &json!([])),
@@ -176,7 +151,7 @@ fn a_policy_that_is_set_while_running_outlasts_a_restart_and_a_failover() {
     assert_eq!(refused.status, 421, "{}", refused.text());
     a.kill();
     b.http.promote();
-    assert_eq!(policy(&b)["policy"], "ANY 1 (*)");
+    assert_eq!(b.http.policy()["policy"], "ANY 1 (*)");
     let a = a.same_ports().follow(&b).start();
     until_synchronized(&b, 1);
     assert_eq!(put(&b, "over")["standbys"], json!(["a"]));
@@ -197,14 +172,14 @@ fn a_change_binds_beside_the_old_policy_until_it_is_confirmed_or_forced() {
     until("b is gone", || {
         a.http.status()["standbys"][0]["state"] == "disconnected"
     });
-    let pending = order(&a, &json!({ "policy": "off" }));
+    let pending = a.http.set_policy(&json!({ "policy": "off" }));
     assert_eq!(pending["in_force"], false, "{pending}");
     assert_says(
         &pending["notices"].to_string(),
         &["until it is confirmed, ANY 1 (*) binds too"],
     );
-    assert_eq!(policy(&a)["state"], "changing");
-    assert_eq!(policy(&a)["binding"], json!(["ANY 1 (*)", "off"]));
+    assert_eq!(a.http.policy()["state"], "changing");
+    assert_eq!(a.http.policy()["binding"], json!(["ANY 1 (*)", "off"]));
     let committed = a.http.position("commit");
     let args = ["policy", "set", "off", "--force", "--http", &a.http_address];
     let forced = mainstay(args).ok();
@@ -216,7 +191,7 @@ fn a_change_binds_beside_the_old_policy_until_it_is_confirmed_or_forced() {
     assert_eq!(put(&a, "alone")["level"], "local");
     a.kill_and_restart();
     until("its own policy is asked for again", || {
-        policy(&a)["binding"] == json!(["off", "ANY 1 (*)"])
+        a.http.policy()["binding"] == json!(["off", "ANY 1 (*)"])
     });
 }
 
@@ -241,7 +216,7 @@ fn a_standby_that_is_gone_for_good_is_replaced_by_removing_it() {
     let removed = remove(true).ok().json();
     assert_eq!(removed["in_force"], true, "{removed}");
     assert_eq!(removed["may_promote"], json!(["b"]));
-    assert_eq!(policy(&a)["counted"], json!([]));
+    assert_eq!(a.http.policy()["counted"], json!([]));
     let again = remove(false);
     assert_eq!(again.status, 400, "{}", again.text());
     assert_says(
@@ -278,7 +253,7 @@ fn a_policy_that_makes_no_sense_is_refused_and_one_for_unknown_standbys_waits_fo
         .arg("--sync", "ANY 2 (x, b)")
         .refused();
     assert_says(&started.err, &["can never be met"]);
-    let done = order(&a, &json!({ "policy": "ANY 1 (b)" }));
+    let done = a.http.set_policy(&json!({ "policy": "ANY 1 (b)" }));
     assert_says(
         &done["notices"].to_string(),
         &["b never registered; commits wait"],

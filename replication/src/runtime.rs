@@ -51,7 +51,7 @@ use crate::protocol::commit::Event;
 
 pub use self::core::SlotState;
 pub(crate) use self::core::{CopyStore, Core, PolicyLogged, PolicyOrder, listed, never_seen};
-pub(crate) use announce::tell;
+pub(crate) use announce::tell_members;
 pub(crate) use applicator::{Replay, SharedStore};
 pub(crate) use backup::remove_left_copies;
 pub use bootstrap::{

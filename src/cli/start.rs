@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::{Failure, print};
-use crate::config::{Delay, Idle, Settings, Size, Stated};
+use crate::config::{Delay, Idle, Settings, Size, Stated, StoreSizes};
 use crate::http::{self, HttpOptions};
 use crate::{Error, Lsn, Node, OnMiss, SyncPolicy};
 
@@ -103,6 +103,8 @@ pub(crate) struct StartArgs {
     /// their log [default: 1GiB]
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_REBUILD_FROM")]
     rebuild_from: Option<Size>,
+    #[command(flatten)]
+    store: StoreSizes,
     /// Stop when standard input ends: for a program that must not leave nodes behind
     #[arg(long)]
     until_stdin_ends: bool,
@@ -154,6 +156,7 @@ impl StartArgs {
             max_wal_senders: self.max_wal_senders,
             max_lag: self.max_lag,
             rebuild_from: self.rebuild_from,
+            store: self.store,
         }
     }
 }
@@ -232,7 +235,8 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     let mut builder = Node::builder(&settings.data)
         .name(&settings.name)
         .listen(&settings.listen)
-        .on_miss(settings.on_miss);
+        .on_miss(settings.on_miss)
+        .store(settings.store.clone());
     if let Some(policy) = &settings.sync {
         builder = builder.sync(policy.clone());
     }

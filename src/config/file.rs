@@ -42,6 +42,12 @@
 //! max_keep_size = "10GiB"
 //! idle_timeout = "10m"
 //! max_replication_slots = 10
+//!
+//! [store]
+//! memtable_size = "64MiB"
+//! block_cache = "64MiB"
+//! snapshot_age = "16GiB"
+//! snapshot_memory = "512MiB"
 //! ```
 
 use std::fmt::Display;
@@ -51,7 +57,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, Delay, Size, Stated};
+use super::{ConfigError, Delay, Size, Stated, StoreSizes};
 use crate::{Level, OnMiss, SyncPolicy};
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +72,7 @@ struct File {
     failover: Failover,
     wal: Wal,
     slots: Slots,
+    store: StoreSizes,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -219,6 +226,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         max_wal_senders: file.replication.max_wal_senders,
         max_lag: file.failover.max_lag,
         rebuild_from: file.upstream.rebuild_from,
+        store: file.store,
     })
 }
 

@@ -11,6 +11,34 @@ fn error(text: &str) -> String {
 }
 
 #[test]
+fn the_sizes_of_the_store_are_read_and_too_small_ones_refused() {
+    let stated = read(
+        r#"
+        [store]
+        memtable_size = "1MiB"
+        snapshot_age = "2GiB"
+        snapshot_memory = "3MiB"
+        "#,
+    )
+    .unwrap();
+    let store = stated.store.settle().unwrap();
+    assert_eq!(
+        (store.memtable_bytes, store.table_bytes),
+        (1 << 20, 1 << 20)
+    );
+    assert_eq!(
+        (store.snapshot_age, store.snapshot_bytes),
+        (2 << 30, 3 << 20)
+    );
+    assert_eq!(store.block_cache, crate::LsmOptions::default().block_cache);
+    let small = read("store.memtable_size = \"1kB\"")
+        .unwrap()
+        .store
+        .settle();
+    assert!(small.unwrap_err().to_string().contains("1MiB is the least"));
+}
+
+#[test]
 fn a_file_with_every_key_is_read() {
     let stated = read(
         r#"

@@ -17,7 +17,7 @@ use super::{
     WAIT_MS_MAX, blocking,
 };
 use crate::encoding::{from_json, put_json, url_decode};
-use crate::{Lsn, Node, Receipt, Snapshot};
+use crate::{Lsn, Node, ReadLevel, Receipt, Snapshot};
 
 pub(crate) async fn put(
     State(api): State<Api>,
@@ -76,10 +76,10 @@ pub(crate) async fn get(
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> ApiResult<Response> {
     let (table, key) = place(&uri)?;
-    query(wait)?.reached(&api.node).await?;
+    let level = query(wait)?.reached(&api.node).await?;
     let node = api.node.clone();
     let (lsn, value) = blocking(move || {
-        let snapshot = node.snapshot()?;
+        let snapshot = node.snapshot_at(level)?;
         Ok((snapshot.lsn(), snapshot.get(&table, &key)?))
     })
     .await?;
@@ -121,18 +121,23 @@ pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> ApiResult<T> 
     }
 }
 
-/// Until when a read waits.
+/// Until when a read waits, and what it sees then.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Wait {
     min_lsn: Option<String>,
     timeout_ms: Option<u64>,
+    read_level: Option<String>,
 }
 
 impl Wait {
-    /// Waits until the node shows everything up to `min_lsn`.
-    async fn reached(&self, node: &Node) -> ApiResult<()> {
+    /// Waits until the node shows everything up to `min_lsn`, and returns at which level to read.
+    async fn reached(&self, node: &Node) -> ApiResult<ReadLevel> {
+        let level = self.read_level.as_deref().map(str::parse::<ReadLevel>);
+        let level = level.transpose();
+        let level = level.map_err(|error| ApiError::bad(format!("read_level: {error}")))?;
+        let level = level.unwrap_or_default();
         let Some(lsn) = &self.min_lsn else {
-            return Ok(());
+            return Ok(level);
         };
         let lsn = lsn.parse::<Lsn>();
         let lsn = lsn.map_err(|error| ApiError::bad(format!("min_lsn: {error}")))?;
@@ -141,7 +146,8 @@ impl Wait {
             let what = format!("timeout_ms is {millis}, the most is {WAIT_MS_MAX}");
             return Err(ApiError::bad(what));
         }
-        Ok(node.wait_for(lsn, Duration::from_millis(millis)).await?)
+        node.wait_for(lsn, Duration::from_millis(millis)).await?;
+        Ok(level)
     }
 }
 
@@ -163,10 +169,10 @@ pub(crate) async fn scan(
     let table = uri.path().strip_prefix("/v1/tables/").unwrap_or_default();
     let table = table_name(table.split('/').next().unwrap_or_default())?;
     let scan = Scan::parse(table, raw.as_deref().unwrap_or_default())?;
-    query(wait)?.reached(&api.node).await?;
+    let level = query(wait)?.reached(&api.node).await?;
     let node = api.node.clone();
     let (lsn, page) = blocking(move || {
-        let snapshot = node.snapshot()?;
+        let snapshot = node.snapshot_at(level)?;
         Ok((snapshot.lsn(), scan.run(&snapshot)?))
     })
     .await?;
@@ -202,9 +208,9 @@ impl Scan {
                     let range = format!("{text:?} is not a number from 1 to {SCAN_ROWS_MAX}");
                     scan.limit = limit.ok_or_else(|| bad(range))?;
                 }
-                "min_lsn" | "timeout_ms" => {}
+                "min_lsn" | "timeout_ms" | "read_level" => {}
                 _ => {
-                    let hint = "there are prefix, from, from_base64, limit, min_lsn, timeout_ms";
+                    let hint = "there are prefix, from, from_base64, limit, min_lsn, timeout_ms, read_level";
                     return Err(ApiError::bad(format!("unknown parameter {name:?}")).hint(hint));
                 }
             }

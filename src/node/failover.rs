@@ -36,11 +36,7 @@ impl Node {
         }
         tracing::warn!(name = %successor.name, why = %successor.why, "failing over");
         let promotion = match successor.own {
-            true => {
-                let promotion = self.taken_over(promote, Some(&successor.why)).await?;
-                self.inner.life().replicator.tell_members().await?;
-                promotion
-            }
+            true => self.taken_over(promote, Some(&successor.why)).await?,
             false => {
                 let promotion = replicator.order_failover(&successor, promote).await?;
                 self.follow_instead(&successor.address).await;

@@ -131,9 +131,7 @@ impl Node {
     ) -> std::result::Result<Promotion, NotPromoted> {
         let options = request.options();
         if let Some(why) = request.why() {
-            let promotion = self.taken_over(&options, Some(why)).await?;
-            self.inner.life().replicator.tell_members().await?;
-            return Ok(promotion);
+            return self.taken_over(&options, Some(why)).await;
         }
         self.opened(&options).await
     }

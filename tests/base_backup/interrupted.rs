@@ -99,6 +99,29 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_backup_without_its_label_is_no_backup() {
+    let dir = TempDir::new().unwrap();
+    let primary = start(&dir, "a").start();
+    fill(&primary, "row-", 5);
+    let kept = dir.path().join("b");
+    backup(&primary, &kept, &[]).ok();
+    std::fs::remove_file(kept.join("backup_label")).unwrap();
+    for done in [
+        verify(&kept),
+        restore(&kept, &dir.path().join("c")),
+        start(&dir, "b").refused(),
+        start(&dir, "b").follow(&primary).refused(),
+    ] {
+        assert_ne!(done.code, Some(0));
+        assert_says(
+            &done.err,
+            &["backup_label is missing", "take the backup again"],
+        );
+    }
+    assert!(!dir.path().join("c").exists() && !kept.join("control").exists());
+}
+
+#[test]
 fn a_conversion_that_was_killed_anywhere_is_done_by_the_next_start() {
     let dir = TempDir::new().unwrap();
     let mut primary = start(&dir, "a").start();

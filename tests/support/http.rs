@@ -1,5 +1,8 @@
 //! A small client of the node's HTTP side.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::{Request, Response};
@@ -54,10 +57,15 @@ impl Answer {
 
 impl Http {
     pub(crate) fn new(address: &str) -> Self {
+        Self::with_patience(address, DEADLINE)
+    }
+
+    /// A client that gives up on an answer after `patience`.
+    pub(crate) fn with_patience(address: &str, patience: Duration) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
-            .timeout_global(Some(DEADLINE));
+            .timeout_global(Some(patience));
         Self {
             agent: config.build().new_agent(),
             address: address.to_owned(),
@@ -133,6 +141,32 @@ impl Http {
         self.must("GET", "/v1/slots", &[]).ok().json()
     }
 
+    /// The synchronous policy, and how it stands.
+    #[track_caller]
+    pub(crate) fn policy(&self) -> Value {
+        self.must("GET", "/v1/policy", &[]).ok().json()
+    }
+
+    /// Changes the policy, and returns the answer.
+    #[track_caller]
+    pub(crate) fn set_policy(&self, order: &Value) -> Value {
+        let order = order.to_string();
+        self.must("POST", "/v1/policy", order.as_bytes())
+            .ok()
+            .json()
+    }
+
+    /// Waits until exactly `count` standbys stream.
+    #[track_caller]
+    pub(crate) fn until_streaming(&self, count: usize) {
+        until("the standbys stream", || {
+            let status = self.status();
+            let standbys = status["standbys"].as_array().expect("a list");
+            let streaming = standbys.iter().filter(|one| one["state"] == "streaming");
+            streaming.count() == count
+        });
+    }
+
     /// What `GET /v1/events?query` answers.
     #[track_caller]
     pub(crate) fn events(&self, query: &str) -> Vec<Value> {
@@ -181,19 +215,54 @@ impl Http {
     /// A whole table whose keys are text.
     #[track_caller]
     pub(crate) fn rows(&self, table: &str) -> Rows {
+        let rows = self.try_rows(table, "committed");
+        rows.unwrap_or_else(|error| panic!("scan of {table} at {}: {error}", self.address))
+    }
+
+    /// What tells a table's rows from others, and how many there are; a page is held at a time.
+    #[track_caller]
+    pub(crate) fn digest(&self, table: &str) -> (u64, usize) {
+        let (mut hasher, mut count) = (DefaultHasher::new(), 0);
+        let each = |key: String, value: &str| {
+            (key, value).hash(&mut hasher);
+            count += 1;
+        };
+        let read = self.each_row(table, "committed", each);
+        read.unwrap_or_else(|error| panic!("scan of {table} at {}: {error}", self.address));
+        (hasher.finish(), count)
+    }
+
+    /// As [`rows`](Self::rows), at a read level, of a node that may be gone.
+    pub(crate) fn try_rows(&self, table: &str, level: &str) -> Result<Rows, String> {
         let mut rows = Rows::new();
+        self.each_row(table, level, |key, value| {
+            rows.insert(key, value.as_bytes().to_vec());
+        })?;
+        Ok(rows)
+    }
+
+    fn each_row(
+        &self,
+        table: &str,
+        level: &str,
+        mut each: impl FnMut(String, &str),
+    ) -> Result<(), String> {
         let mut from = String::new();
         loop {
-            let path = format!("/v1/tables/{table}/keys?from={from}&limit={PAGE_ROWS}");
-            let page = self.must("GET", &path, &[]).ok().json();
+            let path =
+                format!("/v1/tables/{table}/keys?from={from}&limit={PAGE_ROWS}&read_level={level}");
+            let page = self.send("GET", &path, &[])?;
+            if page.status != 200 {
+                return Err(page.text());
+            }
+            let page = page.json();
             for row in page["rows"].as_array().expect("a page has rows") {
                 let key = row["key"].as_str().expect("keys here are text").to_owned();
-                let value = row["value"].as_str().expect("values here are text");
-                rows.insert(key, value.as_bytes().to_vec());
+                each(key, row["value"].as_str().expect("values here are text"));
             }
             match page["next"].as_str() {
                 Some(next) => from = next.to_owned(),
-                None => return rows,
+                None => return Ok(()),
             }
         }
     }

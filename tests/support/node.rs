@@ -35,12 +35,18 @@ impl Start {
     }
 
     /// Sets a flag, instead of what it was before.
-    pub(crate) fn arg(mut self, flag: &str, value: impl AsRef<str>) -> Self {
+    pub(crate) fn arg(self, flag: &str, value: impl AsRef<str>) -> Self {
+        let mut this = self.without(flag);
+        this.args
+            .extend([flag.to_owned(), value.as_ref().to_owned()]);
+        this
+    }
+
+    /// Takes a flag away.
+    pub(crate) fn without(mut self, flag: &str) -> Self {
         if let Some(at) = self.args.iter().position(|arg| arg == flag) {
             self.args.drain(at..at + 2);
         }
-        self.args
-            .extend([flag.to_owned(), value.as_ref().to_owned()]);
         self
     }
 
@@ -162,6 +168,18 @@ impl Node {
     pub(crate) fn same_ports(&self) -> Start {
         let start = self.start.clone().arg("--listen", &self.replication);
         start.arg("--http", &self.http_address)
+    }
+
+    /// The most memory in bytes that the process ever had at once, by the system's count.
+    #[track_caller]
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let child = self.child.as_ref().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("the system says it")
+            << 10
     }
 
     /// Kills it with SIGKILL: it gets no chance to say or write anything.

@@ -7,7 +7,7 @@ use super::{Promotion, WalReplicator};
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::promotion::{PossibleLoss, choose};
-use crate::runtime::{PromoteOptions, order_to_take_over, survey, tell};
+use crate::runtime::{PromoteOptions, order_to_take_over, survey};
 
 /// Who is to replace the primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,25 +77,6 @@ impl WalReplicator {
         let name = named(&successor.name)?;
         let core = self.core()?;
         order_to_take_over(&core, &name, &successor.address, options, &successor.why).await
-    }
-
-    /// Tells all other members, until each has heard it, that this primary opened its timeline:
-    /// standbys follow it, and the old primary stops.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`].
-    pub async fn tell_members(&self) -> Result<()> {
-        let mut running = self.inner.running.lock().await;
-        let running = running.as_mut().ok_or(Error::NotRunning)?;
-        let (core, timeline) = (&running.core, running.core.wal.timeline());
-        for member in core.cluster().standbys {
-            if member.name != core.name && !member.address.is_empty() {
-                running
-                    .tasks
-                    .spawn(tell(core.clone(), timeline, member.address));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::event::ReplicationEvent;
 use crate::protocol::promotion::PossibleLoss;
 use crate::protocol::promotion::Standstill;
-use crate::runtime::{Core, Follower, Outlook, PromoteOptions, look, promote, tell};
+use crate::runtime::{Core, Follower, Outlook, PromoteOptions, look, promote, tell_members};
 
 /// How long a promotion without a policy waits until the store given has all of the log.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ impl WalReplicator {
         let mut running = self.inner.running.lock().await;
         let running = running.as_mut().ok_or(Error::NotRunning)?;
         may_be_promoted(&running.core, options)?;
-        let old = running.core.cluster().primary;
+        let before = running.core.cluster();
         let was = running.core.role();
         let opened = promote::run(&running.core, options, &mut running.follower).await;
         let mut opened = match opened {
@@ -94,17 +94,15 @@ impl WalReplicator {
         running.core.observer.tell(ReplicationEvent::Promoted {
             timeline: opened.promotion.timeline,
             end: opened.promotion.end,
-            previous: old.name.to_string(),
+            previous: before.primary.name.to_string(),
         });
         running.core.become_primary(&was, opened.promotion.end)?;
         if opened.overtaken {
             running.core.suspend(Standstill::Outbid);
         }
         running.core.switched.send_modify(|count| *count += 1);
-        if old.name != running.core.name && !old.address.is_empty() {
-            let (core, timeline) = (running.core.clone(), opened.promotion.timeline);
-            running.tasks.spawn(tell(core, timeline, old.address));
-        }
+        let (core, timeline) = (running.core.clone(), opened.promotion.timeline);
+        running.tasks.spawn(tell_members(core, timeline, before));
         if running.replay.is_some() && running.core.cluster().policy.needed() == 0 {
             let applied = running.core.applied.wait(opened.promotion.end);
             // What takes longer goes on by itself.

@@ -2,14 +2,18 @@
 //!
 //! Safety does not need this: enough members have promised, so it cannot acknowledge anything that
 //! the policy covers. But without standbys nobody would tell it, and it would go on answering
-//! reads, and commits that wait for its own disk only.
+//! reads, and commits that wait for its own disk only. Which member that is need not be known here:
+//! two may have been promoted at once, and this node's log ends before the other one's says so.
+//! All members are told.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_storage::Timeline;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::cluster::ClusterConfig;
 use crate::config::Role;
 use crate::error::Result;
 use crate::protocol::receiver::{is_stale, newest_known};
@@ -29,9 +33,21 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long the old primary is looked for; it learns the news by itself when it meets anybody.
 const LOOK_FOR: Duration = Duration::from_secs(3600);
 
+/// Tells every other member, each as long as [`tell`] does; `before` is the configuration of the
+/// log in which the timeline was opened.
+pub(crate) async fn tell_members(core: Arc<Core>, timeline: Timeline, before: ClusterConfig) {
+    let mut telling = JoinSet::new();
+    for member in before.standbys.into_iter().chain([before.primary]) {
+        if member.name != core.name && !member.address.is_empty() {
+            telling.spawn(tell(core.clone(), timeline, member.address));
+        }
+    }
+    while telling.join_next().await.is_some() {}
+}
+
 /// Tells the node at `address`, until it has heard, this node is no primary of that timeline any
 /// more or stops, or [`LOOK_FOR`] has passed.
-pub(crate) async fn tell(core: Arc<Core>, timeline: Timeline, address: String) {
+async fn tell(core: Arc<Core>, timeline: Timeline, address: String) {
     let (end, mut pause) = (core.clock.now() + LOOK_FOR, RETRY_FIRST);
     let mut stopping = core.stopping.subscribe();
     while core.is_primary() && core.wal.timeline() == timeline && core.clock.now() < end {

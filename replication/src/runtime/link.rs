@@ -7,10 +7,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 
@@ -138,6 +140,21 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// As [`flush`](Self::flush), for a peer that may take nothing in any more.
+    ///
+    /// # Errors
+    /// Also when nothing went out for `patience`.
+    pub(crate) async fn flush_unless_stalled(&mut self, patience: Duration) -> Result<()> {
+        loop {
+            let before = self.queued;
+            match timeout(patience, self.flush()).await {
+                Ok(flushed) => return flushed,
+                Err(_) if self.queued < before => {}
+                Err(_) => return Err(self.failed("write", io::ErrorKind::TimedOut.into())),
+            }
+        }
     }
 
     async fn drain_without_reading(&mut self) -> Result<()> {

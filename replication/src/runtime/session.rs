@@ -251,7 +251,8 @@ impl Session {
                 // Remains of an ended copy.
                 _ => {}
             }
-            self.link.flush().await?;
+            let patience = self.core.timeout();
+            self.link.flush_unless_stalled(patience).await?;
         }
     }
 

@@ -4,6 +4,8 @@
 //! bytes go to the log as they are, whole records at a time; what is incomplete waits for the rest.
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
+mod interrupt;
+mod lost_slot;
 mod messages;
 mod upstreams;
 mod weigh;
@@ -155,10 +157,10 @@ impl Driver {
         let Some(event) = event else { return Ok(()) };
         let mut actions = Vec::new();
         self.receiver.on(event, self.core.clock.now(), &mut actions);
-        let mut performed = Ok(());
+        let mut performed = Ok(true);
         for action in actions {
             performed = self.perform(action).await;
-            if performed.is_err() {
+            if !matches!(performed, Ok(true)) {
                 break;
             }
         }
@@ -166,7 +168,7 @@ impl Driver {
             self.leave(done);
             return Ok(());
         }
-        performed
+        performed.map(|_| ())
     }
 
     async fn disconnected(&mut self, error: &Error) {
@@ -286,7 +288,7 @@ impl Driver {
         let _ = done.send(());
     }
 
-    async fn perform(&mut self, action: Action) -> Result<()> {
+    async fn carry_out(&mut self, action: Action) -> Result<()> {
         match action {
             Action::Connect => self.connect().await?,
             Action::Identify => self.identify().await?,
@@ -474,6 +476,9 @@ impl Driver {
                 ..
             }) => {
                 tracing::warn!(%message, "the upstream refused the stream");
+                if code == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE {
+                    self.drop_lost_slot().await?;
+                }
                 Event::StartRefused {
                     removed: code == sqlstate::UNDEFINED_FILE,
                 }

@@ -104,7 +104,8 @@ impl Session {
             }
             self.note(stream);
         }
-        self.link.flush().await?;
+        let patience = self.core.timeout();
+        self.link.flush_unless_stalled(patience).await?;
         match stream.close {
             true => Err(wire(
                 &self.link,

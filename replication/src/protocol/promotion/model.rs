@@ -19,7 +19,9 @@ use crate::protocol::progress::Positions;
 use crate::protocol::receiver::{OwnLog, TheirLog, Way, is_stale, way_forward};
 use crate::time::Moment;
 
+mod member;
 mod node;
+mod scenarios;
 
 use node::{Entry, Node, end_of, entries_to};
 
@@ -232,6 +234,11 @@ impl Cluster {
     /// `at` takes a little from some primary, if it may, and confirms it.
     fn stream(&mut self, at: usize) {
         let from = self.random(self.nodes.len());
+        let more = 1 + self.random(4);
+        self.stream_from(at, from, more);
+    }
+
+    fn stream_from(&mut self, at: usize, from: usize, more: usize) {
         // A candidate goes on receiving until its own promise stops that.
         let busy = self.nodes[at].primary.is_some();
         if from == at || busy || self.nodes[from].primary.is_none() {
@@ -265,7 +272,6 @@ impl Cluster {
             _ => return,
         };
         let (history, commit) = (their.history.clone(), their.known_commit);
-        let more = 1 + self.random(4);
         let upto = (entries_to(to) + more).min(self.nodes[from].log.len());
         let fetched = self.nodes[from].log[entries_to(to)..upto].to_vec();
         if timeline != newest {
@@ -449,9 +455,12 @@ impl Cluster {
         }
         let which = self.random(self.messages.len());
         let message = self.messages.remove(which).unwrap();
-        if self.random(12) == 0 {
-            return;
+        if self.random(12) > 0 {
+            self.hand_over(message);
         }
+    }
+
+    fn hand_over(&mut self, message: Message) {
         match message {
             Message::Ack {
                 to,
@@ -529,101 +538,6 @@ impl Cluster {
                 positions,
             },
         );
-    }
-
-    fn answer(
-        &mut self,
-        to: usize,
-        from: usize,
-        attempt: u64,
-        action: CandidateAction,
-    ) -> Option<CandidateEvent> {
-        let node = &mut self.nodes[to];
-        let name = node.name.clone();
-        match action {
-            CandidateAction::AskProbe(_) => Some(CandidateEvent::ProbeAnswered(
-                name,
-                ProbeAnswer {
-                    role: Role::Standby,
-                    end: node.log_end(),
-                    highest: node.acceptor.newest().number,
-                    primary_heard: None,
-                },
-            )),
-            CandidateAction::AskOwn(request) => {
-                let promise = self.promise(to, request)?;
-                let policies = self.nodes[to].policies();
-                Some(CandidateEvent::OwnAnswered { promise, policies })
-            }
-            CandidateAction::AskPromise(_, request) => {
-                let timeline = request.timeline;
-                let promise = self.promise(to, request)?;
-                Some(CandidateEvent::PromiseAnswered(name, timeline, promise))
-            }
-            CandidateAction::FetchFrom { end, .. } => {
-                let asking = self.nodes[from]
-                    .candidate
-                    .as_ref()
-                    .map(|(attempt, _)| *attempt);
-                let there = self.nodes[to].log_end();
-                if asking != Some(attempt) || end.is_newer_than(&there) || there != end {
-                    return Some(CandidateEvent::FetchFailed);
-                }
-                self.fetch(to, from);
-                let end = self.nodes[from].log_end();
-                let policies = self.nodes[from].policies();
-                Some(CandidateEvent::Fetched { end, policies })
-            }
-            _ => None,
-        }
-    }
-
-    fn promise(&mut self, to: usize, request: PromiseRequest) -> Option<Promise> {
-        let mut out = Vec::new();
-        let (timeline, own) = (request.timeline, request.candidate == self.nodes[to].name);
-        self.nodes[to]
-            .acceptor
-            .on(AcceptorEvent::Asked(request), &mut out);
-        if let Some(AcceptorAction::Persist(_)) = out.last() {
-            // Everything older stops before the end of the log is told.
-            if !own {
-                self.claim(to, timeline, false);
-                self.on_candidate(to, CandidateEvent::Overtaken(timeline), Moment::ZERO);
-            }
-            self.flush(to);
-            let end = self.nodes[to].log_end();
-            self.story
-                .push(format!("{to} promises {timeline} at {end:?}"));
-            self.nodes[to]
-                .acceptor
-                .on(AcceptorEvent::Persisted(end), &mut out);
-        }
-        match out.pop() {
-            Some(AcceptorAction::Reply { promise, .. }) => Some(promise),
-            _ => None,
-        }
-    }
-
-    /// The candidate `from` makes its log the same as that of `to`.
-    fn fetch(&mut self, to: usize, from: usize) {
-        let source = &self.nodes[to];
-        let common = source.history.common_point(
-            end_of(source.flushed),
-            &self.nodes[from].history,
-            end_of(self.nodes[from].flushed),
-        );
-        let common = entries_to(common.unwrap());
-        self.check_cut(from, common);
-        let log = self.nodes[to].log[..self.nodes[to].flushed].to_vec();
-        let (history, newest) = (
-            self.nodes[to].history.clone(),
-            self.nodes[to].log_end().timeline,
-        );
-        let node = &mut self.nodes[from];
-        node.flushed = log.len();
-        node.log = log;
-        node.history = history.until(newest.number).unwrap();
-        node.restarting = false;
     }
 }
 

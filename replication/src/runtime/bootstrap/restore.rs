@@ -22,7 +22,8 @@ use crate::runtime::client::Client;
 /// Whether `dir` is a base backup that was not made a data directory yet.
 ///
 /// # Errors
-/// Disk errors; [`Error::Invalid`] for one in compressed archives.
+/// Disk errors; [`Error::Invalid`] for one in compressed archives, and for one without its label:
+/// nobody knows where its log begins.
 pub fn holds_backup(dir: &Path) -> Result<bool> {
     let there = files::names(dir)?;
     let has = |wanted: &str| there.iter().any(|name| name == wanted);
@@ -38,7 +39,14 @@ pub fn holds_backup(dir: &Path) -> Result<bool> {
             "{} is a compressed base backup; decompress its archives first",
             dir.join(name).display()
         ))),
-        None => Ok(has(BACKUP_LABEL) || has(BACKUP_ARCHIVE)),
+        None if has(BACKUP_LABEL) || has(BACKUP_ARCHIVE) => Ok(true),
+        // Whatever is filled just now brings its label with the rest.
+        None if has(MANIFEST) && !has(BOOTSTRAP_DIR) => Err(Error::Invalid(format!(
+            "{}: {BACKUP_LABEL} is missing beside {MANIFEST}, and without it nobody knows where the \
+             log of this backup begins; take the backup again",
+            dir.display()
+        ))),
+        None => Ok(false),
     }
 }
 

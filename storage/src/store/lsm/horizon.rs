@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use lsm_tree::Tree;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::reader::Slot;
+use super::reader::ScanSlot;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
@@ -37,7 +37,7 @@ pub(super) struct Live {
 struct Open {
     /// How often each position is registered.
     snapshots: BTreeMap<Lsn, usize>,
-    scans: BTreeMap<u64, (Lsn, Weak<Mutex<Slot>>)>,
+    scans: BTreeMap<u64, (Lsn, Weak<ScanSlot>)>,
     next_scan: u64,
 }
 
@@ -111,7 +111,7 @@ impl Horizon {
     ///
     /// # Errors
     /// As [`at`](Self::at).
-    pub(super) fn add_scan(&self, at: Lsn, slot: &Arc<Mutex<Slot>>) -> Result<u64> {
+    pub(super) fn add_scan(&self, at: Lsn, slot: &Arc<ScanSlot>) -> Result<u64> {
         let mut open = self.open.lock();
         drop(self.at(at)?);
         *open.snapshots.entry(at).or_default() += 1;
@@ -148,7 +148,7 @@ impl Horizon {
             tracing::warn!(%at, %floor, "snapshot ended: it was too old or held too much memory");
         }
         for slot in scans {
-            Slot::end(&slot, Slot::TooOld { oldest: floor });
+            slot.end_too_old(floor);
         }
         floor
     }
@@ -162,13 +162,13 @@ impl Horizon {
             open.scans_below(Lsn::MAX)
         };
         for slot in scans {
-            Slot::end(&slot, Slot::Closed);
+            slot.close();
         }
     }
 }
 
 impl Open {
-    fn scans_below(&self, floor: Lsn) -> Vec<Arc<Mutex<Slot>>> {
+    fn scans_below(&self, floor: Lsn) -> Vec<Arc<ScanSlot>> {
         let below = self.scans.values().filter(|(at, _)| *at < floor);
         below.filter_map(|(_, slot)| slot.upgrade()).collect()
     }

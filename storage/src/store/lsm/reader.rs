@@ -5,10 +5,11 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use lsm_tree::{AbstractTree, Guard, IterGuardImpl};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::engine::Shared;
 use super::fault::convert;
@@ -62,7 +63,7 @@ impl LsmReader {
     /// The rows of a range, as of a position to read at, without the first `cut` bytes of their
     /// keys.
     pub(super) fn rows(&self, range: Range, at: Lsn, cut: usize) -> Result<Rows> {
-        let slot = Arc::new(Mutex::new(Slot::Done));
+        let slot = Arc::new(ScanSlot::new(Slot::Done));
         let scan = Scan {
             number: self.shared.horizon.add_scan(at, &slot)?,
             shared: self.shared.clone(),
@@ -120,8 +121,16 @@ impl ReadAt for LsmReader {
 
 type Iter = Box<dyn DoubleEndedIterator<Item = IterGuardImpl> + Send>;
 
-/// A scan's iterator, where the store can take it away. It pins tables: one that outlived the
-/// tree could delete a file of the next instance, whose number it shares.
+/// Where a scan's iterator lies, so that the store can take it away. It pins tables: one that
+/// outlived the tree could delete a file of the next instance, whose number it shares.
+pub(super) struct ScanSlot {
+    slot: Mutex<Slot>,
+    /// The lowest position that can be read, once the scan's own is below it. Set without waiting
+    /// for a step that is under way, which may skip any number of deleted rows.
+    too_old: AtomicU64,
+}
+
+/// What is in it.
 pub(super) enum Slot {
     /// It runs.
     Open(Iter),
@@ -136,19 +145,47 @@ pub(super) enum Slot {
     Done,
 }
 
-impl Slot {
-    /// Replaces a running iterator by the reason why it ended.
-    pub(super) fn end(slot: &Mutex<Slot>, reason: Slot) {
-        let mut slot = slot.lock();
-        if matches!(*slot, Slot::Open(_)) {
-            *slot = reason;
+impl ScanSlot {
+    pub(super) fn new(slot: Slot) -> Self {
+        Self {
+            slot: Mutex::new(slot),
+            too_old: AtomicU64::new(0),
         }
+    }
+
+    /// Ends a scan whose position is below `oldest` now: at once, or behind the step under way.
+    pub(super) fn end_too_old(&self, oldest: Lsn) {
+        self.too_old.store(oldest.get(), Ordering::SeqCst);
+        self.look_at_age();
+    }
+
+    /// Takes the iterator away if it is too old, unless a step is under way, which looks itself
+    /// when it has let go.
+    fn look_at_age(&self) {
+        let oldest = Lsn::new(self.too_old.load(Ordering::SeqCst));
+        if !oldest.is_zero()
+            && let Some(slot) = self.slot.try_lock()
+        {
+            end(slot, Slot::TooOld { oldest });
+        }
+    }
+
+    /// Ends a scan because the store is closed; waits for the step under way.
+    pub(super) fn close(&self) {
+        end(self.slot.lock(), Slot::Closed);
+    }
+}
+
+/// Replaces a running iterator by the reason why it ended.
+fn end(mut slot: MutexGuard<'_, Slot>, reason: Slot) {
+    if matches!(*slot, Slot::Open(_)) {
+        *slot = reason;
     }
 }
 
 struct Scan {
     shared: Arc<Shared>,
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<ScanSlot>,
     number: u64,
     at: Lsn,
     /// Bytes of a key that are not shown.
@@ -159,7 +196,7 @@ impl Scan {
     /// The iterator goes into the slot while the tree is held, so that whoever shuts the store
     /// finds either no iterator or one that it can take away.
     fn start(&self, range: Range) -> Result<()> {
-        let mut slot = self.slot.lock();
+        let mut slot = self.slot.slot.lock();
         let live = self.shared.horizon.at(self.at)?;
         *slot = Slot::Open(live.tree().range(range, self.at.get(), None));
         Ok(())
@@ -193,18 +230,53 @@ impl Iterator for Scan {
     type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut slot = self.slot.lock();
+        let mut slot = self.slot.slot.lock();
         let item = self.step(&mut slot).transpose();
         if !matches!(item, Some(Ok(_))) {
             *slot = Slot::Done;
         }
+        drop(slot);
+        self.slot.look_at_age();
         item
     }
 }
 
 impl Drop for Scan {
     fn drop(&mut self) {
-        *self.slot.lock() = Slot::Done;
+        *self.slot.slot.lock() = Slot::Done;
         self.shared.horizon.remove_scan(self.number, self.at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running() -> ScanSlot {
+        ScanSlot::new(Slot::Open(Box::new(std::iter::empty())))
+    }
+
+    #[test]
+    fn a_scan_that_becomes_too_old_in_the_middle_of_a_step_holds_up_nobody_and_ends_behind_it() {
+        let scan = running();
+        let step = scan.slot.lock();
+        // On this thread: were it to wait for the step, this would not return.
+        scan.end_too_old(Lsn::new(64));
+        assert!(matches!(*step, Slot::Open(_)));
+        drop(step);
+        scan.look_at_age();
+        assert!(matches!(*scan.slot.lock(), Slot::TooOld { oldest } if oldest == Lsn::new(64)));
+    }
+
+    #[test]
+    fn a_scan_that_nobody_steps_ends_at_once() {
+        let scan = running();
+        scan.end_too_old(Lsn::new(64));
+        assert!(matches!(*scan.slot.lock(), Slot::TooOld { .. }));
+        let scan = running();
+        scan.look_at_age();
+        assert!(matches!(*scan.slot.lock(), Slot::Open(_)));
+        scan.close();
+        assert!(matches!(*scan.slot.lock(), Slot::Closed));
     }
 }

@@ -376,3 +376,43 @@ fn a_new_log_outlives_a_power_cut_with_all_its_directories() {
     let (_, recovered) = Wal::open(Arc::new(disk), dir, &options()).unwrap();
     assert_eq!(recovered.end, end);
 }
+
+#[test]
+fn a_timeline_that_begins_in_the_rest_of_a_segment_is_followed_and_recovered() {
+    // From no room at all to room for its first record and a little more.
+    for left in (0..=160).step_by(8) {
+        let (here, there) = (SimDisk::new(1), SimDisk::new(2));
+        let old = create(here.clone());
+        leave(&old, left);
+        let follower = standby(&old, there.clone());
+        stream(&old, &follower);
+        let fork = old.appended();
+        // Half a record is all that the primary's last write left behind.
+        let lost = old.append(&[put("never flushed")]).unwrap().end;
+        assert!(lost > fork, "{left}");
+        drop(old);
+        here.crash(CrashMode::LoseUnsynced);
+        let (old, _) = open(here).unwrap();
+        let opened = follower.open_timeline(timeline(2, 7), "half").unwrap();
+        assert!(
+            opened >= follower.oldest() && opened <= follower.appended(),
+            "{left}"
+        );
+        flushed(&follower, "on the new one");
+        let flushed_there = entries(&follower);
+        let common = old.flushed().get().min(opened);
+        old.set_commit_follows(false);
+        if old.appended() > common {
+            old.cut(common).unwrap();
+        }
+        old.adopt_history(&follower.history()).unwrap();
+        stream(&follower, &old);
+        assert_eq!(entries(&old), flushed_there, "{left} bytes left");
+        drop(follower);
+        there.crash(CrashMode::LoseUnsynced);
+        let (again, recovered) = open(there).unwrap();
+        assert!(recovered.torn.is_none(), "{left}: {:?}", recovered.torn);
+        assert_eq!(entries(&again), flushed_there, "{left} bytes left");
+        assert_eq!(again.timeline(), timeline(2, 7), "{left}");
+    }
+}
