@@ -352,16 +352,6 @@ impl Core {
         connected.then(|| self.clock.now() - Moment::from_micros(heard))
     }
 
-    /// The primary of a newer timeline made itself known.
-    pub(crate) fn set_successor(&self, name: String, address: String) {
-        *self.successor.lock() = Some((name, address));
-    }
-
-    /// Name and address of the primary of a newer timeline, if it made itself known.
-    pub(crate) fn successor(&self) -> Option<(String, String)> {
-        self.successor.lock().clone()
-    }
-
     pub(crate) fn set_orders(&self, orders: Option<mpsc::Sender<Order>>) {
         let mut state = self.state.lock();
         state.orders = orders;

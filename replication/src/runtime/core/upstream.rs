@@ -46,6 +46,16 @@ impl Default for UpstreamSeen {
 }
 
 impl Core {
+    /// The primary of a newer timeline made itself known.
+    pub(crate) fn set_successor(&self, name: String, address: String) {
+        *self.successor.lock() = Some((name, address));
+    }
+
+    /// Name and address of the primary of a newer timeline, if it made itself known.
+    pub(crate) fn successor(&self) -> Option<(String, String)> {
+        self.successor.lock().clone()
+    }
+
     /// Another upstream answered, or none does any more.
     pub(super) fn upstream_changed(&self, name: Option<String>) {
         let mut seen = self.peers.upstream.lock();
