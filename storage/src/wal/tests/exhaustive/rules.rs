@@ -428,6 +428,7 @@ fn a_segment_is_not_named_after_a_timeline_that_only_begins_behind_it() {
     fill(&winner, 5, 200_000);
     let rival = standby(&winner, SimDisk::new(3));
     stream(&winner, &rival);
+    let early = standby(&winner, SimDisk::new(4));
     let fork = rival.open_timeline(timeline(2, 1), "replaced").unwrap();
     assert!(
         SIZE.segment_of(fork) > SIZE.segment_of(slow.appended()),
@@ -435,6 +436,7 @@ fn a_segment_is_not_named_after_a_timeline_that_only_begins_behind_it() {
     );
     fill(&rival, 1, 100);
     slow.adopt_history(&rival.history()).unwrap();
+    early.adopt_history(&rival.history()).unwrap();
     stream(&rival, &slow);
     winner.open_timeline(timeline(3, 2), "stays").unwrap();
     fill(&winner, 1, 100);
