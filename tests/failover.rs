@@ -105,6 +105,30 @@ fn the_standby_with_the_newest_log_takes_over_whoever_is_asked_and_nothing_is_lo
 }
 
 #[test]
+fn a_primary_that_was_replaced_and_is_back_agrees_although_no_log_names_it() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (a, b, c)");
+    let mut b = start("b").start();
+    let a = start("a").follow(&b).start();
+    let mut c = start("c").follow(&b).start();
+    until_streaming(&b, 2);
+    b.kill();
+    let (status, answer) = order(&a, "/v1/failover", &json!({ "to": "c" }));
+    assert_eq!(status, 200, "{answer}");
+    let end = c.http.put(TABLE, "k", b"v").ok().lsn();
+    a.http.wait_for(end);
+    c.kill();
+    // It never met c as the primary, so the log of a does not know it.
+    let b = b.same_ports().follow(&a).start();
+    b.http.wait_for(end);
+    let (status, answer) = order(&a, "/v1/failover", &json!({}));
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["new_primary_name"], "a", "{answer}");
+    a.http.put(TABLE, "after", b"v").ok();
+    assert_eq!(b.http.status()["role"], "standby");
+}
+
+#[test]
 fn a_failover_beside_a_living_primary_is_refused_and_says_what_to_use() {
     let dir = TempDir::new().unwrap();
     let a = Start::new(dir.path(), "a").start();

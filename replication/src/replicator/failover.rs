@@ -49,7 +49,7 @@ impl WalReplicator {
         let own = choice.name == core.name;
         let address = match own {
             true => Some(core.address()),
-            false => core.cluster().address_of(&choice.name).map(str::to_owned),
+            false => core.address_of(&choice.name),
         };
         let chosen = there.iter().find(|one| one.name == choice.name);
         let end = chosen.map_or(Lsn::ZERO, |one| one.end.flushed);
