@@ -211,6 +211,35 @@ fn a_node_that_gets_no_copy_goes_on_with_what_it_has() {
     assert_eq!(b.http.events("type=reseeded").len(), 1, "only the first");
 }
 
+#[test]
+fn a_standby_whose_vote_a_failover_needs_copies_nothing_while_there_is_no_primary() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");
+    let mut a = start("a").start();
+    let b = start("b").follow(&a).start();
+    let either = format!("postgres://mainstay@{},{}", a.replication, b.replication);
+    let c = start("c").arg("--follow", either).start();
+    until_streaming(&b);
+    until_streaming(&c);
+    let end = a.http.put(TABLE, "k", b"v").ok().lsn();
+    c.http.wait_for(end);
+    a.kill();
+    // It would find a copy: that of b, which cannot give it its vote back.
+    until("c follows b", || c.http.status()["upstream"]["name"] == "b");
+    let refused = mainstay(["resync", "--full", "--http", &c.http_address]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert_says(&refused.err, &["no primary is heard", "failover"]);
+    assert_eq!(c.http.events("type=reseeded").len(), 1, "only the first");
+    until("b is promoted", || {
+        mainstay(["failover", "--to", "b", "--http", &b.http_address]).code == Some(0)
+    });
+    until_streaming(&c);
+    mainstay(["resync", "--full", "--http", &c.http_address]).ok();
+    until("c was copied", || {
+        c.http.events("type=reseeded").len() == 2 && streams(&c)
+    });
+}
+
 /// A primary that needs both of its standbys.
 fn both_needed(dir: &TempDir) -> [Node; 3] {
     let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 2 (*)");
