@@ -129,6 +129,25 @@ fn a_primary_that_was_replaced_and_is_back_agrees_although_no_log_names_it() {
 }
 
 #[test]
+fn another_cluster_at_the_address_of_a_member_hears_of_no_timeline() {
+    let dir = TempDir::new().unwrap();
+    let mut a = Start::new(dir.path(), "a").start();
+    let [b, mut c] = ["b", "c"].map(|name| Start::new(dir.path(), name).follow(&a).start());
+    until_streaming(&a, 2);
+    c.kill();
+    let other = Start::new(dir.path(), "other").arg("--listen", &c.replication);
+    let other = other.start();
+    a.kill();
+    let (status, answer) = order(&b, "/v1/promote", &json!({}));
+    assert_eq!(status, 200, "{answer}");
+    // All members are told at once, and one that is not there again and again.
+    let a = a.same_ports().start();
+    until("a is fenced", || a.http.status()["role"] == "fenced");
+    assert_eq!(other.http.status()["role"], "primary");
+    other.http.put(TABLE, "k", b"v").ok();
+}
+
+#[test]
 fn a_failover_beside_a_living_primary_is_refused_and_says_what_to_use() {
     let dir = TempDir::new().unwrap();
     let a = Start::new(dir.path(), "a").start();
