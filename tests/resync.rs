@@ -212,6 +212,30 @@ fn a_node_that_gets_no_copy_goes_on_with_what_it_has() {
 }
 
 #[test]
+fn a_standby_that_finds_no_upstream_can_be_promoted_meanwhile() {
+    let dir = TempDir::new().unwrap();
+    let mut a = Start::new(dir.path(), "a").start();
+    let b = Start::new(dir.path(), "b").follow(&a).start();
+    until_streaming(&b);
+    a.kill();
+    until("a is missed", || {
+        b.http.status()["upstream"]["state"] != "streaming"
+    });
+    let asking = b.http.clone();
+    let asking = std::thread::spawn(move || asking.send("POST", "/v1/resync", b"").unwrap());
+    until("it looks for a", || b.said().contains("anew, as told"));
+    let promoted = b.http.send("POST", "/v1/promote", b"").unwrap();
+    assert_eq!(promoted.status, 200, "{}", promoted.text());
+    let refused = asking.join().expect("it was answered");
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    assert!(
+        !refused.text().contains("no primary answered within"),
+        "it waited for an upstream before it was promoted: {}",
+        refused.text()
+    );
+}
+
+#[test]
 fn a_standby_whose_vote_a_failover_needs_copies_nothing_while_there_is_no_primary() {
     let dir = TempDir::new().unwrap();
     let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");

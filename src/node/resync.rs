@@ -19,21 +19,21 @@ impl Node {
         if full {
             return self.resync_full().await;
         }
-        let chosen = {
+        // Not held on while an upstream is looked for: a promotion may be what is needed.
+        let life = {
             let _unchanged = self.inner.unchanged().await?;
-            let life = self.inner.life();
-            // Asked first: once the way is known, this life may end.
-            let durable = life.engine.store.durable();
-            let checkpoint = life.engine.wal.control().checkpoint;
-            let mut chosen = life.replicator.resync().await?;
-            if let Way::Rewind { to } = chosen.way
-                && let Some(why) = rewind::obstacle(to, checkpoint, durable)
-            {
-                chosen.way = Way::BaseBackup;
-                chosen.reason = format!("{}, but {why}", chosen.reason);
-            }
-            chosen
+            self.inner.life()
         };
+        // Asked first: once the way is known, this life may end.
+        let durable = life.engine.store.durable();
+        let checkpoint = life.engine.wal.control().checkpoint;
+        let mut chosen = life.replicator.resync().await?;
+        if let Way::Rewind { to } = chosen.way
+            && let Some(why) = rewind::obstacle(to, checkpoint, durable)
+        {
+            chosen.way = Way::BaseBackup;
+            chosen.reason = format!("{}, but {why}", chosen.reason);
+        }
         Ok(Resynced {
             resync: chosen.way.as_str().to_owned(),
             reason: chosen.reason,
