@@ -258,6 +258,11 @@ fn a_standby_whose_vote_a_failover_needs_copies_nothing_while_there_is_no_primar
         mainstay(["failover", "--to", "b", "--http", &b.http_address]).code == Some(0)
     });
     until_streaming(&c);
+    // All that c has is committed, since it alone confirms, so a copy has it.
+    let end = b.http.put(TABLE, "after", b"v").ok().lsn();
+    until("nothing is on its way", || {
+        b.http.position("commit") >= end && c.http.position("flushed") <= b.http.position("commit")
+    });
     mainstay(["resync", "--full", "--http", &c.http_address]).ok();
     until("c was copied", || {
         c.http.events("type=reseeded").len() == 2 && streams(&c)
@@ -313,6 +318,42 @@ fn a_wiped_standby_is_another_life_and_has_a_vote_again_once_it_has_caught_up() 
             .send("POST", "/v1/promote", br#"{"dry_run":true,"force":true}"#);
         !outlook.unwrap().text().contains("no vote")
     });
+}
+
+#[test]
+fn a_restored_backup_promises_nothing_to_the_primary_that_it_names_once_that_is_a_standby() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");
+    let mut a = start("a").start();
+    let [mut b, mut c] = ["b", "c"].map(|name| start(name).follow(&a).start());
+    until_streaming(&b);
+    until_streaming(&c);
+    a.http.put(TABLE, "first", b"v").ok();
+    let (from, backup) = (
+        format!("postgres://mainstay@{}", a.replication),
+        dir.path().join("backup"),
+    );
+    mainstay(["backup", "--from", &from, backup.to_str().unwrap()]).ok();
+    mainstay(["switchover", "--to", "b", "--http", &a.http_address]).ok();
+    until_streaming(&a);
+    until_streaming(&c);
+    a.terminate();
+    // The new primary and c have it, and nobody else.
+    b.http.put(TABLE, "acknowledged", b"v").ok();
+    b.kill();
+    c.terminate();
+    fs::remove_dir_all(c.data()).unwrap();
+    copy_tree(&backup, &c.data());
+    let c = c.same_ports().follow(&b).start();
+    let a = a.same_ports().follow(&b).start();
+    let refused = a.http.send("POST", "/v1/promote", b"").unwrap();
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    assert_eq!(
+        c.http.status()["timeline"],
+        1,
+        "it promised: {}",
+        refused.text()
+    );
 }
 
 #[test]

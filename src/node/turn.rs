@@ -57,14 +57,15 @@ async fn come_back(inner: &Weak<Inner>, life: &Weak<Life>, divergence: Divergenc
         WayBack::Rewind { to } => go_back(&inner, &life, &mut plan, to).await,
         WayBack::Backup { .. } => {
             let why = "the log it needs is gone";
-            copy(&inner, &life, &mut plan, why, Data::Useless).await
+            copy(&inner, &life, &mut plan, why, None).await
         }
         WayBack::Copy {
             log_bytes,
             copy_bytes,
         } => {
             let why = format!("{copy_bytes} bytes are clearly cheaper than {log_bytes} of log");
-            copy(&inner, &life, &mut plan, &why, Data::Good).await
+            let own_end = life.engine.wal.flushed().get();
+            copy(&inner, &life, &mut plan, &why, Some(own_end)).await
         }
     };
     turn_out(&inner, plan, turned);
@@ -82,7 +83,8 @@ pub(super) fn copy_anew(inner: &Arc<Inner>, life: &Arc<Life>, why: &str) {
         let mut plan = inner.plan.lock().clone();
         plan.config.follow = life.replicator.upstreams();
         plan.config.accept_loss_from = None;
-        let turned = copy(&inner, &life, &mut plan, &why, Data::Good).await;
+        let own_end = life.engine.wal.flushed().get();
+        let turned = copy(&inner, &life, &mut plan, &why, Some(own_end)).await;
         turn_out(&inner, plan, turned);
     });
 }
@@ -105,7 +107,7 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
     let durable = life.engine.store.durable();
     let checkpoint = life.engine.wal.control().checkpoint;
     if let Some(why) = rewind::obstacle(to, checkpoint, durable) {
-        return copy(inner, life, plan, &why, Data::Useless).await;
+        return copy(inner, life, plan, &why, None).await;
     }
     inner.say(Some(format!(
         "going back to {to}, where its log left the new primary's"
@@ -130,28 +132,20 @@ async fn go_back(inner: &Inner, life: &Life, plan: &mut Plan, to: Lsn) -> Result
                 .record(record::rewound(&inner.name, to, &discarded));
             plan.begin(engine, *rest, to).await
         }
-        Rewound::TooFar(why) => copy(inner, life, plan, &why, Data::Useless).await,
+        Rewound::TooFar(why) => copy(inner, life, plan, &why, None).await,
     }
 }
 
-/// The data that a copy replaces.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-enum Data {
-    /// They can be gone on with: a copy that ends below what this node may have confirmed is not
-    /// taken, and where none can be had the node keeps them.
-    Good,
-    /// They cannot; any copy is better.
-    Useless,
-}
-
 /// Replaces the data by a copy of an upstream's, which may take its time; until it is complete the
-/// old data can be read.
+/// old data can be read. Data that are as good as ever say by `at_least` up to where this node may
+/// have confirmed log: a copy that ends below is not taken, and where none can be had the node goes
+/// on with what it has.
 async fn copy(
     inner: &Inner,
     life: &Life,
     plan: &mut Plan,
     why: &str,
-    data: Data,
+    at_least: Option<Lsn>,
 ) -> Result<Arc<Life>> {
     tracing::warn!(%why, "a copy of the primary's data is needed; the old data stay readable");
     inner.say(Some(format!("copying the primary's data: {why}")));
@@ -159,8 +153,6 @@ async fn copy(
         tracing::warn!(%error, "while stopping replication");
     }
     let wal = &life.engine.wal;
-    // Up to the stop it went on to confirm.
-    let at_least = (data == Data::Good).then(|| wal.flushed().get());
     let (control, dir) = (wal.control(), plan.config.data_dir.clone());
     let mut config = plan.config.clone();
     config.data_dir = reseed::incoming(&dir);
