@@ -13,8 +13,9 @@ impl Node {
     /// with, and old data can be read until a copy is complete.
     ///
     /// # Errors
-    /// [`Error::Refused`](crate::Error::Refused) on another than a standby, when no upstream answers,
-    /// and for `full` without a primary where nobody could be promoted then; nothing has changed.
+    /// [`Error::Refused`](crate::Error::Refused) on another than a standby, when no upstream
+    /// answers, and for `full` without a primary where nobody could be promoted then; nothing has
+    /// changed.
     pub async fn resync(&self, full: bool) -> Result<Resynced> {
         if full {
             return self.resync_full().await;
