@@ -194,6 +194,8 @@ fn a_fenced_node_says_whom_to_ask() {
     let refused = mainstay(["failover", "--http", &a.http_address]);
     assert_eq!(refused.code, Some(4), "{refused:?}");
     assert_says(&refused.err, &["fenced", "b (", "follow it"]);
+    let problem = a.http.status()["problem"].to_string();
+    assert_says(&problem, &["fenced", "follow it"]);
 }
 
 #[test]
