@@ -128,7 +128,10 @@ impl Receiver {
             Event::Flushed(to) => self.on_own(now, out, |own| own.flush = own.flush.max(to)),
             Event::Applied(to) => self.on_own(now, out, |own| own.apply = own.apply.max(to)),
             Event::Accepted(timeline) => self.on_accepted(timeline, out),
-            Event::Disconnected { random } => self.on_disconnected(random, now),
+            Event::Disconnected { random, appended } => {
+                self.received = self.received.min(appended);
+                self.on_disconnected(random, now);
+            }
             Event::Tick => self.on_tick(now, out),
             Event::Stop if self.state != State::Stopped => {
                 self.give_up(GiveUp::Stopped, CloseReason::Stopping, out);

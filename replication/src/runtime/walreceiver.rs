@@ -179,10 +179,17 @@ impl Driver {
         }
         self.core.set_upstream(None);
         self.client = None;
-        self.drop_carry();
         let random = self.upstreams.redial(now);
         self.events.clear();
-        self.events.push_back(Event::Disconnected { random });
+        let event = self.hung_up(random);
+        self.events.push_back(event);
+    }
+
+    /// What the machine is told when the connection is gone.
+    fn hung_up(&mut self, random: u64) -> Event {
+        self.drop_carry();
+        let appended = self.carry_at;
+        Event::Disconnected { random, appended }
     }
 
     fn drop_carry(&mut self) {
@@ -263,12 +270,11 @@ impl Driver {
                     return None;
                 }
                 self.client = None;
-                self.drop_carry();
-                Some(Event::Disconnected { random: 0 })
+                Some(self.hung_up(0))
             }
             Some(Order::Resync(asked)) => {
                 self.anew(asked);
-                Some(Event::Disconnected { random: 0 })
+                Some(self.hung_up(0))
             }
             Some(Order::Accepted(timeline, address, done)) => {
                 self.upstreams.promise(address, self.core.clock.now());
@@ -282,8 +288,8 @@ impl Driver {
     fn leave(&mut self, done: oneshot::Sender<()>) {
         self.client = None;
         self.core.set_upstream(None);
-        self.drop_carry();
-        self.events.push_back(Event::Disconnected { random: 0 });
+        let event = self.hung_up(0);
+        self.events.push_back(event);
         // Whoever asked may be gone; the promise holds all the same.
         let _ = done.send(());
     }
@@ -346,10 +352,9 @@ impl Driver {
                 tracing::info!(%reason, "closing the connection to the upstream");
                 self.client = None;
                 self.core.set_upstream(None);
-                self.drop_carry();
-                self.events.push_back(Event::Disconnected {
-                    random: self.upstreams.redial(self.core.clock.now()),
-                });
+                let random = self.upstreams.redial(self.core.clock.now());
+                let event = self.hung_up(random);
+                self.events.push_back(event);
             }
             Action::GiveUp(GiveUp::Stopped) => self.ended = Some(Ended::Stopped),
             Action::GiveUp(why) => self.gives_up(why),

@@ -1,4 +1,8 @@
-//! A line between a standby and its primary that can be held, as a network that swallows packets.
+//! A line between a standby and its primary that can be held, as a network that swallows packets,
+//! and cut anywhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -10,6 +14,8 @@ use tokio::task::JoinSet;
 pub(crate) struct Proxy {
     pub(crate) address: String,
     held: watch::Sender<bool>,
+    /// Bytes that still pass from the primary before all lines are cut, once.
+    left: Arc<AtomicUsize>,
     _task: JoinSet<()>,
 }
 
@@ -19,6 +25,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let held = watch::Sender::new(false);
         let holds = held.clone();
+        let left = Arc::new(AtomicUsize::new(usize::MAX));
+        let counted = left.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut lines = JoinSet::new();
@@ -27,15 +35,22 @@ impl Proxy {
                     continue;
                 };
                 let (near, far) = (near.into_split(), far.into_split());
-                lines.spawn(pass(near.0, far.1, holds.subscribe()));
-                lines.spawn(pass(far.0, near.1, holds.subscribe()));
+                let free = Arc::new(AtomicUsize::new(usize::MAX));
+                lines.spawn(pass(near.0, far.1, holds.subscribe(), free));
+                lines.spawn(pass(far.0, near.1, holds.subscribe(), counted.clone()));
             }
         });
         Self {
             address,
             held,
+            left,
             _task: task,
         }
+    }
+
+    /// Cuts the line after so many more bytes from the primary; the next one is whole again.
+    pub(crate) fn cut_after(&self, bytes: usize) {
+        self.left.store(bytes, Ordering::SeqCst);
     }
 
     pub(crate) fn hold(&self, held: bool) {
@@ -43,12 +58,26 @@ impl Proxy {
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut held: watch::Receiver<bool>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut held: watch::Receiver<bool>,
+    left: Arc<AtomicUsize>,
+) {
     let mut bytes = vec![0; 64 << 10];
     while let Ok(len @ 1..) = from.read(&mut bytes).await {
         let free = held.wait_for(|held| !held).await.is_ok();
-        if !free || to.write_all(&bytes[..len]).await.is_err() {
+        let cut = left.load(Ordering::SeqCst);
+        let passes = len.min(cut);
+        if !free || to.write_all(&bytes[..passes]).await.is_err() {
             return;
+        }
+        if passes < len {
+            left.store(usize::MAX, Ordering::SeqCst);
+            return;
+        }
+        if cut < usize::MAX {
+            left.fetch_sub(passes, Ordering::SeqCst);
         }
     }
 }

@@ -7,6 +7,7 @@ use mainstay_replication::wire::scram::Verifier;
 use mainstay_replication::{Error, Password, WalReplicator, WalStreamingConfig, bootstrap};
 use tempfile::TempDir;
 
+use super::proxy::Proxy;
 use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
 
 fn address(node: &WalReplicator) -> String {
@@ -183,6 +184,37 @@ async fn a_standbys_directory_is_not_opened_as_a_primary() {
     };
     assert!(text.contains("promote"), "{text}");
     b.start().await.unwrap();
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_breaks_within_a_record_costs_nothing_but_the_bytes_of_that_record() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let small = WalStreamingConfig {
+        batch_size: 4 << 10,
+        ..config(da.path(), "a")
+    };
+    let a = WalReplicator::new(small, vec![]);
+    a.start().await.unwrap();
+    let line = Proxy::to(a.listen_addr().unwrap().to_string()).await;
+    let follow = WalStreamingConfig {
+        follow: vec![line.address.clone()],
+        ..config(db.path(), "b")
+    };
+    within(bootstrap(&follow)).await.unwrap();
+    let b = WalReplicator::new(follow, vec![]);
+    b.start().await.unwrap();
+    until("it follows", || flushed(&b) == flushed(&a)).await;
+    for bytes in [5_000, 50_000, 123_456] {
+        line.cut_after(bytes);
+        a.append(put(&"x".repeat(200_000))).await.unwrap();
+        until("it has the record", || {
+            flushed(&b) == a.wal().unwrap().appended()
+        })
+        .await;
+    }
+    assert_same_log(&a.wal().unwrap(), &b.wal().unwrap());
     b.stop().await.unwrap();
     a.stop().await.unwrap();
 }

@@ -208,7 +208,7 @@ impl LogFile {
         self.write(out)?;
         self.sync(out)?;
         let number = self.owner.size.segment_of(at);
-        let timeline = self.owner.history.current().number;
+        let timeline = self.owner.file_timeline(number).number;
         let path = self
             .dir
             .join(segment_file_name(timeline, number, self.owner.size));
@@ -308,8 +308,8 @@ impl LogFile {
 
     fn failed(&self, op: &'static str, at: Lsn, source: std::io::Error) -> Error {
         let size = self.owner.size;
-        let timeline = self.owner.history.current().number;
-        let name = segment_file_name(timeline, size.segment_of(at), size);
+        let number = size.segment_of(at);
+        let name = segment_file_name(self.owner.file_timeline(number).number, number, size);
         Error::io(op, &self.dir.join(name), source)
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::entry::WalEntryType;
 use crate::lsn::{Lsn, SegmentSize};
-use crate::timeline::TimelineHistory;
+use crate::timeline::{Timeline, TimelineHistory};
 use crate::wal::record::{Invalid, Parsed, Place, RECORD_HEADER_LEN, Record, parse};
 use crate::wal::segment::{REST_MAX, SegmentHeader};
 
@@ -27,6 +27,13 @@ impl Owner {
             timeline: self.history.owner(lsn),
             lsn,
         }
+    }
+
+    /// The timeline that the file of segment `number` is named after: that of its last byte, as far
+    /// as the history goes. A timeline that only begins further on may never be reached.
+    pub(crate) fn file_timeline(&self, number: u64) -> Timeline {
+        let end = self.size.start_of(number + 1);
+        self.history.owner(Lsn::new(end.get() - 1))
     }
 
     /// Checks that the record at `at`, which `bytes` begin with, is this segment's header where a

@@ -129,16 +129,24 @@ impl Wal {
             let end = file.end.lsn;
             let (history, own_from) = choose(&file.owner.history, end)?;
             let timeline = history.current();
+            let owner = Owner {
+                history: Arc::new(history),
+                ..(*file.owner).clone()
+            };
+            let number = owner.size.segment_of(end);
+            let named = owner.file_timeline(number);
             let mut copied = None;
             if timeline != file.owner.history.current() {
                 // A rival of the same number takes over the very file that is being written.
                 *halfway = file.owner.history.find(timeline.number).is_some();
                 clear_unfinished(file, &self.aside_dir())?;
-                copied = copy_segment(file, timeline.number)?;
-                directory::write_history(&*file.disk, &file.dir, &history)?;
+                if named != file.owner.file_timeline(number) {
+                    copied = copy_segment(file, named.number)?;
+                }
+                directory::write_history(&*file.disk, &file.dir, &owner.history)?;
             }
             *halfway = true;
-            let history_crc = directory::history_crc(&history);
+            let history_crc = directory::history_crc(&owner.history);
             self.update_control(|control| {
                 control.timeline_number = timeline.number;
                 control.timeline_id = *timeline.id.as_bytes();
@@ -147,18 +155,13 @@ impl Wal {
                 control.watermark = end;
             })?;
             self.forget_watermarks(end)?;
-            let owner = Owner {
-                history: Arc::new(history),
-                ..(*file.owner).clone()
-            };
             file.owner = Arc::new(owner);
             shared.behind.store(false, Ordering::Release);
             *shared.owner.write() = file.owner.clone();
             // After the history, in which readers look its timeline up.
             if let Some(copied) = copied {
                 file.end.file = Some(copied);
-                let number = file.owner.size.segment_of(end);
-                shared.segments.write().insert(number, timeline.number);
+                shared.segments.write().insert(number, named.number);
             }
             Ok(end)
         })
@@ -325,7 +328,7 @@ fn clear_unfinished(file: &LogFile, aside_dir: &Path) -> Result<()> {
     synced.map_err(|source| Error::io("sync", &file.dir, source))
 }
 
-/// Copies the segment being written to a file of timeline `timeline`, which is to take over.
+/// Copies the segment being written to a file named after `timeline`, which is to take over.
 /// `None` when the log ends where a segment begins.
 fn copy_segment(file: &LogFile, timeline: u32) -> Result<Option<Arc<dyn DiskFile>>> {
     let size = file.owner.size;

@@ -62,7 +62,16 @@ impl Node {
         self.bring_receiver(Event::Accepted(timeline), world)?;
         self.leave(world);
         self.life().target = candidate;
-        self.bring_receiver(Event::Disconnected { random: 0 }, world)
+        let gone = self.hung_up(0);
+        self.bring_receiver(gone, world)
+    }
+
+    /// What the receiver is told when the connection is gone.
+    fn hung_up(&mut self, random: u64) -> Event {
+        let life = self.life();
+        life.carry.clear();
+        let appended = life.wal.appended();
+        Event::Disconnected { random, appended }
     }
 
     /// Something arrives from the upstream.
@@ -80,7 +89,7 @@ impl Node {
                 self.leave(world);
                 self.life().target = target + 1;
                 let random = world.random.next();
-                Event::Disconnected { random }
+                self.hung_up(random)
             }
             Body::Identified {
                 timeline,
@@ -138,7 +147,8 @@ impl Node {
             life.carry.clear();
             life.target += 1;
             let random = world.random.next();
-            self.bring_receiver(Event::Disconnected { random }, world)?;
+            let gone = self.hung_up(random);
+            self.bring_receiver(gone, world)?;
         }
         Ok(())
     }
@@ -215,7 +225,7 @@ impl Node {
                     self.life().target = target + 1;
                 }
                 let random = world.random.next();
-                return Ok(Some(Event::Disconnected { random }));
+                return Ok(Some(self.hung_up(random)));
             }
             Action::GiveUp(GiveUp::NeedsRewind { to }) => self.rewind(to, world)?,
             Action::GiveUp(why) => {
@@ -243,9 +253,8 @@ impl Node {
             }
             None => {
                 life.target += 1;
-                Event::Disconnected {
-                    random: world.random.next(),
-                }
+                let random = world.random.next();
+                self.hung_up(random)
             }
         }
     }

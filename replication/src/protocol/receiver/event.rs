@@ -98,6 +98,9 @@ pub enum Event {
     Disconnected {
         /// Any random number: spreads reconnections.
         random: u64,
+        /// Where own log ends. What came of a record whose rest did not is forgotten, and asked
+        /// for again.
+        appended: Lsn,
     },
     /// Stop for good.
     Stop,

@@ -68,7 +68,10 @@ fn event(command: &Command) -> Event {
             opened: command.has("opened"),
         },
         "accepted" => Event::Accepted(timeline()),
-        "disconnected" => Event::Disconnected { random },
+        "disconnected" => Event::Disconnected {
+            random,
+            appended: command.get("appended").unwrap_or(Lsn::MAX),
+        },
         "stop" => Event::Stop,
         "tick" => Event::Tick,
         other => panic!("no command {other}"),
@@ -181,7 +184,10 @@ fn random_event((kind, lsn, flag): (u8, u64, bool), machine: &Receiver) -> Event
             opened: flag,
         },
         19 if lsn < 10 => Event::Accepted(timeline),
-        20 => Event::Disconnected { random: lsn },
+        20 => Event::Disconnected {
+            random: lsn,
+            appended: at.max(machine.own.write),
+        },
         21 if lsn == 7 => Event::Stop,
         22 | 23 if machine.cutting.is_some() => Event::LogCut,
         _ => Event::Tick,

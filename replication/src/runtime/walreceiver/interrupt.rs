@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Driver, Order};
 use crate::error::Result;
-use crate::protocol::receiver::{Action, Event};
+use crate::protocol::receiver::Action;
 
 impl Driver {
     /// Carries out `action`; says whether what was decided with it still holds. One that waits for
@@ -43,9 +43,9 @@ impl Driver {
     fn give_way(&mut self, order: Option<Order>) {
         self.client = None;
         self.core.set_upstream(None);
-        self.drop_carry();
         self.events.clear();
-        self.events.push_back(Event::Disconnected { random: 0 });
+        let event = self.hung_up(0);
+        self.events.push_back(event);
         let event = self.obey(order);
         self.events.extend(event);
     }

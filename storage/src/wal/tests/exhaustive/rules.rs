@@ -416,3 +416,40 @@ fn a_timeline_that_begins_in_the_rest_of_a_segment_is_followed_and_recovered() {
         assert_eq!(again.timeline(), timeline(2, 7), "{left}");
     }
 }
+
+#[test]
+fn a_segment_is_not_named_after_a_timeline_that_only_begins_behind_it() {
+    // A standby hears of a timeline, far behind its own end, that is replaced by another one
+    // which begins at the same place.
+    let (winner, disk) = (create(SimDisk::new(1)), SimDisk::new(2));
+    fill(&winner, 2, 200_000);
+    let slow = standby(&winner, disk.clone());
+    stream(&winner, &slow);
+    fill(&winner, 5, 200_000);
+    let rival = standby(&winner, SimDisk::new(3));
+    stream(&winner, &rival);
+    let fork = rival.open_timeline(timeline(2, 1), "replaced").unwrap();
+    assert!(
+        SIZE.segment_of(fork) > SIZE.segment_of(slow.appended()),
+        "one segment is enough"
+    );
+    fill(&rival, 1, 100);
+    slow.adopt_history(&rival.history()).unwrap();
+    stream(&rival, &slow);
+    winner.open_timeline(timeline(3, 2), "stays").unwrap();
+    fill(&winner, 1, 100);
+    slow.cut(fork).unwrap();
+    slow.adopt_history(&winner.history()).unwrap();
+    stream(&winner, &slow);
+    assert!(
+        entries(&slow) == entries(&winner),
+        "not all of it can be read"
+    );
+    drop(slow);
+    disk.crash(CrashMode::LoseUnsynced);
+    let (slow, _) = open(disk).unwrap();
+    assert!(
+        entries(&slow) == entries(&winner),
+        "not all of it is found again"
+    );
+}
