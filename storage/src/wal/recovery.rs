@@ -175,11 +175,9 @@ impl Recovery<'_> {
             let Some((timeline, number)) = parse_segment_file_name(name, self.owner.size) else {
                 continue;
             };
-            let last = Lsn::new(self.owner.size.start_of(number + 1).get() - 1);
-            let full = timeline >= self.owner.history.owner(last).number;
-            if full && self.owner.history.find(timeline).is_some() {
-                let newest = segments.entry(number).or_insert(timeline);
-                *newest = timeline.max(*newest);
+            // Any other is what another timeline left of the same segment.
+            if timeline == self.owner.file_timeline(number).number {
+                segments.insert(number, timeline);
             }
         }
         segments
