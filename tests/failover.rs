@@ -105,6 +105,49 @@ fn the_standby_with_the_newest_log_takes_over_whoever_is_asked_and_nothing_is_lo
 }
 
 #[test]
+fn a_primary_that_was_replaced_and_is_back_agrees_although_no_log_names_it() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (a, b, c)");
+    let mut b = start("b").start();
+    let a = start("a").follow(&b).start();
+    let mut c = start("c").follow(&b).start();
+    until_streaming(&b, 2);
+    b.kill();
+    let (status, answer) = order(&a, "/v1/failover", &json!({ "to": "c" }));
+    assert_eq!(status, 200, "{answer}");
+    let end = c.http.put(TABLE, "k", b"v").ok().lsn();
+    a.http.wait_for(end);
+    c.kill();
+    // It never met c as the primary, so the log of a does not know it.
+    let b = b.same_ports().follow(&a).start();
+    b.http.wait_for(end);
+    let (status, answer) = order(&a, "/v1/failover", &json!({}));
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["new_primary_name"], "a", "{answer}");
+    a.http.put(TABLE, "after", b"v").ok();
+    assert_eq!(b.http.status()["role"], "standby");
+}
+
+#[test]
+fn another_cluster_at_the_address_of_a_member_hears_of_no_timeline() {
+    let dir = TempDir::new().unwrap();
+    let mut a = Start::new(dir.path(), "a").start();
+    let [b, mut c] = ["b", "c"].map(|name| Start::new(dir.path(), name).follow(&a).start());
+    until_streaming(&a, 2);
+    c.kill();
+    let other = Start::new(dir.path(), "other").arg("--listen", &c.replication);
+    let other = other.start();
+    a.kill();
+    let (status, answer) = order(&b, "/v1/promote", &json!({}));
+    assert_eq!(status, 200, "{answer}");
+    // All members are told at once, and one that is not there again and again.
+    let a = a.same_ports().start();
+    until("a is fenced", || a.http.status()["role"] == "fenced");
+    assert_eq!(other.http.status()["role"], "primary");
+    other.http.put(TABLE, "k", b"v").ok();
+}
+
+#[test]
 fn a_failover_beside_a_living_primary_is_refused_and_says_what_to_use() {
     let dir = TempDir::new().unwrap();
     let a = Start::new(dir.path(), "a").start();
@@ -151,6 +194,8 @@ fn a_fenced_node_says_whom_to_ask() {
     let refused = mainstay(["failover", "--http", &a.http_address]);
     assert_eq!(refused.code, Some(4), "{refused:?}");
     assert_says(&refused.err, &["fenced", "b (", "follow it"]);
+    let problem = a.http.status()["problem"].to_string();
+    assert_says(&problem, &["fenced", "follow it"]);
 }
 
 #[test]

@@ -211,6 +211,64 @@ fn a_node_that_gets_no_copy_goes_on_with_what_it_has() {
     assert_eq!(b.http.events("type=reseeded").len(), 1, "only the first");
 }
 
+#[test]
+fn a_standby_that_finds_no_upstream_can_be_promoted_meanwhile() {
+    let dir = TempDir::new().unwrap();
+    let mut a = Start::new(dir.path(), "a").start();
+    let b = Start::new(dir.path(), "b").follow(&a).start();
+    until_streaming(&b);
+    a.kill();
+    until("a is missed", || {
+        b.http.status()["upstream"]["state"] != "streaming"
+    });
+    let asking = b.http.clone();
+    let asking = std::thread::spawn(move || asking.send("POST", "/v1/resync", b"").unwrap());
+    until("it looks for a", || b.said().contains("anew, as told"));
+    let promoted = b.http.send("POST", "/v1/promote", b"").unwrap();
+    assert_eq!(promoted.status, 200, "{}", promoted.text());
+    let refused = asking.join().expect("it was answered");
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    assert!(
+        !refused.text().contains("no primary answered within"),
+        "it waited for an upstream before it was promoted: {}",
+        refused.text()
+    );
+}
+
+#[test]
+fn a_standby_whose_vote_a_failover_needs_copies_nothing_while_there_is_no_primary() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");
+    let mut a = start("a").start();
+    let b = start("b").follow(&a).start();
+    let either = format!("postgres://mainstay@{},{}", a.replication, b.replication);
+    let c = start("c").arg("--follow", either).start();
+    until_streaming(&b);
+    until_streaming(&c);
+    let end = a.http.put(TABLE, "k", b"v").ok().lsn();
+    c.http.wait_for(end);
+    a.kill();
+    // It would find a copy: that of b, which cannot give it its vote back.
+    until("c follows b", || c.http.status()["upstream"]["name"] == "b");
+    let refused = mainstay(["resync", "--full", "--http", &c.http_address]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert_says(&refused.err, &["no primary is heard", "failover"]);
+    assert_eq!(c.http.events("type=reseeded").len(), 1, "only the first");
+    until("b is promoted", || {
+        mainstay(["failover", "--to", "b", "--http", &b.http_address]).code == Some(0)
+    });
+    until_streaming(&c);
+    // All that c has is committed, since it alone confirms, so a copy has it.
+    let end = b.http.put(TABLE, "after", b"v").ok().lsn();
+    until("nothing is on its way", || {
+        b.http.position("commit") >= end && c.http.position("flushed") <= b.http.position("commit")
+    });
+    mainstay(["resync", "--full", "--http", &c.http_address]).ok();
+    until("c was copied", || {
+        c.http.events("type=reseeded").len() == 2 && streams(&c)
+    });
+}
+
 /// A primary that needs both of its standbys.
 fn both_needed(dir: &TempDir) -> [Node; 3] {
     let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 2 (*)");
@@ -260,6 +318,42 @@ fn a_wiped_standby_is_another_life_and_has_a_vote_again_once_it_has_caught_up() 
             .send("POST", "/v1/promote", br#"{"dry_run":true,"force":true}"#);
         !outlook.unwrap().text().contains("no vote")
     });
+}
+
+#[test]
+fn a_restored_backup_promises_nothing_to_the_primary_that_it_names_once_that_is_a_standby() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");
+    let mut a = start("a").start();
+    let [mut b, mut c] = ["b", "c"].map(|name| start(name).follow(&a).start());
+    until_streaming(&b);
+    until_streaming(&c);
+    a.http.put(TABLE, "first", b"v").ok();
+    let (from, backup) = (
+        format!("postgres://mainstay@{}", a.replication),
+        dir.path().join("backup"),
+    );
+    mainstay(["backup", "--from", &from, backup.to_str().unwrap()]).ok();
+    mainstay(["switchover", "--to", "b", "--http", &a.http_address]).ok();
+    until_streaming(&a);
+    until_streaming(&c);
+    a.terminate();
+    // The new primary and c have it, and nobody else.
+    b.http.put(TABLE, "acknowledged", b"v").ok();
+    b.kill();
+    c.terminate();
+    fs::remove_dir_all(c.data()).unwrap();
+    copy_tree(&backup, &c.data());
+    let c = c.same_ports().follow(&b).start();
+    let a = a.same_ports().follow(&b).start();
+    let refused = a.http.send("POST", "/v1/promote", b"").unwrap();
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    assert_eq!(
+        c.http.status()["timeline"],
+        1,
+        "it promised: {}",
+        refused.text()
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Finding the way onto the upstream's log anew, or copying its data, because somebody asks for it.
 
-use mainstay_replication::{Role, Way};
+use mainstay_replication::Way;
 
 use super::{Node, record, rewind, turn};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::orders::Resynced;
 
 impl Node {
@@ -13,27 +13,28 @@ impl Node {
     /// with, and old data can be read until a copy is complete.
     ///
     /// # Errors
-    /// [`Error::Refused`](crate::Error::Refused) on another than a standby, and when no upstream
-    /// answers; nothing has changed then.
+    /// [`Error::Refused`](crate::Error::Refused) on another than a standby, when no upstream
+    /// answers, and for `full` without a primary where nobody could be promoted then; nothing has
+    /// changed.
     pub async fn resync(&self, full: bool) -> Result<Resynced> {
         if full {
             return self.resync_full().await;
         }
-        let chosen = {
+        // Not held on while an upstream is looked for: a promotion may be what is needed.
+        let life = {
             let _unchanged = self.inner.unchanged().await?;
-            let life = self.inner.life();
-            // Asked first: once the way is known, this life may end.
-            let durable = life.engine.store.durable();
-            let checkpoint = life.engine.wal.control().checkpoint;
-            let mut chosen = life.replicator.resync().await?;
-            if let Way::Rewind { to } = chosen.way
-                && let Some(why) = rewind::obstacle(to, checkpoint, durable)
-            {
-                chosen.way = Way::BaseBackup;
-                chosen.reason = format!("{}, but {why}", chosen.reason);
-            }
-            chosen
+            self.inner.life()
         };
+        // Asked first: once the way is known, this life may end.
+        let durable = life.engine.store.durable();
+        let checkpoint = life.engine.wal.control().checkpoint;
+        let mut chosen = life.replicator.resync().await?;
+        if let Way::Rewind { to } = chosen.way
+            && let Some(why) = rewind::obstacle(to, checkpoint, durable)
+        {
+            chosen.way = Way::BaseBackup;
+            chosen.reason = format!("{}, but {why}", chosen.reason);
+        }
         Ok(Resynced {
             resync: chosen.way.as_str().to_owned(),
             reason: chosen.reason,
@@ -45,17 +46,7 @@ impl Node {
     async fn resync_full(&self) -> Result<Resynced> {
         let unchanged = self.inner.unchanged().await?;
         let life = self.inner.life();
-        match life.replicator.role() {
-            Role::Standby => {}
-            Role::Primary => {
-                let why = "this node is the primary: others copy from it, it copies from nobody";
-                return Err(Error::Refused(why.to_owned()));
-            }
-            Role::Fenced => {
-                let why = "this node is fenced: tell it whom to follow first";
-                return Err(Error::Refused(why.to_owned()));
-            }
-        }
+        life.replicator.may_copy()?;
         let log_bytes = life.replicator.upstream_state();
         let resynced = Resynced {
             resync: Way::BaseBackup.as_str().to_owned(),

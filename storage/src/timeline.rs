@@ -169,9 +169,10 @@ impl TimelineHistory {
         if shared == 0 {
             return None;
         }
-        let end =
-            |spans: &[TimelineSpan], end: Lsn| spans.get(shared).map_or(end, |next| next.begin);
-        Some(end(&self.spans, ours_end).min(end(&other.spans, theirs_end)))
+        // A history may name timelines that its log has not reached.
+        let leaves = |spans: &[TimelineSpan]| spans.get(shared).map_or(Lsn::MAX, |next| next.begin);
+        let parted = leaves(&self.spans).min(leaves(&other.spans));
+        Some(parted.min(ours_end).min(theirs_end))
     }
 
     /// Whether `other` is this history or continues it.

@@ -21,7 +21,7 @@ use super::random::Random;
 use super::{SECOND, name_of};
 
 /// Lines of the story that are kept.
-const STORY_MAX: usize = 300_000;
+const STORY_MAX: usize = 300;
 
 #[derive(Debug)]
 enum Event {

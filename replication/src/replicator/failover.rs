@@ -40,7 +40,7 @@ impl WalReplicator {
                             a switchover";
                 return Err(Error::Refused(text.to_owned()));
             }
-            Role::Fenced => return Err(Error::Refused(fenced(core.successor()))),
+            Role::Fenced => return Err(Error::Refused(core.why_fenced())),
         }
         let wanted = to.map(named).transpose()?;
         let there = survey(&core).await?;
@@ -49,7 +49,7 @@ impl WalReplicator {
         let own = choice.name == core.name;
         let address = match own {
             true => Some(core.address()),
-            false => core.cluster().address_of(&choice.name).map(str::to_owned),
+            false => core.address_of(&choice.name),
         };
         let chosen = there.iter().find(|one| one.name == choice.name);
         let end = chosen.map_or(Lsn::ZERO, |one| one.end.flushed);
@@ -77,18 +77,5 @@ impl WalReplicator {
         let name = named(&successor.name)?;
         let core = self.core()?;
         order_to_take_over(&core, &name, &successor.address, options, &successor.why).await
-    }
-}
-
-fn fenced(successor: Option<(String, String)>) -> String {
-    match successor {
-        Some((name, address)) => format!(
-            "this node is fenced: {name} ({address}) is the primary already; let this node follow it"
-        ),
-        None => {
-            "this node is fenced: a newer timeline was opened elsewhere. Ask a standby for the \
-                 failover, or see which node is the primary and let this node follow it"
-                .to_owned()
-        }
     }
 }

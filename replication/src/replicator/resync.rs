@@ -51,6 +51,31 @@ impl WalReplicator {
         )))
     }
 
+    /// Whether this standby may give up its data for a copy: that has no vote before a primary saw
+    /// it catch up.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Refused`] on another than a standby, and where nobody could
+    /// be promoted without this node's vote and no primary is there.
+    pub fn may_copy(&self) -> Result<()> {
+        let core = self.core()?;
+        only_a_standby(&core.role())?;
+        let primary = core.cluster().primary.name;
+        let follows = core.upstream();
+        let follows = follows.is_some_and(|(name, _)| name == primary.as_str());
+        let silence = core.primary_silence().filter(|_| follows);
+        let there = silence.is_some_and(|silence| silence < core.timeout());
+        match core.is_needed_to_promote() && !there {
+            true => Err(Error::Refused(
+                "no primary is heard, and without this node's vote nobody could take its place; a \
+                 copy has none before a primary has seen it catch up. Bring the primary back or \
+                 replace it (mainstay failover), then resync"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// The addresses at which this node looks for its upstream, the one that it follows first.
     pub fn upstreams(&self) -> Vec<String> {
         let mut addresses = self.inner.upstreams();

@@ -13,12 +13,13 @@ use mainstay_storage::Timeline;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::cluster::ClusterConfig;
+use crate::cluster::{ClusterConfig, Member};
 use crate::config::Role;
 use crate::error::Result;
+use crate::protocol::name::NodeName;
 use crate::protocol::receiver::{is_stale, newest_known};
-use crate::runtime::client::Client;
 use crate::runtime::core::Core;
+use crate::runtime::promote::connect;
 use crate::runtime::walreceiver::Order;
 use crate::wire::command::{Command, TimelineOpened};
 use crate::wire::result::ResultSet;
@@ -39,25 +40,26 @@ pub(crate) async fn tell_members(core: Arc<Core>, timeline: Timeline, before: Cl
     let mut telling = JoinSet::new();
     for member in before.standbys.into_iter().chain([before.primary]) {
         if member.name != core.name && !member.address.is_empty() {
-            telling.spawn(tell(core.clone(), timeline, member.address));
+            telling.spawn(tell(core.clone(), timeline, member));
         }
     }
     while telling.join_next().await.is_some() {}
 }
 
-/// Tells the node at `address`, until it has heard, this node is no primary of that timeline any
+/// Tells `member`, until it has heard, this node is no primary of that timeline any
 /// more or stops, or [`LOOK_FOR`] has passed.
-async fn tell(core: Arc<Core>, timeline: Timeline, address: String) {
+async fn tell(core: Arc<Core>, timeline: Timeline, member: Member) {
+    let Member { name, address, .. } = member;
     let (end, mut pause) = (core.clock.now() + LOOK_FOR, RETRY_FIRST);
     let mut stopping = core.stopping.subscribe();
     while core.is_primary() && core.wal.timeline() == timeline && core.clock.now() < end {
         let told = tokio::select! {
-            told = attempt(&core, timeline, &address) => told,
+            told = attempt(&core, timeline, &name, &address) => told,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
         match told {
             Ok(()) => return,
-            Err(error) => tracing::debug!(%address, %error, "cannot tell the old primary"),
+            Err(error) => tracing::debug!(%name, %address, %error, "cannot tell of the timeline"),
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -67,8 +69,9 @@ async fn tell(core: Arc<Core>, timeline: Timeline, address: String) {
     }
 }
 
-async fn attempt(core: &Core, timeline: Timeline, address: &str) -> Result<()> {
-    let mut client = Client::connect(&core.config, address).await?;
+async fn attempt(core: &Core, timeline: Timeline, name: &NodeName, address: &str) -> Result<()> {
+    // Another cluster's primary at that address would be fenced by it.
+    let mut client = connect(core, name, Some(address)).await?;
     let opened = TimelineOpened {
         timeline,
         primary: core.name.as_str().to_owned(),

@@ -140,6 +140,8 @@ pub(crate) struct Peers {
     upstream: Mutex<UpstreamSeen>,
     /// What the primary said of its log.
     announced: Mutex<Announced>,
+    /// Addresses of nodes that the log may not name.
+    met: Mutex<BTreeMap<NodeName, String>>,
     visits: Arc<Visits>,
 }
 
@@ -321,7 +323,10 @@ impl Core {
             return;
         }
         match ClusterConfig::decode(&self.wal.config().0) {
-            Ok(Some(cluster)) => state.cluster = cluster,
+            Ok(Some(cluster)) => {
+                let before = std::mem::replace(&mut state.cluster, cluster);
+                self.primary_was(before.primary, &state.cluster);
+            }
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "cannot read the configuration in the log"),
         }

@@ -47,7 +47,6 @@ const COLUMNS: [&str; 9] = [
 
 /// All members that answer, this node included.
 pub(crate) async fn survey(core: &Arc<Core>) -> Result<Vec<Contender>> {
-    let cluster = core.cluster();
     let bound = core.policies()?;
     let counted = bound.last().map(|policy| policy.counted().to_vec());
     let counted = counted.unwrap_or_default();
@@ -56,12 +55,11 @@ pub(crate) async fn survey(core: &Arc<Core>) -> Result<Vec<Contender>> {
         place.unwrap_or(usize::MAX)
     };
     let mut asked = JoinSet::new();
-    let members = cluster.standbys.iter().chain([&cluster.primary]);
-    for member in members.filter(|member| member.name != core.name) {
-        let (core, name, address) = (core.clone(), member.name.clone(), member.address.clone());
-        let place = place(&name);
+    for (name, address) in core.others()? {
+        let (core, place) = (core.clone(), place(&name));
         asked.spawn(async move {
-            match timeout(ASK_TIMEOUT, probe(&core, &name, &address, place)).await {
+            let address = address.as_deref();
+            match timeout(ASK_TIMEOUT, probe(&core, &name, address, place)).await {
                 Ok(Ok(contender)) => Some(contender),
                 Ok(Err(error)) => {
                     tracing::info!(%name, %error, "does not answer a probe");
@@ -91,8 +89,13 @@ pub(crate) async fn survey(core: &Arc<Core>) -> Result<Vec<Contender>> {
     Ok(answered)
 }
 
-async fn probe(core: &Core, name: &NodeName, address: &str, place: usize) -> Result<Contender> {
-    let mut client = connect(core, name, Some(address)).await?;
+async fn probe(
+    core: &Core,
+    name: &NodeName,
+    address: Option<&str>,
+    place: usize,
+) -> Result<Contender> {
+    let mut client = connect(core, name, address).await?;
     let answer = client.rows(&Command::ProbeTimeline).await?;
     let set = answer.sets.first();
     let set = set.ok_or_else(|| client.broken("it gave no answer"))?;

@@ -107,7 +107,9 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             .map_or(Purpose::Promote, |_| Purpose::Restart),
         opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
-    let goes_on = request.candidate == core.cluster().primary.name;
+    // By name alone it may be a standby by now, and lack what this node's old self confirmed.
+    let named = request.candidate == core.cluster().primary.name;
+    let goes_on = named && request.purpose == Purpose::Restart;
     let promise = match core.lacks_vote() && !goes_on {
         true => Ok(Promise::Refused(PromiseRefusal::NoVote)),
         false => make(core, request, Some(&asked.address)).await,

@@ -301,8 +301,7 @@ impl Attempt<'_> {
 
     /// As the log says now: what was received or fetched meanwhile may name more nodes.
     fn address_of(&self, name: &NodeName) -> Option<String> {
-        let cluster = self.core.cluster();
-        cluster.address_of(name).map(str::to_owned)
+        self.core.address_of(name)
     }
 }
 

@@ -33,6 +33,8 @@ use std::time::Duration;
 
 use mainstay_storage::{Lsn, MendedRow, Result as StorageResult, Rows};
 
+use crate::wire::result::ANSWER_ROWS_MAX;
+
 pub(crate) use drive::Verification;
 pub use drive::{Compared, Mended};
 pub(crate) use serve::{Served, serve};
@@ -48,6 +50,9 @@ pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes of shipped rows after which an answer ends.
 pub(crate) const PAGE_BYTES: usize = 1 << 20;
+
+/// Most shipped rows in one answer, however small they are, and the row that ends the last one.
+pub(crate) const PAGE_ROWS_MAX: usize = ANSWER_ROWS_MAX - 1;
 
 /// Most bytes of one value in one piece.
 pub(crate) const PIECE_BYTES: usize = 512 << 10;

@@ -87,7 +87,9 @@ impl Announced {
         let counted = last.transactions.saturating_sub(from.transactions);
         let before = below.map_or_else(|| fit(own, first.at), |_| 0);
         let after = fit(last.at.max(own), end);
-        Some((end.bytes_since(own), before + counted + after))
+        // A peer's counts may be anything.
+        let most = before.saturating_add(counted).saturating_add(after);
+        Some((end.bytes_since(own), most))
     }
 }
 
@@ -167,6 +169,16 @@ mod tests {
         assert_eq!(lacks(360), (2640, 640 / 32 + 15));
         announced.told(Lsn::new(3320));
         assert_eq!(announced.lacks(Lsn::new(2000)), Some((1320, 5 + 320 / 32)));
+    }
+
+    #[test]
+    fn counts_that_make_no_sense_are_as_many_as_there_can_be() {
+        let mut announced = Announced::default();
+        announced.told(Lsn::MAX);
+        announced.tallied(mark(2000, 0), Lsn::new(1000));
+        announced.tallied(mark(3000, u64::MAX), Lsn::new(1000));
+        let (bytes, most) = announced.lacks(Lsn::new(1000)).unwrap();
+        assert_eq!((bytes, most), (u64::MAX - 1000, u64::MAX));
     }
 
     #[test]

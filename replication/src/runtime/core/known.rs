@@ -3,12 +3,14 @@
 //! It outlasts the connection: what counts is how far the primary's log was when it was heard last.
 //! It decides nothing.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, TallyMark};
 
 use super::Core;
+use crate::cluster::{ClusterConfig, MEMBERS_MAX, Member};
 use crate::error::Result;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
@@ -37,6 +39,46 @@ impl Core {
     pub(crate) fn primary_end(&self) -> Option<(NodeName, Lsn)> {
         let end = self.peers.announced.lock().end()?;
         Some((self.cluster().primary.name, end))
+    }
+
+    /// The node `name` said that it can be reached there. The log names who registered with a
+    /// primary: one that was the primary itself, or came when there was none, it does not.
+    pub(crate) fn met(&self, name: NodeName, address: String) {
+        let mut met = self.peers.met.lock();
+        if met.len() < MEMBERS_MAX || met.contains_key(&name) {
+            met.insert(name, address);
+        }
+    }
+
+    /// `before` was the primary by the log, which says `now` instead.
+    pub(super) fn primary_was(&self, before: Member, now: &ClusterConfig) {
+        if before.name != now.primary.name && !before.address.is_empty() {
+            self.met(before.name, before.address);
+        }
+    }
+
+    /// Where the node `name` can be reached: by the log, or as it was met.
+    pub(crate) fn address_of(&self, name: &NodeName) -> Option<String> {
+        let cluster = self.cluster();
+        let named = cluster.address_of(name).map(str::to_owned);
+        named.or_else(|| self.peers.met.lock().get(name).cloned())
+    }
+
+    /// All other members: name and address, if it is known. Those of the log, and whom a policy
+    /// counts beside them.
+    ///
+    /// # Errors
+    /// When the configuration in the log cannot be read.
+    pub(crate) fn others(&self) -> Result<BTreeMap<NodeName, Option<String>>> {
+        let cluster = self.cluster();
+        let named = cluster.standbys.into_iter().chain([cluster.primary]);
+        let bound = self.policies()?;
+        let counted = bound.iter().flat_map(|policy| policy.counted());
+        let names = named.map(|member| member.name).chain(counted.cloned());
+        let others = names.filter(|name| *name != self.name);
+        Ok(others
+            .map(|name| (name.clone(), self.address_of(&name)))
+            .collect())
     }
 
     /// Whether acknowledged commits may be lost in a promotion in which enough members agree.

@@ -56,6 +56,21 @@ impl Core {
         self.successor.lock().clone()
     }
 
+    /// What a fenced node says of itself, and what to do.
+    pub(crate) fn why_fenced(&self) -> String {
+        match self.successor() {
+            Some((name, address)) => format!(
+                "this node is fenced: {name} ({address}) is the primary already; let this node \
+                 follow it"
+            ),
+            None => {
+                "this node is fenced: a newer timeline was opened elsewhere. Ask a standby for \
+                     the failover, or see which node is the primary and let this node follow it"
+                    .to_owned()
+            }
+        }
+    }
+
     /// Another upstream answered, or none does any more.
     pub(super) fn upstream_changed(&self, name: Option<String>) {
         let mut seen = self.peers.upstream.lock();

@@ -14,6 +14,7 @@ use mainstay_storage::{BrokenMark, Wal};
 use parking_lot::Mutex;
 
 use super::Core;
+use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::protocol::verify::STALL_MAX;
 use crate::runtime::verify::Contents;
@@ -170,7 +171,8 @@ impl Core {
     /// Why this node cannot go on as it should, if it cannot: its rows first, which go on being
     /// wrong whatever else happens.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.wrong_rows().or_else(|| self.trouble())
+        let fenced = || (self.role() == Role::Fenced).then(|| self.why_fenced());
+        self.wrong_rows().or_else(|| self.trouble()).or_else(fenced)
     }
 
     fn wrong_rows(&self) -> Option<String> {

@@ -1,6 +1,6 @@
 //! A standby says who it is, and what it came for is known while it is here.
 
-use crate::cluster::Member;
+use crate::cluster::{ADDRESS_BYTES_MAX, Member};
 use crate::config::StreamState;
 use crate::error::Error;
 use crate::protocol::name::NodeName;
@@ -38,6 +38,8 @@ impl Session {
                 error => refused(sqlstate::INVALID_AUTHORIZATION, error.to_string()),
             })?;
             self.visits(&member.name, StreamState::Startup);
+        } else if !member.address.is_empty() && member.address.len() <= ADDRESS_BYTES_MAX {
+            self.core.met(member.name.clone(), member.address.clone());
         }
         self.standby = Some(Registered {
             member,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mainstay_storage::{Error as StorageError, Lsn, Timeline};
 use tokio::time::timeout;
 
-use super::{Contents, PAGE_BYTES, PIECE_BYTES, POSITION_TIMEOUT, cut};
+use super::{Contents, PAGE_BYTES, PAGE_ROWS_MAX, PIECE_BYTES, POSITION_TIMEOUT, cut};
 use crate::protocol::verify::{Grain, Part, Span};
 use crate::runtime::clock::Clock;
 use crate::runtime::core::{Core, Turn};
@@ -186,7 +186,7 @@ pub(super) fn page(
             set.rows
                 .push(Row(vec![Some(key.clone()), Some(size), Some(piece)]));
             let late = clock.now() - begun >= super::ANSWER_TIME_MAX;
-            if bytes >= PAGE_BYTES || late {
+            if bytes >= PAGE_BYTES || set.rows.len() >= PAGE_ROWS_MAX || late {
                 return Ok(set);
             }
             if rest.is_empty() {

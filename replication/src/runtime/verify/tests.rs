@@ -16,6 +16,7 @@ use super::sides::{Piece, piece};
 use super::{ANSWER_BYTES_MAX, Contents, PAGE_BYTES, cut};
 use crate::protocol::verify::{Grain, PARTS_MAX, Span};
 use crate::runtime::clock::Clock;
+use crate::wire::result::ANSWER_ROWS_MAX;
 
 type Model = BTreeMap<Bytes, Bytes>;
 
@@ -165,6 +166,7 @@ fn shipped(table: &Table, span: &Span) -> Model {
             .flatten()
             .map(Bytes::len);
         assert!(bytes.sum::<usize>() < 2 * PAGE_BYTES);
+        assert!(set.rows.len() <= ANSWER_ROWS_MAX);
         for row in &set.rows {
             if row.0[0].is_none() {
                 assert!(open.is_none());
@@ -190,6 +192,8 @@ fn rows_of_any_size_arrive_whole() {
             "{size}"
         );
     }
+    let small = model(2 * 65_536, 0);
+    assert!(shipped(&Table::new(small.clone()), &Span::default()) == small);
     let many = model(20_000, 100);
     let span = Span {
         after: many.keys().nth(10).cloned(),

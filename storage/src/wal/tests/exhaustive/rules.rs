@@ -428,6 +428,7 @@ fn a_segment_is_not_named_after_a_timeline_that_only_begins_behind_it() {
     fill(&winner, 5, 200_000);
     let rival = standby(&winner, SimDisk::new(3));
     stream(&winner, &rival);
+    let early = standby(&winner, SimDisk::new(4));
     let fork = rival.open_timeline(timeline(2, 1), "replaced").unwrap();
     assert!(
         SIZE.segment_of(fork) > SIZE.segment_of(slow.appended()),
@@ -435,6 +436,7 @@ fn a_segment_is_not_named_after_a_timeline_that_only_begins_behind_it() {
     );
     fill(&rival, 1, 100);
     slow.adopt_history(&rival.history()).unwrap();
+    early.adopt_history(&rival.history()).unwrap();
     stream(&rival, &slow);
     winner.open_timeline(timeline(3, 2), "stays").unwrap();
     fill(&winner, 1, 100);
@@ -452,4 +454,25 @@ fn a_segment_is_not_named_after_a_timeline_that_only_begins_behind_it() {
         entries(&slow) == entries(&winner),
         "not all of it is found again"
     );
+}
+
+#[test]
+fn what_a_rival_of_the_same_number_left_of_a_segment_never_stands_for_it() {
+    let (primary, disk) = (create(SimDisk::new(1)), SimDisk::new(2));
+    fill(&primary, 2, 200_000);
+    let rival = standby(&primary, disk.clone());
+    stream(&primary, &rival);
+    let fork = rival.open_timeline(timeline(2, 2), "lost").unwrap();
+    fill(&rival, 3, 100);
+    // The timeline of that number that counts begins segments later.
+    fill(&primary, 9, 200_000);
+    primary.open_timeline(timeline(2, 1), "won").unwrap();
+    fill(&primary, 1, 100);
+    rival.cut(fork).unwrap();
+    rival.adopt_history(&primary.history()).unwrap();
+    stream(&primary, &rival);
+    drop(rival);
+    disk.crash(CrashMode::LoseUnsynced);
+    let (rival, _) = open(disk).unwrap();
+    assert!(entries(&rival) == entries(&primary));
 }
