@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::{Confirmation, Confirmer};
-use mainstay_storage::{Lsn, Signal, SignalWait, Timeline, WaitError, Wal};
+use mainstay_storage::{Lsn, Signal, SignalWait, Timeline, WaitError, Wal, canary};
 
 use crate::engine::{Engine, Placed};
 use crate::error::{Error, Result};
@@ -85,6 +85,7 @@ impl Awaited {
         match (waited.await, &self.instead) {
             (Some(waited), _) => settled(waited),
             (None, Some(instead)) => settled(instead.wait(end).await),
+            (None, None) if canary("an-ended-wait-is-success") => Ok(()),
             (None, None) => Err(None),
         }
     }

@@ -37,8 +37,20 @@ fn index_of(name: &NodeName) -> usize {
     usize::from(name.as_str().as_bytes()[0] - b'a')
 }
 
+/// Names the seed in which an assertion of the product itself failed.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {}: an assertion failed", self.0);
+        }
+    }
+}
+
 /// Runs one seed for `seconds` of faults.
 fn run(seed: u64, seconds: u64) -> Result<Report, String> {
+    let _named = Seed(seed);
     Cluster::new(seed).run(seconds * SECOND).map_err(|why| {
         format!("seed {seed}: {why}\nseed {seed} again: ./tests/sim/run --seed {seed} --seconds {seconds}")
     })

@@ -7,6 +7,7 @@
 //! A limit that the code does not keep yet stands in a list with its present size: a ratchet, which
 //! may only be turned down.
 
+mod canaries;
 mod checklist;
 mod documents;
 mod layers;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::canary;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -246,10 +247,14 @@ impl ControlFile {
         }
         let generation = self.generation + 1;
         let slot = encode_slot(generation, &body);
-        let at = generation % 2 * SLOT_LEN;
+        let slots = if canary("control-in-place") { 1 } else { 2 };
+        let at = generation % slots * SLOT_LEN;
         self.file
             .write_all_at(&slot, at)
-            .and_then(|()| self.file.sync_data())
+            .and_then(|()| match canary("control-without-fsync") {
+                true => Ok(()),
+                false => self.file.sync_data(),
+            })
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.generation = generation;
         self.current = control;

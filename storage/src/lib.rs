@@ -1,6 +1,7 @@
 //! Positions, disk, write-ahead log, recovery and stores of Mainstay.
 
 mod apply;
+mod canary;
 mod control;
 mod disk;
 mod entry;
@@ -14,6 +15,7 @@ mod transaction;
 mod wal;
 
 pub use apply::*;
+pub use canary::canary;
 pub use control::*;
 pub use disk::*;
 pub use entry::*;

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::canary;
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -128,6 +129,7 @@ impl TransactionAssembler {
             WalEntryType::TxBegin => self.begin(&entry).map(|()| None),
             WalEntryType::TxCommit => self.commit(&entry, end),
             WalEntryType::TxRollback => self.roll_back(&entry, end).map(|()| None),
+            WalEntryType::NewTimeline if canary("open-across-a-timeline") => Ok(None),
             WalEntryType::NewTimeline => {
                 self.roll_back_all(end);
                 Ok(None)
@@ -165,6 +167,9 @@ impl TransactionAssembler {
     /// removed. `durable` climbs from call to call.
     pub fn safe_restart(&mut self, durable: Lsn) -> Lsn {
         let open = self.oldest_open().unwrap_or(Lsn::MAX);
+        if canary("checkpoint-inside-a-transaction") {
+            return durable;
+        }
         durable.min(open).min(self.ended.begin_across(durable))
     }
 
@@ -241,7 +246,8 @@ impl TransactionAssembler {
     ) -> Option<Transaction> {
         self.note_end(begin, end);
         self.committed = self.committed.max(end);
-        (end > self.applied).then(|| Transaction::new(id, begin, end, bytes, source))
+        (end > self.applied || canary("replay-what-is-there"))
+            .then(|| Transaction::new(id, begin, end, bytes, source))
     }
 
     fn roll_back(&mut self, entry: &WalEntry, end: Lsn) -> Result<()> {

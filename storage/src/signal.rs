@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::canary;
 use crate::lsn::Lsn;
 
 /// A shared, climbing position. Clones are handles on the same one.
@@ -80,7 +81,7 @@ impl Signal {
         }
         let released = {
             let mut waiters = self.shared.waiters.lock();
-            let above = waiters.by_target.split_off(&(to, u64::MAX));
+            let above = waiters.by_target.split_off(&(to + early(), u64::MAX));
             std::mem::replace(&mut waiters.by_target, above)
         };
         released.into_values().for_each(Waker::wake);
@@ -204,6 +205,11 @@ impl Wake for Parker {
     }
 }
 
+/// How far below its target a wait ends: nothing, but in a build that is broken on purpose.
+fn early() -> u64 {
+    if canary("wake-waiters-early") { 64 } else { 0 }
+}
+
 /// The wait that [`Signal::wait`] returns.
 #[derive(Debug)]
 #[must_use = "a wait does nothing unless it is awaited"]
@@ -218,7 +224,7 @@ impl Future for SignalWait {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let value = self.signal.get();
-        if value >= self.target {
+        if value + early() >= self.target {
             return Poll::Ready(Ok(value));
         }
         let signal = self.signal.clone();
@@ -226,7 +232,7 @@ impl Future for SignalWait {
         // `raise` stores before it takes the lock, so a value that is still low here will be
         // followed by a wake.
         let value = self.signal.get();
-        if value >= self.target {
+        if value + early() >= self.target {
             return Poll::Ready(Ok(value));
         }
         if waiters.closed {

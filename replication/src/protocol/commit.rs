@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_storage::{Lsn, Timeline};
+use mainstay_storage::{Lsn, Timeline, canary};
 
 use super::level::{Level, OnMiss};
 use super::name::NodeName;
@@ -160,7 +160,7 @@ impl Committer {
                 timeline,
                 positions,
             } => {
-                let ours = timeline == self.timeline;
+                let ours = timeline == self.timeline || canary("reports-of-any-timeline");
                 let standby = self.session(&name, session).filter(|_| ours);
                 let Some(standby) = standby else { return };
                 standby.reported = positions;
@@ -269,7 +269,7 @@ impl Committer {
         for (policy, _) in &self.policies {
             lowest = lowest.min(members.confirmed(policy, stage)?);
         }
-        Some(lowest).filter(|lowest| *lowest >= self.hold_until)
+        Some(lowest).filter(|at| *at >= self.hold_until || canary("commit-before-new-timeline"))
     }
 
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory, canary};
 
 use super::progress::Positions;
 use crate::time::Moment;
@@ -251,7 +251,12 @@ impl Receiver {
                     return self.close(CloseReason::Protocol(why), out);
                 }
                 upstream.flushed = upstream.flushed.max(flushed);
-                self.commit = self.commit.max(commit);
+                let may = if canary("apply-above-the-commit") {
+                    flushed
+                } else {
+                    commit
+                };
+                self.commit = self.commit.max(may);
                 self.attempts = 0;
                 self.note_caught_up(out);
                 if reply_requested {
@@ -442,7 +447,10 @@ impl Receiver {
 
     /// Lets the store go on, as far as it may.
     fn release(&mut self, out: &mut Vec<Action>) {
-        let may = self.commit.min(self.own.flush);
+        let mut may = self.commit.min(self.own.flush);
+        if canary("apply-before-flush") {
+            may = self.commit.min(self.received);
+        }
         if may > self.may_apply && self.cutting.is_none() && self.state != State::Stopped {
             self.may_apply = may;
             out.push(Action::ApplyUpTo(may));

@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, SegmentSize, Timeline, TimelineHistory};
+use mainstay_storage::{Lsn, SegmentSize, Timeline, TimelineHistory, canary};
 
 use super::progress::{Positions, Progress};
 use crate::time::Moment;
@@ -452,6 +452,7 @@ impl Sender {
     fn shown(&self) -> Lsn {
         match self.native {
             true => self.sendable.max(self.flushed),
+            false if canary("stock-clients-see-the-uncommitted") => self.flushed,
             false => self.commit.min(self.flushed),
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mainstay_storage::Lsn;
+use mainstay_storage::{Lsn, canary};
 
 mod carried;
 mod error;
@@ -307,6 +307,9 @@ impl SlotSet {
         if slot.temporary {
             slot.held = slot.restart_lsn;
             return Ok(false);
+        }
+        if canary("slot-counts-before-it-is-durable") {
+            slot.held = slot.restart_lsn;
         }
         slot.changed = next;
         self.generation = next;

@@ -28,6 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::time::Moment;
+use mainstay_storage::canary;
 
 pub use digest::{Cutter, Digest};
 pub use event::*;
@@ -228,7 +229,8 @@ impl Verify {
                 self.findings.bytes += part.digest.bytes;
             }
             self.findings.ranges += u64::from(grain != Grain::Row);
-            if part.digest == own.digest {
+            let same_count = part.digest.rows == own.digest.rows;
+            if part.digest == own.digest || (same_count && canary("compare-counts-alone")) {
                 continue;
             }
             match grain {

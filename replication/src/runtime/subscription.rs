@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use mainstay_storage::{Lsn, WalEntry, WalReader};
+use mainstay_storage::{Lsn, WalEntry, WalReader, canary};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -146,6 +146,10 @@ impl SubscribeSource {
             reader = moved;
             let more = !batch.is_empty();
             if more {
+                if canary("drop-what-a-slow-subscriber-misses") {
+                    let _ = to.try_send(batch);
+                    continue;
+                }
                 to.send(batch).await.ok()?;
             }
             if failed.is_some() {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use crc32fast::Hasher;
 
+use crate::canary;
 use crate::disk::{Disk, DiskFile};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
@@ -217,7 +218,10 @@ impl LogFile {
             .expect("a spare is ready before a record is placed in it");
         self.disk
             .rename(&spare, &path)
-            .and_then(|()| self.disk.sync_dir(&self.dir))
+            .and_then(|()| match canary("segment-without-directory-fsync") {
+                true => Ok(()),
+                false => self.disk.sync_dir(&self.dir),
+            })
             .map_err(|source| Error::io("begin", &path, source))?;
         let file = self
             .disk
@@ -273,6 +277,9 @@ impl LogFile {
         file.write_all_at(&bytes, offset)
             .map_err(|source| self.failed("write", start, source))?;
         out.written(self.end.lsn);
+        if canary("ack-before-fsync") {
+            out.flushed(self.end.lsn);
+        }
         Ok(())
     }
 
@@ -286,7 +293,12 @@ impl LogFile {
         }
         if let Some(file) = &self.end.file {
             let since = self.end.flushed;
+            let again = |error| match canary("retry-fsync") {
+                true => file.sync_data(),
+                false => Err(error),
+            };
             file.sync_data()
+                .or_else(again)
                 .map_err(|source| self.failed("sync", since, source))?;
         }
         self.end.flushed = self.end.lsn;

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use crc32fast::Hasher;
 
+use crate::canary;
 use crate::control::{Control, Watermark};
 use crate::disk::{Disk, DiskFile};
 use crate::entry::WalEntryType;
@@ -360,7 +361,8 @@ impl Recovery<'_> {
             let at = size.start_of(number) + offset as u64;
             let mut scan = Scan::new(self.owner, bytes, at, None);
             if let Ok(Step::Record { parsed, .. }) = scan.step() {
-                if at >= self.control.own_from && parsed.head.flushed_upto <= at {
+                let own = at >= self.control.own_from || canary("peers-marks-as-own");
+                if own && parsed.head.flushed_upto <= at {
                     proven = proven.max(parsed.head.flushed_upto);
                 }
                 offset += parsed.len();
@@ -386,7 +388,7 @@ impl Recovery<'_> {
 
     /// Decides between damage and a torn write.
     fn judge(&self, stop: &Stop, proven: Lsn) -> Result<()> {
-        if self.accept_loss_from == Some(stop.at) {
+        if self.accept_loss_from == Some(stop.at) || canary("truncate-at-first-bad-crc") {
             return Ok(());
         }
         let number = self.owner.size.segment_of(stop.at);
@@ -417,7 +419,7 @@ impl Recovery<'_> {
     /// Syncs every file that holds log above the durable watermark.
     fn sync_kept(&self, stop: &Stop, segments: &BTreeMap<u64, u32>) -> Result<()> {
         let size = self.owner.size;
-        if self.watermark.failed {
+        if self.watermark.failed && !canary("believe-the-page-cache") {
             self.rewrite(self.noted(), stop.at, segments)?;
         }
         let from = size.segment_of(self.control.watermark);

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockReadGuard;
 use uuid::Uuid;
 
+use crate::canary;
 use crate::control::CONFIG_BYTES_MAX;
 use crate::disk::DiskFile;
 use crate::entry::{WalEntry, WalEntryType};
@@ -46,7 +47,7 @@ impl Wal {
 
     /// Whether this log had been closed properly when it was opened, or is new.
     pub fn was_clean(&self) -> bool {
-        self.inner.clean
+        self.inner.clean || canary("restart-without-asking")
     }
 
     /// Notes durably that other nodes may be sent log above what is flushed here: if this node then
@@ -56,7 +57,9 @@ impl Wal {
     /// # Errors
     /// Disk errors; no such log may be sent then.
     pub fn allow_overlap(&self) -> Result<()> {
-        self.update_control(|control| control.overlapped = true)?;
+        if !canary("overlap-not-noted") {
+            self.update_control(|control| control.overlapped = true)?;
+        }
         self.shared().overlaps.store(true, Ordering::Release);
         Ok(())
     }
@@ -71,7 +74,7 @@ impl Wal {
     /// goes on nothing else may be written in the same timeline, so every append is refused until a
     /// timeline begins at the end of this log.
     pub fn must_begin_timeline(&self) -> bool {
-        self.shared().behind.load(Ordering::Acquire)
+        self.shared().behind.load(Ordering::Acquire) && !canary("go-on-behind-standbys")
     }
 
     /// While this is held no timeline begins, so that entries which belong together are not torn
@@ -269,7 +272,10 @@ impl Wal {
             return Err(Error::Closed);
         }
         let size = self.segment_size();
-        let limit = lsn.min(self.control().checkpoint);
+        let mut limit = lsn.min(self.control().checkpoint);
+        if canary("remove-what-replay-needs") {
+            limit = lsn;
+        }
         let shared = self.shared();
         // The segment that ends exactly at the limit stays: its last record is the next one's
         // predecessor.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_storage::Lsn;
+use mainstay_storage::{Lsn, canary};
 
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{BoundPolicy, SyncPolicy};
@@ -47,7 +47,7 @@ pub(super) struct Standby {
 
 impl Standby {
     pub(super) fn counts(&self) -> bool {
-        self.streaming && self.vote_after.is_none()
+        self.streaming && (self.vote_after.is_none() || canary("vote-without-catching-up"))
     }
 }
 
@@ -92,6 +92,11 @@ impl Members<'_> {
             .iter()
             .filter_map(|name| self.position(name, stage))
             .collect::<Vec<_>>();
+        if canary("count-async-standbys") {
+            let others = self.standbys.iter();
+            let others = others.filter(|(name, _)| !policy.counted().contains(name));
+            there.extend(others.map(|(_, standby)| stage(&standby.reported)));
+        }
         if let SyncPolicy::First { .. } = policy.policy() {
             there.truncate(needed);
         }

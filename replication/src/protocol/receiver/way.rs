@@ -3,7 +3,7 @@
 //! One pure function on two histories. Positions count only together with the timelines that own
 //! them; a number without its promotion id decides nothing.
 
-use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory, canary};
 
 /// This node's log.
 #[derive(Debug, Copy, Clone)]
@@ -58,6 +58,9 @@ pub fn newest_known(history: &TimelineHistory, accepted: Option<Timeline>) -> Ti
 /// Whether a node bound by `newest` must refuse an upstream on `timeline`: it is older, or has the
 /// same number and another id.
 pub fn is_stale(timeline: Timeline, newest: Timeline) -> bool {
+    if canary("follow-an-older-timeline") {
+        return false;
+    }
     timeline.number < newest.number || (timeline.number == newest.number && timeline != newest)
 }
 
@@ -82,7 +85,7 @@ pub fn way_forward(ours: OwnLog<'_>, theirs: TheirLog<'_>) -> Way {
         Way::Backup
     } else if ours.flushed <= fork {
         Way::Resume(to)
-    } else if ours.applied <= fork {
+    } else if ours.applied <= fork || canary("cut-what-was-applied") {
         Way::Cut(to)
     } else {
         Way::Rewind(to)
