@@ -2,7 +2,8 @@
 //! processes: the primary is killed before, and a third node confirms the write.
 //!
 //! `promote` is how long the order takes by itself. An order that is refused because the primary
-//! was heard a moment ago is given again, and counts from then.
+//! was heard a moment ago is given again, and counts from then. Idle means that no node is still
+//! making its next segment ready, which is a write of 16 MiB.
 
 mod support;
 
@@ -89,6 +90,17 @@ impl Node {
         answer.status().as_u16()
     }
 
+    /// Whether the next segment is made ready, as a node does behind its writes.
+    fn rests(&self) -> bool {
+        let files = std::fs::read_dir(self.dir.join("wal")).expect("its log is there");
+        let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        let names = names.filter(|name| name.starts_with("spare"));
+        names
+            .collect::<Vec<_>>()
+            .iter()
+            .all(|name| name != "spare.tmp")
+    }
+
     fn promote(&self, agent: &Agent) -> u16 {
         let url = format!("http://{}/v1/promote", self.http);
         let answer = agent.post(url).send(r#"{"force":false}"#);
@@ -125,6 +137,9 @@ fn main() {
     for round in 0..ROUNDS {
         until("both standbys stream", || nodes[0].streaming(&agent) == 2);
         assert_eq!(nodes[0].put(&agent, &format!("before-{round}")), 200);
+        until("nobody prepares a segment", || {
+            nodes.iter().all(Node::rests)
+        });
         nodes[0].kill();
         let mut begun = Instant::now();
         until("it is promoted", || {
