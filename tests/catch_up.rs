@@ -27,12 +27,13 @@ const WRITERS: u64 = 4;
 const MEMORY_MAX: u64 = (6 * 64 + 64 + 32 + 64 + 36 + 32) * MIB;
 
 /// A primary and its standby, which follows through a slot, so that no log is removed before it has
-/// it.
+/// it, and never copies instead of catching up.
 fn pair(dir: &TempDir) -> (Node, Node, Valve) {
     let a = Start::new(dir.path(), "a").start();
     let line = Valve::to(&a.replication);
     let b = Start::new(dir.path(), "b").arg("--slot", "b");
-    let b = b.arg("--follow", line.url()).start();
+    let b = b.arg("--follow", line.url()).arg("--rebuild-from", "1TiB");
+    let b = b.start();
     b.http.wait_for(a.http.put(TABLE, "first", b"v").ok().lsn());
     (a, b, line)
 }
