@@ -179,6 +179,11 @@ fn a_switchover_that_cannot_be_had_is_refused_and_writes_go_on() {
     writers.stop();
     assert_eq!(nodes[0].http.status()["role"], "primary");
     nodes[1].kill();
+    until("the primary knows that b is gone", || {
+        let status = nodes[0].http.status();
+        let standbys = status["standbys"].as_array().unwrap();
+        standbys.iter().all(|one| one["state"] != "streaming")
+    });
     let (status, text) = ask(&nodes[0], "");
     assert_eq!(status, 412, "{text}");
     assert!(text.contains("no standby is streaming"), "{text}");
