@@ -71,11 +71,14 @@ impl WalReplicator {
         let end = core.wal.appended();
         core.peers.handing_over.store(true, Ordering::Release);
         let handed = ask_to_take_over(&core, &address, end).await;
-        core.peers.handing_over.store(false, Ordering::Release);
-        if let HandedOver::Opened { .. } = &handed {
+        let opened = matches!(handed, HandedOver::Opened { .. });
+        if opened {
             core.set_successor(name.to_owned(), address);
             core.step_down(Role::Fenced);
-        } else if core.role() == Role::Fenced {
+        }
+        // Not before: the new primary tells of its timeline at the same time.
+        core.peers.handing_over.store(false, Ordering::Release);
+        if !opened && core.role() == Role::Fenced {
             core.tell_fenced(None);
         }
         Ok(handed)
