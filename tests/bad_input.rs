@@ -3,6 +3,7 @@
 mod damage;
 mod directory;
 mod mounts;
+mod orders;
 mod peers;
 mod rows;
 mod settings;

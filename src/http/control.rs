@@ -147,9 +147,12 @@ pub(super) fn order<T: DeserializeOwned + Default>(
     if body.is_empty() && may_be_empty {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body).map_err(|error| {
-        ApiError::bad(format!("the body: {error}")).hint(format!("send {example}"))
-    })
+    let bad = |why: &str| ApiError::bad(format!("the body: {why}")).hint(format!("send {example}"));
+    // A list of values without their names would be taken for an order as well.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("an order is an object"));
+    }
+    serde_json::from_slice(&body).map_err(|error| bad(&error.to_string()))
 }
 
 pub(super) fn answer(value: &impl Serialize) -> ApiResult<Response> {

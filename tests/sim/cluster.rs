@@ -279,27 +279,7 @@ impl Cluster {
         index: usize,
         act: impl FnOnce(&mut Node, &mut World<'_>) -> Done,
     ) -> Result<(), String> {
-        let up = self
-            .nodes
-            .iter()
-            .map(|node| node.life.is_some())
-            .collect::<Vec<_>>();
-        let mut world = World {
-            now: self.now,
-            random: &mut self.random,
-            net: &mut self.net,
-            oracle: &mut self.oracle,
-            up: &up,
-            sent: Vec::new(),
-            story: &mut self.story,
-        };
-        let node = &mut self.nodes[index];
-        let done = act(node, &mut world);
-        let sent = std::mem::take(&mut world.sent);
-        for (at, to, packet) in sent {
-            self.plan(at - self.now, Event::Arrive { to, packet });
-        }
-        match done {
+        match self.touch(index, act) {
             Ok(()) => self.look_after(index),
             Err(Trouble::Disk(why)) => {
                 self.story
@@ -309,6 +289,27 @@ impl Cluster {
             Err(Trouble::Broken(why)) => return Err(why),
         }
         Ok(())
+    }
+
+    /// Lets something happen to a node, and sends what it says.
+    fn touch<T>(&mut self, index: usize, act: impl FnOnce(&mut Node, &mut World<'_>) -> T) -> T {
+        let nodes = self.nodes.iter();
+        let up = nodes.map(|node| node.life.is_some()).collect::<Vec<_>>();
+        let mut world = World {
+            now: self.now,
+            random: &mut self.random,
+            net: &mut self.net,
+            oracle: &mut self.oracle,
+            up: &up,
+            sent: Vec::new(),
+            story: &mut self.story,
+        };
+        let done = act(&mut self.nodes[index], &mut world);
+        let sent = std::mem::take(&mut world.sent);
+        for (at, to, packet) in sent {
+            self.plan(at - self.now, Event::Arrive { to, packet });
+        }
+        done
     }
 
     /// Plans the next work of a node's disk and clock.
@@ -342,21 +343,7 @@ impl Cluster {
     }
 
     fn end(&mut self, index: usize, mode: Option<CrashMode>) {
-        let up = vec![true; self.nodes.len()];
-        let mut world = World {
-            now: self.now,
-            random: &mut self.random,
-            net: &mut self.net,
-            oracle: &mut self.oracle,
-            up: &up,
-            sent: Vec::new(),
-            story: &mut self.story,
-        };
-        self.nodes[index].stop(mode, &mut world);
-        let sent = std::mem::take(&mut world.sent);
-        for (at, to, packet) in sent {
-            self.plan(at - self.now, Event::Arrive { to, packet });
-        }
+        self.touch(index, |node, world| node.stop(mode, world));
         self.nodes[index].disk.clear_faults();
         (self.ticks[index], self.working[index]) = (u64::MAX, false);
         let boot = self.nodes[index].boot;
