@@ -26,6 +26,7 @@
 //! * [`throttle`]: a transfer that keeps to a rate.
 //! * [`promotion`]: how a timeline is opened, and who must agree.
 //! * [`verify`]: whether two stores are alike, and where they are not.
+//! * [`vote`]: which data speak for a standby's name.
 //!
 //! Input from a peer is refused with an action and costs the peer its connection at most; what this
 //! room itself promises is asserted, in release builds too.
@@ -48,6 +49,7 @@ pub mod sender;
 pub mod slot;
 pub mod throttle;
 pub mod verify;
+pub mod vote;
 
 #[cfg(test)]
 mod script;

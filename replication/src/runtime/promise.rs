@@ -17,6 +17,7 @@ use crate::protocol::promotion::{
     Acceptor, AcceptorAction, AcceptorEvent, LogEnd, ProbeAnswer, Promise, PromiseRefusal,
     PromiseRequest, Promises, Purpose, Role as ProbedRole, Standstill,
 };
+use crate::protocol::vote::may_promise;
 use crate::runtime::core::Core;
 use crate::runtime::follower;
 use crate::runtime::slots::Answer;
@@ -107,12 +108,10 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             .map_or(Purpose::Promote, |_| Purpose::Restart),
         opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
-    // By name alone it may be a standby by now, and lack what this node's old self confirmed.
-    let named = request.candidate == core.cluster().primary.name;
-    let goes_on = named && request.purpose == Purpose::Restart;
-    let promise = match core.lacks_vote() && !goes_on {
-        true => Ok(Promise::Refused(PromiseRefusal::NoVote)),
-        false => make(core, request, Some(&asked.address)).await,
+    let (lacks, cluster) = (core.lacks_vote(), core.cluster());
+    let promise = match may_promise(lacks, request.purpose, &request.candidate, Some(&cluster)) {
+        true => make(core, request, Some(&asked.address)).await,
+        false => Ok(Promise::Refused(PromiseRefusal::NoVote)),
     };
     let promise = promise.map_err(|error| failed(error.to_string()))?;
     let columns = ["accepted", "reason", "timeline", "promotion_id", "flushed"];

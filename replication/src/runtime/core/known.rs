@@ -139,13 +139,8 @@ impl Core {
     /// Whether this node's data are not the life that votes for it: they were copied, and have not
     /// caught up yet, so what its old self confirmed may be missing.
     pub(crate) fn lacks_vote(&self) -> bool {
-        let cluster = self.cluster();
         let own = self.wal.identity().incarnation;
-        let other = cluster.standby(&self.name);
-        let counted = self.policies().is_ok_and(|bound| {
-            let mut bound = bound.iter().filter(|policy| policy.needed() > 0);
-            bound.any(|policy| policy.counted().contains(&self.name))
-        });
-        counted && other.is_some_and(|member| member.incarnation != own)
+        let policies = self.policies().unwrap_or_default();
+        self.cluster().lacks_vote(&self.name, own, &policies)
     }
 }

@@ -17,6 +17,7 @@ use crate::protocol::commit::Event;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{ChangeRule, change_rule};
 use crate::protocol::progress::Positions;
+use crate::protocol::vote::vote_after;
 use crate::time::Moment;
 
 /// A standby's newest session.
@@ -48,14 +49,9 @@ impl Core {
             member.votes = admitted.sync_mode == SyncMode::Sync;
         }
         self.refuse_twin(&state, &member)?;
-        if let Some(known) = state.cluster.standby(&member.name).cloned()
-            && known.incarnation != member.incarnation
-        {
-            // The entry names the life that votes; this one gets there when it has caught up.
-            state
-                .pending
-                .insert(member.name.clone(), member.incarnation);
-            member.incarnation = known.incarnation;
+        // The entry names the life that votes; this one gets there when it has caught up.
+        if let Some(life) = state.cluster.keep_vote(&mut member) {
+            state.pending.insert(member.name.clone(), life);
         }
         let old = state.cluster.bound(Lsn::ZERO);
         let mut cluster = state.cluster.clone();
@@ -135,11 +131,7 @@ impl Core {
                  vote until it has that again"
             );
         }
-        let vote_after = match (amnesiac, rolled_back) {
-            (true, _) => Some(sealed),
-            (false, true) => Some(confirmed),
-            (false, false) => None,
-        };
+        let vote_after = vote_after(amnesiac, from, confirmed, sealed);
         let connected = Connected {
             session,
             state: StreamState::Catchup,
