@@ -12,6 +12,7 @@ mod examples;
 mod exposure;
 mod failover;
 mod large_transaction;
+mod linear;
 mod node;
 mod outcome;
 mod promotions;
