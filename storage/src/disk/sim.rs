@@ -13,6 +13,7 @@
 mod calls;
 mod content;
 mod crash;
+mod damage;
 mod file;
 mod hold;
 mod random;
@@ -28,8 +29,7 @@ use parking_lot::Mutex;
 pub use crash::{CrashMode, Fill, SectorChoice};
 pub use state::{DISK_TRACE_MAX, DiskCall, DiskFault, DiskOp};
 
-use self::content::Content;
-use self::file::{File, Mishap};
+use self::file::File;
 use self::hold::Hold;
 use self::random::Random;
 use self::state::State;
@@ -153,17 +153,6 @@ impl SimDisk {
         self.state.lock().plan(k, fault, true);
     }
 
-    /// Makes the device lose the next write: reads show it until a crash, the disk never has it.
-    pub fn lose_next_write(&self) {
-        self.state.lock().mishap = Some(Mishap::Lost);
-    }
-
-    /// Makes the device put the next write at `to_offset` of its file instead, as far as that is
-    /// within the file. Reads show it where it belongs until a crash.
-    pub fn misdirect_next_write(&self, to_offset: u64) {
-        self.state.lock().mishap = Some(Mishap::Misdirected(to_offset));
-    }
-
     /// Lets syncs of files in `dir` and below wait until [`release_syncs`](Self::release_syncs), or
     /// a crash, in which what they were to make durable is at stake.
     pub fn hold_syncs(&self, dir: impl AsRef<Path>) {
@@ -190,35 +179,6 @@ impl SimDisk {
     /// Lets contents take any space again.
     pub fn clear_capacity(&self) {
         self.state.lock().capacity = None;
-    }
-
-    /// Makes reads of the 512-byte sector around `offset` fail with `EIO` until it is rewritten
-    /// as a whole.
-    ///
-    /// # Panics
-    /// When there is no such file.
-    #[track_caller]
-    pub fn fail_reads(&self, path: impl AsRef<Path>, offset: u64) {
-        self.with_file(path.as_ref(), |file| file.make_unreadable(offset));
-    }
-
-    /// Inverts a bit of what is on the disk, counted from the file's start, the lowest of a byte
-    /// first; readers see it at once. Nothing happens beyond the end.
-    ///
-    /// # Panics
-    /// When there is no such file.
-    #[track_caller]
-    pub fn flip_bit(&self, path: impl AsRef<Path>, bit: u64) {
-        self.damage(path.as_ref(), |content| content.flip(bit));
-    }
-
-    /// Overwrites what is on the disk within the file; readers see it at once.
-    ///
-    /// # Panics
-    /// When there is no such file.
-    #[track_caller]
-    pub fn patch_file(&self, path: impl AsRef<Path>, offset: u64, bytes: &[u8]) {
-        self.damage(path.as_ref(), |content| content.patch(bytes, offset));
     }
 
     /// Calls made so far.
@@ -272,11 +232,6 @@ impl SimDisk {
     /// Absolute paths of all files, sorted.
     pub fn files(&self) -> Vec<PathBuf> {
         self.state.lock().tree.files()
-    }
-
-    #[track_caller]
-    fn damage(&self, path: &Path, change: impl FnMut(&mut Content)) {
-        self.with_file(path, |file| file.damage(change));
     }
 
     #[track_caller]

@@ -208,7 +208,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let call = self.0.call(DiskOp::Write).at(offset, bytes.len());
-        let write = |state: &mut State| state.write(self.0.id, bytes, offset);
+        let write = |state: &mut State| state.write(self.0.id, &self.0.path, bytes, offset);
         self.0.enter()?.call(call, write, |_| ())
     }
 

@@ -5,6 +5,7 @@
 //! the length are always zero, so growing a file needs no write. This room knows one image only:
 //! what is durable and what is pending is its user's business.
 
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 /// Unit of allocation in bytes.
@@ -109,6 +110,18 @@ impl Content {
         if self.read(&mut byte, bit / 8) == 1 {
             self.patch(&[byte[0] ^ (1 << (bit % 8))], bit / 8);
         }
+    }
+
+    /// Where the pages lie that hold something else than zeros, as far as they are within the file.
+    pub(super) fn pages(&self) -> impl Iterator<Item = Range<u64>> {
+        let held = self.pages.iter().enumerate().filter(|(_, page)| {
+            let zero = |page: &Arc<Page>| Arc::ptr_eq(page, &ZERO_PAGE) || *page == *ZERO_PAGE;
+            page.as_ref().is_some_and(|page| !zero(page))
+        });
+        held.map(|(n, _)| {
+            let begin = (n * PAGE_BYTES) as u64;
+            begin..(begin + PAGE_BYTES as u64).min(self.len)
+        })
     }
 
     /// Bytes of disk space taken.

@@ -5,9 +5,11 @@
 //! until a crash drops the cache. Names and directories are no business of this room.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::content::{Content, FILE_BYTES_MAX};
+use super::random::Random;
 
 /// Unit in which a device writes, loses and damages, in bytes.
 pub(super) const SECTOR_BYTES: u64 = 512;
@@ -44,7 +46,10 @@ impl Change {
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub(super) enum Mishap {
     Lost,
+    /// Its bytes go to this offset.
     Misdirected(u64),
+    /// Its sectors go to others of the same file, chosen by this seed.
+    Astray(u64),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -105,15 +110,34 @@ impl File {
             .retain(|sector| !rewritten.contains(sector) || sector + SECTOR_BYTES > end);
         // The size is the file system's and arrives even where the device mislays the bytes.
         let (offset, bytes) = match mishap {
-            None => (offset, bytes),
-            Some(Mishap::Lost) => (offset, &[][..]),
-            Some(Mishap::Misdirected(to)) => (to.min(FILE_BYTES_MAX), bytes),
+            None => (offset, bytes.into()),
+            Some(Mishap::Lost) => (offset, Arc::default()),
+            Some(Mishap::Misdirected(to)) => (to.min(FILE_BYTES_MAX), bytes.into()),
+            Some(Mishap::Astray(seed)) => self.astray(offset..end, &mut Random::new(seed)),
         };
         self.pending.push(Change::Write {
             offset,
-            bytes: bytes.into(),
+            bytes,
             grows_to,
         });
+    }
+
+    /// The sectors of a write as they should be, and the place of other ones that they replace.
+    fn astray(&self, written: Range<u64>, random: &mut Random) -> (u64, Arc<[u8]>) {
+        let begin = written.start - written.start % SECTOR_BYTES;
+        let end = written
+            .end
+            .next_multiple_of(SECTOR_BYTES)
+            .min(self.current.len());
+        let mut sectors = vec![0; usize::try_from(end - begin).expect("a write is in memory")];
+        self.current.read(&mut sectors, begin);
+        let places = (0..).step_by(SECTOR_BYTES as usize);
+        let places = places.take_while(|at| at + (end - begin) <= self.current.len());
+        let places = places.filter(|&at| at != begin).collect::<Vec<_>>();
+        if places.is_empty() {
+            return (begin, Arc::default());
+        }
+        (places[random.index(places.len())], sectors.into())
     }
 
     pub(super) fn set_len(&mut self, len: u64) {

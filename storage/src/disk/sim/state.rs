@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::calls::crashed;
@@ -133,7 +133,8 @@ pub(super) struct State {
     pub(super) generation: u64,
     pub(super) locks: BTreeSet<Id>,
     pub(super) capacity: Option<u64>,
-    pub(super) mishap: Option<Mishap>,
+    /// What becomes of the next write to this path, or to a file below it.
+    pub(super) mishap: Option<(PathBuf, Mishap)>,
     pub(super) calls: u64,
     pub(super) trace: VecDeque<DiskCall>,
     /// Open handles by inode.
@@ -225,7 +226,14 @@ impl State {
         Ok(file.current().read(&mut buffer[..take], offset))
     }
 
-    pub(super) fn write(&mut self, id: Id, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    /// Writes to a file that was opened as `path`.
+    pub(super) fn write(
+        &mut self,
+        id: Id,
+        path: &Path,
+        bytes: &[u8],
+        offset: u64,
+    ) -> io::Result<usize> {
         check_size(offset, bytes.len() as u64)?;
         let mut take = self.shorten(bytes.len());
         if let Some(free) = self.free() {
@@ -236,7 +244,8 @@ impl State {
             }
             take = fits;
         }
-        let mishap = self.mishap.take();
+        let struck = self.mishap.take_if(|(below, _)| path.starts_with(below));
+        let mishap = struck.map(|(_, mishap)| mishap);
         self.tree.file_mut(id).write(&bytes[..take], offset, mishap);
         Ok(take)
     }
