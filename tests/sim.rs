@@ -5,23 +5,33 @@
 //! seen again by its seed:
 //!
 //! ```text
-//! ./tests/sim/run --seed N
+//! ./tests/sim/run --seed N --count M --profile P
 //! ```
 //!
-//! What is not in here: sockets and tasks, whose place the simulation takes, the store on disk, and
-//! the bytes of messages.
+//! What is not in here: sockets and tasks, whose place the simulation takes, and the store on disk.
 
+mod calm;
+mod clients;
+mod clock;
 mod cluster;
+mod fault;
 mod net;
 mod node;
 mod oracle;
+mod plan;
 mod random;
+mod wire;
 
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
 use mainstay_replication::protocol::name::NodeName;
 
 use cluster::{Cluster, Report};
+use plan::Profile;
 
 /// A second of virtual time, in microseconds.
 const SECOND: u64 = 1_000_000;
@@ -37,23 +47,55 @@ fn index_of(name: &NodeName) -> usize {
     usize::from(name.as_str().as_bytes()[0] - b'a')
 }
 
-/// Names the seed in which an assertion of the product itself failed.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("seed {}: an assertion failed", self.0);
-        }
-    }
+/// What a run is to do.
+#[derive(Debug, Copy, Clone)]
+struct Order {
+    profile: Profile,
+    /// Virtual seconds of faults.
+    seconds: u64,
 }
 
-/// Runs one seed for `seconds` of faults.
-fn run(seed: u64, seconds: u64) -> Result<Report, String> {
-    let _named = Seed(seed);
-    Cluster::new(seed).run(seconds * SECOND).map_err(|why| {
-        format!("seed {seed}: {why}\nseed {seed} again: ./tests/sim/run --seed {seed} --seconds {seconds}")
-    })
+impl Order {
+    /// Runs one seed. An assertion of the product that fails is a failure like any other.
+    fn run(self, seed: u64) -> Result<Report, String> {
+        let faulty = self.seconds * SECOND;
+        let ran = catch_unwind(|| Cluster::new(seed, self.profile).run(faulty));
+        let ran = ran.unwrap_or_else(|_| Err("an assertion failed, see above".to_owned()));
+        ran.map_err(|why| format!("seed {seed}: {why}\n{}", self.again(seed)))
+    }
+
+    /// How to see a seed again.
+    fn again(self, seed: u64) -> String {
+        let (profile, seconds) = (self.profile.name(), self.seconds);
+        let commit = option_env!("MAINSTAY_COMMIT").unwrap_or("this commit");
+        format!(
+            "seed {seed} of {commit} again: ./tests/sim/run --seed {seed} --seconds {seconds} \
+             --profile {profile}"
+        )
+    }
+
+    /// Runs `count` seeds from `first` on, on all processors, and tells each outcome in the order in
+    /// which they come.
+    fn run_all(self, first: u64, count: u64, mut tell: impl FnMut(Result<Report, String>)) {
+        let next = AtomicU64::new(first);
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let (told, hears) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                let (told, next) = (told.clone(), &next);
+                scope.spawn(move || {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= first + count || told.send(self.run(seed)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(told);
+            hears.iter().for_each(&mut tell);
+        });
+    }
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -63,28 +105,46 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
+fn profile() -> Profile {
+    let given = std::env::var("MAINSTAY_SIM_PROFILE").unwrap_or_else(|_| "all".to_owned());
+    Profile::parse(&given).unwrap_or_else(|| panic!("there is no profile {given}"))
+}
+
 #[test]
 fn clusters_keep_their_promises_whatever_fails() {
-    let seeds = number("MAINSTAY_SIM_SEEDS", 40);
-    let (mut acknowledged, mut timelines) = (0, 0);
-    for seed in 1..=seeds {
-        let report = run(seed, 20).unwrap_or_else(|why| panic!("{why}"));
-        acknowledged += report.acknowledged;
-        timelines += report.timelines;
-    }
-    assert!(
-        acknowledged > 1_000,
-        "{acknowledged} acknowledged test little"
-    );
-    assert!(timelines > 40, "{timelines} timelines test little");
+    let seeds = number("MAINSTAY_SIM_SEEDS", 24);
+    let order = Order {
+        profile: profile(),
+        seconds: 20,
+    };
+    let (mut acknowledged, mut timelines, mut failures) = (0, 0, Vec::new());
+    order.run_all(1, seeds, |ran| match ran {
+        Ok(report) => {
+            acknowledged += report.acknowledged as u64;
+            timelines += u64::from(report.timelines);
+        }
+        Err(why) => failures.push(why),
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    // Fewer would test little.
+    assert!(acknowledged > 50 * seeds, "{acknowledged} acknowledged");
+    assert!(timelines > 2 * seeds, "{timelines} timelines");
 }
 
 #[test]
 fn the_same_seed_does_the_same_twice() {
-    for seed in 1..=4 {
-        let twice = [(); 2].map(|()| run(seed, 10).unwrap_or_else(|why| panic!("{why}")));
-        assert_eq!(twice[0], twice[1], "seed {seed}");
+    let (first, count) = (number("MAINSTAY_SIM_SEED", 1), number("MAINSTAY_SIM_TWICE", 6));
+    let order = Order {
+        profile: profile(),
+        seconds: 10,
+    };
+    let mut traces = std::collections::BTreeSet::new();
+    for seed in first..first + count {
+        let twice = [(); 2].map(|()| order.run(seed).unwrap_or_else(|why| panic!("{why}")));
+        assert_eq!(twice[0], twice[1], "{}", order.again(seed));
+        traces.insert(twice[0].trace);
     }
+    assert_eq!(traces.len() as u64, count, "seeds differ");
 }
 
 /// What `tests/sim/run` runs.
@@ -95,19 +155,25 @@ fn long_run() {
         number("MAINSTAY_SIM_SEED", 1),
         number("MAINSTAY_SIM_COUNT", 1),
     );
-    let seconds = number("MAINSTAY_SIM_SECONDS", 120);
-    let (started, mut failures, mut events) = (Instant::now(), 0_u64, 0);
-    for seed in first..first + count {
-        match run(seed, seconds) {
-            Ok(report) => events += report.events,
-            Err(why) => {
-                failures += 1;
-                println!("{why}");
-            }
+    let order = Order {
+        profile: profile(),
+        seconds: number("MAINSTAY_SIM_SECONDS", 120),
+    };
+    let (started, mut failures, mut lasted) = (Instant::now(), 0_u64, 0);
+    let (mut events, mut acknowledged) = (0, 0);
+    order.run_all(first, count, |ran| match ran {
+        Ok(report) => {
+            events += report.events;
+            acknowledged += report.acknowledged;
+            lasted += report.lasted;
         }
-    }
-    let speed = (count * seconds) as f64 / started.elapsed().as_secs_f64();
-    println!("{events} events");
+        Err(why) => {
+            failures += 1;
+            println!("{why}\n");
+        }
+    });
+    let speed = lasted as f64 / SECOND as f64 / started.elapsed().as_secs_f64();
+    println!("{events} events, {acknowledged} transactions acknowledged");
     println!("{count} seeds, {failures} failures, {speed:.0} virtual seconds per second");
     assert_eq!(failures, 0);
 }

@@ -1,37 +1,44 @@
-//! A cluster in one thread and in virtual time: what happens next, and what goes wrong.
+//! A cluster in one thread and in virtual time: what happens next.
 //!
 //! Everything that happens is an event with a time; ties are broken by the order in which events
-//! were made. First faults of every kind for a while, in which nothing may be lost or contradict
-//! itself; then all of them stop, and every node has to come to the same.
+//! were made. First faults of every kind for a while (`fault.rs`), in which nothing may be lost or
+//! contradict itself; then all of them stop, and every node has to come to the same (`calm.rs`).
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use mainstay_replication::protocol::promotion::Purpose;
 use mainstay_replication::{ClusterConfig, Member};
-use mainstay_storage::{CrashMode, DiskFault, NewLog, SegmentSize, SimDisk, Wal};
+use mainstay_storage::{CrashMode, NewLog, SegmentSize, SimDisk, Timeline, TimelineHistory, Wal};
 use uuid::Uuid;
 
+use super::clients::Clients;
+use super::clock::Clock;
 use super::net::{Net, Packet};
-use super::node::{DIR, Done, Node, Role, Trouble, World, options};
+use super::node::{DIR, Done, Node, Trouble, World, options};
 use super::oracle::Oracle;
+use super::plan::{Plan, Profile};
 use super::random::Random;
 use super::{SECOND, name_of};
 
 /// Lines of the story that are kept.
 const STORY_MAX: usize = 300;
 
+/// Pause before a process that ended is started again, at most, in microseconds.
+const RESTART_MAX: u64 = 2 * SECOND;
+
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     Arrive { to: usize, packet: Packet },
     Disk { node: usize, boot: u64 },
     Tick { node: usize, boot: u64 },
     Start { node: usize, boot: u64 },
-    Write,
+    Client(usize),
     Fault,
     Heal,
+    /// Space on a disk is free again.
+    Space(usize),
     Operator,
 }
 
@@ -43,85 +50,113 @@ pub(super) struct Report {
     pub(super) events: u64,
     pub(super) acknowledged: usize,
     pub(super) timelines: u32,
+    /// Virtual time, in microseconds, faults and calm.
+    pub(super) lasted: u64,
 }
 
 pub(super) struct Cluster {
-    now: u64,
+    pub(super) now: u64,
     made: u64,
-    queue: BTreeMap<(u64, u64), Event>,
-    nodes: Vec<Node>,
-    /// When each node is to be ticked next, and whether its disk is at work.
-    ticks: Vec<u64>,
-    working: Vec<bool>,
-    slow: Vec<u64>,
-    random: Random,
-    net: Net,
-    oracle: Oracle,
-    story: Vec<String>,
+    pub(super) queue: BTreeMap<(u64, u64), Event>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) machines: Vec<Machine>,
+    pub(super) random: Random,
+    pub(super) plan: Plan,
+    pub(super) net: Net,
+    pub(super) oracle: Oracle,
+    pub(super) clients: Clients,
+    pub(super) story: Vec<String>,
+    /// The last thing that arrived on a connection, for who lets it arrive again.
+    pub(super) replayed: Option<(usize, Packet)>,
     trace: DefaultHasher,
     events: u64,
-    writes: u64,
-    calm: bool,
+    pub(super) calm: bool,
+    /// What operators tried since all faults ended and nobody led.
+    pub(super) orders: u64,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // An assertion of the product failed: what led to it is all there is to go by.
+        if std::thread::panicking() {
+            println!("{}", self.story.join("\n"));
+        }
+    }
+}
+
+/// What a node runs on.
+pub(super) struct Machine {
+    pub(super) clock: Clock,
+    /// When its node is to be ticked next, by virtual time.
+    tick: u64,
+    /// Whether its disk is at work, and how slow it is.
+    working: bool,
+    pub(super) slow: u64,
+    /// Nothing happens on it before.
+    pub(super) frozen_until: u64,
+    /// Starts in a row that failed.
+    failed_starts: u32,
 }
 
 impl Cluster {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, profile: Profile) -> Self {
         let mut random = Random::new(seed);
-        let size = 2 + random.index(4);
-        let net = Net::new([1_000, 20_000, 200_000][random.index(3)]);
+        let plan = Plan::new(profile, &mut random);
+        let machine = |random: &mut Random| Machine {
+            clock: Clock::new(plan.drifting, random),
+            tick: u64::MAX,
+            working: false,
+            slow: 0,
+            frozen_until: 0,
+            failed_starts: 0,
+        };
         let mut cluster = Self {
             now: 0,
             made: 0,
             queue: BTreeMap::new(),
             nodes: Vec::new(),
-            ticks: vec![u64::MAX; size],
-            working: vec![false; size],
-            slow: vec![0; size],
-            net,
+            machines: (0..plan.nodes()).map(|_| machine(&mut random)).collect(),
+            net: Net::new(plan.delay_max),
             oracle: Oracle::default(),
-            story: Vec::new(),
+            clients: Clients::new(plan.clients),
+            story: vec![plan.to_string()],
+            replayed: None,
             trace: DefaultHasher::new(),
             events: 0,
-            writes: 0,
             calm: false,
+            orders: 0,
+            plan,
             random,
         };
-        cluster.found(size);
+        cluster.found();
         cluster
     }
 
     /// Writes the first log on node 0, and an empty one on the others.
-    fn found(&mut self, size: usize) {
-        let word = ["ANY", "FIRST"][self.random.index(2)];
-        let count = 1 + self.random.index(size - 1);
-        let names = (0..size)
-            .map(|index| name_of(index).to_string())
-            .collect::<Vec<_>>();
-        let policy = format!("{word} {count} ({})", names.join(", "));
-        self.story.push(format!(
-            "{size} nodes, {policy}, packets up to {} us",
-            self.net.delay_max
-        ));
+    fn found(&mut self) {
         let uuid = |random: &mut Random| Uuid::from_u64_pair(random.next(), random.next());
         let mut new = NewLog::new_cluster(SegmentSize::MIN);
         // Nothing may come from anywhere but the seed.
         new.system_id = 77;
-        let timeline = mainstay_storage::Timeline {
+        let timeline = Timeline {
             number: 1,
             id: uuid(&mut self.random),
         };
-        new.history = mainstay_storage::TimelineHistory::new(timeline, new.begin);
-        let members = (0..size).map(|index| Member {
+        new.history = TimelineHistory::new(timeline, new.begin);
+        let members = (0..self.plan.nodes()).map(|index| Member {
             name: name_of(index),
             node_id: uuid(&mut self.random),
             incarnation: uuid(&mut self.random),
             address: format!("{index}:1"),
             priority: 100,
-            votes: true,
+            votes: self.plan.votes(index),
         });
         let members = members.collect::<Vec<_>>();
-        let mut config = ClusterConfig::new(policy.parse().expect("a policy"), members[0].clone());
-        for member in &members[1..] {
+        let policy = self.plan.policies[0].parse().expect("a policy");
+        let mut config = ClusterConfig::new(policy, members[0].clone());
+        // The others may be known, or be registered when they come.
+        let known = self.random.one_in(2);
+        for member in members[1..].iter().filter(|_| known) {
             config.register(member.clone()).expect("a member");
         }
         for (index, member) in members.iter().enumerate() {
@@ -133,22 +168,33 @@ impl Cluster {
             };
             let wal = Wal::create(Arc::new(disk.clone()), Path::new(DIR), new, &options());
             let wal = wal.expect("an empty disk");
+            let life = *member.incarnation.as_bytes();
+            wal.update_control(|control| control.incarnation = life)
+                .expect("a good disk");
             if index == 0 {
-                wal.append_config(config.encode().expect("a configuration"))
-                    .expect("room");
+                let config = config.encode().expect("a configuration");
+                let first = wal.append_config(config).expect("room");
+                while wal.flushed().get() < first.end {
+                    wal.drive();
+                }
+                // A new cluster's first records are committed.
+                wal.advance_commit(first.end);
             }
             wal.close().expect("a good disk");
             drop(wal);
-            self.nodes.push(Node::new(index, member.name.clone(), disk));
+            let node = Node::new(index, member.name.clone(), member.node_id, disk);
+            self.nodes.push(node);
         }
-        for node in 0..size {
+        for node in 0..self.nodes.len() {
             self.plan(0, Event::Start { node, boot: 0 });
         }
-        self.plan(SECOND / 10, Event::Write);
+        for client in 0..self.plan.clients {
+            self.plan(SECOND / 10, Event::Client(client));
+        }
         self.plan(SECOND / 2, Event::Fault);
     }
 
-    fn plan(&mut self, after: u64, event: Event) {
+    pub(super) fn plan(&mut self, after: u64, event: Event) {
         self.made += 1;
         self.queue.insert((self.now + after, self.made), event);
     }
@@ -163,17 +209,18 @@ impl Cluster {
         Ok(Report {
             trace: self.trace.finish(),
             events: self.events,
-            acknowledged: self.oracle.acknowledgements(),
+            acknowledged: self.clients.acknowledgements(),
             timelines: self
                 .nodes
                 .iter()
                 .filter_map(Node::timeline)
                 .max()
                 .unwrap_or_default(),
+            lasted: self.now,
         })
     }
 
-    fn unfold(&mut self, until: u64) -> Result<(), String> {
+    pub(super) fn unfold(&mut self, until: u64) -> Result<(), String> {
         while let Some(entry) = self
             .queue
             .first_entry()
@@ -194,29 +241,29 @@ impl Cluster {
     fn happen(&mut self, event: Event) -> Result<(), String> {
         std::mem::discriminant(&event).hash(&mut self.trace);
         self.now.hash(&mut self.trace);
+        if let Some(until) = self.frozen(&event) {
+            self.plan(until - self.now, event);
+            return Ok(());
+        }
         match event {
             Event::Arrive { to, packet } => self.arrive(to, packet),
             Event::Disk { node, boot } if self.lives(node, boot) => {
-                self.working[node] = false;
+                self.machines[node].working = false;
                 self.with(node, Node::drive)
             }
             Event::Tick { node, boot } if self.lives(node, boot) => {
-                self.ticks[node] = u64::MAX;
+                self.machines[node].tick = u64::MAX;
                 self.with(node, Node::tick)
             }
-            Event::Start { node, boot } => {
-                let down = self.nodes[node].life.is_none() && self.nodes[node].boot == boot;
-                let leads = self.calm || self.random.one_in(2) || boot == 0;
-                match down {
-                    true => self.with(node, |node, world| node.start(leads, world)),
-                    false => Ok(()),
-                }
-            }
-            Event::Write => self.write(),
+            Event::Start { node, boot } => self.start(node, boot),
+            Event::Client(client) => self.write(client),
             Event::Fault if !self.calm => self.fault(),
             Event::Heal if !self.calm => {
-                self.net.heal();
-                self.slow.fill(0);
+                self.heal();
+                Ok(())
+            }
+            Event::Space(node) => {
+                self.nodes[node].disk.clear_capacity();
                 Ok(())
             }
             Event::Operator => self.operate(),
@@ -224,82 +271,125 @@ impl Cluster {
         }
     }
 
+    /// Until when this event has to wait, since its machine stands still.
+    fn frozen(&self, event: &Event) -> Option<u64> {
+        let node = match event {
+            Event::Arrive { to: node, .. }
+            | Event::Disk { node, .. }
+            | Event::Tick { node, .. }
+            | Event::Start { node, .. } => *node,
+            _ => return None,
+        };
+        let until = self.machines[node].frozen_until;
+        (until > self.now).then_some(until)
+    }
+
+    pub(super) fn is_frozen(&self, node: usize) -> bool {
+        self.machines[node].frozen_until > self.now
+    }
+
     fn lives(&self, node: usize, boot: u64) -> bool {
         self.nodes[node].life.is_some() && self.nodes[node].boot == boot
     }
 
+    fn start(&mut self, node: usize, boot: u64) -> Result<(), String> {
+        let down = self.nodes[node].life.is_none() && self.nodes[node].boot == boot;
+        if !down {
+            return Ok(());
+        }
+        // An operator may start a former primary as a standby. Data that came from elsewhere are
+        // never started as a primary's.
+        let leads = (self.calm || self.random.one_in(2) || boot == 0) && !self.nodes[node].missing;
+        self.with(node, |node, world| node.start(leads, world))?;
+        if self.nodes[node].empty {
+            let boot = self.nodes[node].boot;
+            self.plan(RESTART_MAX, Event::Start { node, boot });
+        }
+        Ok(())
+    }
+
     fn arrive(&mut self, to: usize, packet: Packet) -> Result<(), String> {
+        if let Packet::Copy { attempt, copy } = packet {
+            // A node without data waits for it.
+            return self.with(to, |node, world| node.take_copy(attempt, &copy, world));
+        }
         if self.nodes[to].life.is_none() {
             return Ok(());
         }
-        match packet {
-            Packet::On {
-                conn,
-                from,
-                standby,
-                body,
-            } => self.with(to, |node, world| {
-                match standby {
-                    true => node.serve(conn, from, body, world)?,
-                    false => node.hear(conn, body, world)?,
-                }
-                node.pump(world)
-            }),
-            Packet::Broken { conn } => self.with(to, |node, world| {
-                node.broken(conn, world)?;
-                node.pump(world)
-            }),
-            Packet::Ask {
-                from,
-                attempt,
-                action,
-            } => self.with(to, |node, world| node.asked(from, attempt, action, world)),
-            Packet::Answer { attempt, event } => self.with(to, |node, world| {
-                node.bring_candidate(attempt, event, world)?;
-                node.pump(world)
-            }),
-            Packet::Opened(timeline) => self.with(to, |node, world| {
-                node.claimed(timeline, true, world)?;
-                node.pump(world)
-            }),
-            Packet::Log {
-                attempt,
-                history,
-                at,
-                log,
-            } => self.with(to, |node, world| {
-                node.fetched(attempt, &history, at, &log, world)
-            }),
+        if let Packet::On {
+            conn,
+            from,
+            standby,
+            body,
+        } = &packet
+        {
+            let again = Packet::On {
+                conn: *conn,
+                from: *from,
+                standby: *standby,
+                body: body.clone(),
+            };
+            self.replayed = Some((to, again));
         }
+        self.with(to, |node, world| node.take(packet, world))
     }
 
     /// Lets something happen to a node, and plans what follows.
-    fn with(
+    pub(super) fn with(
         &mut self,
         index: usize,
         act: impl FnOnce(&mut Node, &mut World<'_>) -> Done,
     ) -> Result<(), String> {
-        match self.touch(index, act) {
-            Ok(()) => self.look_after(index),
-            Err(Trouble::Disk(why)) => {
-                self.story
-                    .push(format!("{:>11} {} ends: {why}", self.now, name_of(index)));
+        let was_up = self.nodes[index].life.is_some();
+        let done = self.touch(index, act);
+        match done {
+            Ok(()) => {
+                if self.nodes[index].life.is_some() {
+                    self.machines[index].failed_starts = 0;
+                    self.look_after(index);
+                }
+            }
+            Err(Trouble::Damaged(why)) if !self.nodes[index].rotten => {
+                let name = name_of(index);
+                return Err(format!("{name} takes for damage what is none: {why}"));
+            }
+            Err(Trouble::Disk(why) | Trouble::Damaged(why)) => {
+                self.tell(format!("{} ends: {why}", name_of(index)));
                 self.crash(index);
+                if !was_up {
+                    self.machines[index].failed_starts += 1;
+                }
+                self.give_up_on(index);
             }
             Err(Trouble::Broken(why)) => return Err(why),
         }
         Ok(())
     }
 
+    /// Data that cannot be started on are replaced; see `fault.rs` on how much may be missing.
+    fn give_up_on(&mut self, index: usize) {
+        if self.machines[index].failed_starts >= 3 && self.nodes[index].rotten {
+            self.machines[index].failed_starts = 0;
+            self.touch(index, Node::lose_everything);
+        }
+    }
+
     /// Lets something happen to a node, and sends what it says.
-    fn touch<T>(&mut self, index: usize, act: impl FnOnce(&mut Node, &mut World<'_>) -> T) -> T {
+    pub(super) fn touch<T>(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut Node, &mut World<'_>) -> T,
+    ) -> T {
         let nodes = self.nodes.iter();
         let up = nodes.map(|node| node.life.is_some()).collect::<Vec<_>>();
         let mut world = World {
             now: self.now,
+            local: self.machines[index].clock.show(self.now),
+            plan: &self.plan,
             random: &mut self.random,
             net: &mut self.net,
             oracle: &mut self.oracle,
+            clients: &mut self.clients,
             up: &up,
             sent: Vec::new(),
             story: &mut self.story,
@@ -312,26 +402,29 @@ impl Cluster {
         done
     }
 
+    pub(super) fn tell(&mut self, text: String) {
+        self.story.push(format!("{:>11} {text}", self.now));
+    }
+
     /// Plans the next work of a node's disk and clock.
     fn look_after(&mut self, index: usize) {
-        let node = &self.nodes[index];
-        let boot = node.boot;
-        if node.busy() && !self.working[index] {
-            self.working[index] = true;
-            let takes = 50 + self.random.below(400) + self.slow[index];
+        let (node, machine) = (&self.nodes[index], &self.machines[index]);
+        let (boot, now) = (node.boot, self.now);
+        let works = node.busy() && !machine.working;
+        let deadline = node.deadline();
+        let deadline = deadline.map(|local| machine.clock.when(local, now));
+        if works {
+            self.machines[index].working = true;
+            let takes = 50 + self.random.below(400) + self.machines[index].slow;
             self.plan(takes, Event::Disk { node: index, boot });
         }
-        let deadline = self.nodes[index].deadline();
-        if let Some(at) = deadline.filter(|at| *at < self.ticks[index]) {
-            self.ticks[index] = at;
-            self.plan(
-                at.saturating_sub(self.now) + 1,
-                Event::Tick { node: index, boot },
-            );
+        if let Some(at) = deadline.filter(|at| *at < self.machines[index].tick) {
+            self.machines[index].tick = at;
+            self.plan(at - now + 1, Event::Tick { node: index, boot });
         }
     }
 
-    fn crash(&mut self, index: usize) {
+    pub(super) fn crash(&mut self, index: usize) {
         let modes = [
             CrashMode::LoseUnsynced,
             CrashMode::KeepAll,
@@ -342,147 +435,34 @@ impl Cluster {
         self.end(index, Some(mode));
     }
 
-    fn end(&mut self, index: usize, mode: Option<CrashMode>) {
+    pub(super) fn end(&mut self, index: usize, mode: Option<CrashMode>) {
         self.touch(index, |node, world| node.stop(mode, world));
         self.nodes[index].disk.clear_faults();
-        (self.ticks[index], self.working[index]) = (u64::MAX, false);
+        let machine = &mut self.machines[index];
+        (machine.tick, machine.working) = (u64::MAX, false);
         let boot = self.nodes[index].boot;
-        let after = 10_000 + self.random.below(2 * SECOND);
+        let after = 10_000 + self.random.below(RESTART_MAX);
         self.plan(after, Event::Start { node: index, boot });
     }
 
-    fn write(&mut self) -> Result<(), String> {
-        let pause = 1_000 + self.random.below(SECOND / 20);
-        self.plan(pause, Event::Write);
-        for index in 0..self.nodes.len() {
-            let primary = self.nodes[index].life.as_ref();
-            if primary.is_some_and(|life| life.role == Role::Primary) {
-                self.writes += 1;
-                let (id, len) = (self.writes, self.random.index(3_000));
-                self.with(index, |node, world| node.write(id, len, world))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn fault(&mut self) -> Result<(), String> {
-        let pause = SECOND / 20 + self.random.below(SECOND);
-        self.plan(pause, Event::Fault);
-        let count = self.nodes.len();
-        let at = self.random.index(count);
-        match self.random.below(12) {
-            0 | 1 => self.crash(at),
-            2 => {
-                let calls = self.random.below(12);
-                self.nodes[at].disk.cut_power_after(calls);
-            }
-            3 => {
-                let fault = [DiskFault::Io, DiskFault::NoSpace, DiskFault::Interrupted];
-                let call = 1 + self.random.below(10);
-                self.nodes[at]
-                    .disk
-                    .fail_call(call, fault[self.random.index(3)]);
-            }
-            4 => self.end(at, None),
-            5 => self.slow[at] = self.random.below(SECOND),
-            6 | 7 => {
-                let other = self.random.index(count);
-                self.net.cut(at, other);
-                if self.random.one_in(2) {
-                    self.net.cut(other, at);
-                }
-            }
-            8 => {
-                for other in 0..count {
-                    self.net.cut(at, other);
-                    self.net.cut(other, at);
-                }
-            }
-            9 => self.plan(0, Event::Heal),
-            _ => {
-                let force = self.random.one_in(2);
-                if self.nodes[at].life.is_some() {
-                    self.with(at, |node, world| {
-                        node.ask(Purpose::Promote, force, world)?;
-                        node.pump(world)
-                    })?;
-                }
-            }
-        }
-        if self.random.one_in(4) {
-            let after = self.random.below(3 * SECOND);
-            self.plan(after, Event::Heal);
-        }
-        Ok(())
-    }
-
-    /// While nobody leads, the node with the most log is promoted.
-    fn operate(&mut self) -> Result<(), String> {
-        self.plan(3 * SECOND, Event::Operator);
-        if self.nodes.iter().any(Node::leads) {
-            for index in 0..self.nodes.len() {
-                if self.nodes[index].leads() {
-                    self.with(index, Node::tell_others)?;
-                }
-            }
+    fn write(&mut self, client: usize) -> Result<(), String> {
+        let pause = 1_000 + self.random.below(self.plan.think_max);
+        self.plan(pause, Event::Client(client));
+        let found = (0..self.nodes.len())
+            .filter(|index| self.nodes[*index].takes_writes() && !self.is_frozen(*index));
+        let found = found.collect::<Vec<_>>();
+        if found.is_empty() {
             return Ok(());
         }
-        let best = (0..self.nodes.len()).max_by_key(|index| self.nodes[*index].rank());
-        match best.filter(|best| self.nodes[*best].life.is_some()) {
-            Some(best) => self.with(best, |node, world| {
-                node.ask(Purpose::Promote, true, world)?;
-                node.pump(world)
-            }),
+        // Two may take themselves for the primary.
+        let at = found[self.random.index(found.len())];
+        let (now, value_max) = (self.now, self.plan.value_max);
+        let next = self
+            .clients
+            .next(client, now, value_max, &mut self.random);
+        match next {
+            Some((id, intent)) => self.with(at, |node, world| node.write(id, &intent, world)),
             None => Ok(()),
-        }
-    }
-
-    /// Every fault ends; in bounded time all nodes are the same.
-    fn settle(&mut self) -> Result<(), String> {
-        self.calm = true;
-        self.net.lossy = false;
-        self.net.heal();
-        self.slow.fill(0);
-        for node in &self.nodes {
-            node.disk.clear_faults();
-        }
-        let writes_end = self.now + 30 * SECOND;
-        let end = self.now + 180 * SECOND;
-        self.plan(SECOND, Event::Operator);
-        let acknowledged = self.oracle.acknowledgements();
-        while self.now < end {
-            let next = self.now + SECOND;
-            self.unfold(next)?;
-            if self.now >= writes_end {
-                self.queue.retain(|_, event| !matches!(event, Event::Write));
-                let digests = self.nodes.iter().map(Node::digest).collect::<Vec<_>>();
-                let same = digests.windows(2).all(|pair| pair[0] == pair[1]);
-                let whole = digests[0].is_some_and(|ends| ends.0 == ends.1 && ends.1 == ends.2);
-                if same && whole && self.nodes.iter().filter(|node| node.leads()).count() == 1 {
-                    return match self.oracle.acknowledgements() > acknowledged {
-                        true => self.same_rows(),
-                        false => Err("nothing was acknowledged after the faults".to_owned()),
-                    };
-                }
-            }
-        }
-        let nodes = self.nodes.iter();
-        let nodes = nodes.map(|node| format!("{} at {:?}", node.standing(), node.digest()));
-        Err(format!(
-            "no convergence:\n{}",
-            nodes.collect::<Vec<_>>().join("\n")
-        ))
-    }
-
-    fn same_rows(&mut self) -> Result<(), String> {
-        let rows = self
-            .nodes
-            .iter()
-            .map(Node::rows)
-            .collect::<Result<Vec<_>, _>>()?;
-        match rows.windows(2).all(|pair| pair[0] == pair[1]) {
-            true => Ok(()),
-            false => Err("the same log, and other rows".to_owned()),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! The network: connections that delay, stall and break, and what travels on them.
 //!
-//! What is sent on one connection in one direction arrives in order or not at all. A link that is
-//! cut loses what is sent over it, and the connection is stalled from then on, as TCP is that gets
-//! no answer: either end finds out by its timeouts. It may also break at once.
+//! What is sent on one connection in one direction arrives in order or not at all, and what is said
+//! while log is streamed arrives as bytes, in pieces of any size (`wire.rs`). A link that is cut
+//! loses what is sent over it, and the connection is stalled from then on, as TCP is that gets no
+//! answer: either end finds out by its timeouts. It may also break at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mainstay_replication::protocol::progress::Positions;
 use mainstay_replication::protocol::promotion::{CandidateAction, CandidateEvent};
-use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use mainstay_replication::Member;
+use mainstay_storage::{Lsn, SimDisk, Timeline, TimelineHistory};
 
 use super::random::Random;
 
@@ -25,9 +27,11 @@ pub(super) enum Body {
     },
     FetchHistory(Timeline),
     History(TimelineHistory),
+    /// Who it is, and from where on it wants log.
     Start {
         from: Lsn,
         timeline: Timeline,
+        member: Member,
     },
     Started,
     Refused {
@@ -55,6 +59,8 @@ pub(super) enum Body {
         timeline: Timeline,
         opened: bool,
     },
+    /// Some of what is said while log is streamed.
+    Bytes(Bytes),
 }
 
 /// What arrives at a node.
@@ -79,6 +85,18 @@ pub(super) enum Packet {
     Answer { attempt: u64, event: CandidateEvent },
     /// A primary tells of its timeline.
     Opened(Timeline),
+    /// A node wants a copy of another's data.
+    AskCopy { from: usize, attempt: u64 },
+    /// The copy.
+    Copy { attempt: u64, copy: Box<Copy> },
+    /// A primary whose log ends there hands its place over.
+    TakeOver {
+        from: usize,
+        timeline: Timeline,
+        end: Lsn,
+    },
+    /// Whether the standby opened a timeline for that.
+    TookOver { opened: bool },
     /// A member's log, from `at` on.
     Log {
         attempt: u64,
@@ -86,6 +104,28 @@ pub(super) enum Packet {
         at: Lsn,
         log: Bytes,
     },
+}
+
+impl Packet {
+    /// The connection on which it arrives, zero for none.
+    pub(super) fn conn(&self) -> u64 {
+        match self {
+            Self::On { conn, .. } | Self::Broken { conn } => *conn,
+            _ => 0,
+        }
+    }
+}
+
+/// A base backup: what a store holds, and log up to what was committed.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) store: SimDisk,
+    pub(super) system_id: u64,
+    pub(super) history: TimelineHistory,
+    pub(super) begin: Lsn,
+    pub(super) replay: Lsn,
+    pub(super) log: Bytes,
+    pub(super) end: Lsn,
 }
 
 #[derive(Debug)]
@@ -187,6 +227,13 @@ impl Net {
             false => connection.client,
         };
         heard.then_some(other)
+    }
+
+    /// Any connection, if there is one.
+    pub(super) fn any(&self, random: &mut Random) -> Option<(u64, usize, usize)> {
+        let at = random.index(self.connections.len().max(1));
+        let (id, conn) = self.connections.iter().nth(at)?;
+        Some((*id, conn.client, conn.server))
     }
 
     /// All connections of `node`.

@@ -4,44 +4,56 @@
 //! the simulation's clock for timers. It decides nothing that they decide.
 
 mod candidacy;
+mod copying;
 mod following;
+mod leading;
+mod packets;
+mod reading;
+mod retention;
 mod serving;
+mod turning;
+mod writing;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use mainstay_replication::ClusterConfig;
+use mainstay_replication::protocol::commit::Committer;
 use mainstay_replication::protocol::commit::Event as CommitEvent;
-use mainstay_replication::protocol::commit::{Action as CommitAction, CommitConfig, Committer};
-use mainstay_replication::protocol::level::{Level, OnMiss};
 use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::protocol::policy::BoundPolicy;
-use mainstay_replication::protocol::promotion::{
-    Beginning, Candidate, LogEnd, Standstill, standstill,
-};
+use mainstay_replication::protocol::promotion::{Candidate, LogEnd, Standstill};
 use mainstay_replication::protocol::receiver::Receiver;
+use mainstay_replication::protocol::slot::SlotSet;
 use mainstay_replication::time::Moment;
+use mainstay_replication::{ClusterConfig, Member};
 use mainstay_storage::{
-    Applicator, Change, CrashMode, Lsn, MemoryStore, ReadAt, SegmentSize, SimDisk, Store, Wal,
-    WalEntry, WalEntryType, WalOptions,
+    Applicator, CrashMode, Lsn, MemoryStore, SegmentSize, SimDisk, Store, TableId, Wal, WalOptions,
 };
+use uuid::Uuid;
 
+use super::clients::Clients;
 use super::net::{Net, Packet};
 use super::oracle::Oracle;
+use super::plan::Plan;
 use super::random::Random;
 use serving::Session;
+use turning::Handover;
 
 pub(super) const DIR: &str = "/node";
 
 /// What a node may reach while something happens to it.
 pub(super) struct World<'a> {
+    /// Virtual time, in microseconds.
     pub(super) now: u64,
+    /// What the node's own clock shows.
+    pub(super) local: u64,
+    pub(super) plan: &'a Plan,
     pub(super) random: &'a mut Random,
     pub(super) net: &'a mut Net,
     pub(super) oracle: &'a mut Oracle,
+    pub(super) clients: &'a mut Clients,
     /// Which nodes run.
     pub(super) up: &'a [bool],
     /// Packets on their way: when they arrive, and where.
@@ -51,7 +63,7 @@ pub(super) struct World<'a> {
 
 impl World<'_> {
     pub(super) fn moment(&self) -> Moment {
-        Moment::from_micros(self.now)
+        Moment::from_micros(self.local)
     }
 
     fn tell(&mut self, text: String) {
@@ -64,6 +76,8 @@ impl World<'_> {
 pub(super) enum Trouble {
     /// Its disk failed, or has no power: the process ends.
     Disk(String),
+    /// What its disk holds is damaged: the process ends, and the data are of no use.
+    Damaged(String),
     /// Something that must never happen.
     Broken(String),
 }
@@ -76,6 +90,7 @@ impl From<mainstay_storage::Error> for Trouble {
             | Storage::Full { .. }
             | Storage::Poisoned { .. }
             | Storage::Closed => Self::Disk(error.to_string()),
+            Storage::Corrupt { .. } | Storage::Format { .. } => Self::Damaged(error.to_string()),
             error => Self::Broken(error.to_string()),
         }
     }
@@ -87,11 +102,23 @@ pub(super) type Done<T = ()> = Result<T, Trouble>;
 pub(super) struct Node {
     pub(super) index: usize,
     pub(super) name: NodeName,
+    pub(super) node_id: Uuid,
     pub(super) disk: SimDisk,
+    /// Where its store writes copies of itself.
+    store_disk: SimDisk,
     store: MemoryStore,
     /// Counts lives, so that work planned for an earlier one is forgotten.
     pub(super) boot: u64,
     pub(super) life: Option<Life>,
+    /// There is no log on its disk.
+    pub(super) empty: bool,
+    /// Its data were lost, and may not be whole again yet.
+    pub(super) missing: bool,
+    /// Something was damaged on its disk, so a start may find out.
+    pub(super) rotten: bool,
+    /// What had been flushed when its last life ended.
+    proven: Lsn,
+    attempts: u64,
 }
 
 /// What one process holds.
@@ -100,19 +127,35 @@ pub(super) struct Life {
     applicator: Applicator,
     pub(super) role: Role,
     committer: Option<Committer>,
+    /// The cluster as this primary knows it, and lives that get the vote of their name later.
+    cluster: Option<ClusterConfig>,
+    pending: BTreeMap<NodeName, Uuid>,
+    /// The most that each standby confirmed here.
+    confirmed: BTreeMap<NodeName, Lsn>,
     pub(super) standstill: Option<Standstill>,
     asked: u32,
     ask_at: u64,
     sessions: BTreeMap<u64, Session>,
+    slots: SlotSet,
+    slots_logged: Lsn,
     receiver: Option<Receiver>,
     /// The connection to the upstream, and who that is.
     upstream: Option<(u64, usize)>,
+    /// Bytes of the upstream's stream that are no whole message yet.
+    input: BytesMut,
     target: usize,
     primary_heard: Option<u64>,
     carry: BytesMut,
     carry_at: Lsn,
     candidate: Option<(u64, Candidate)>,
-    attempts: u64,
+    /// It asks nobody, since an operator gives the policy up.
+    alone: bool,
+    /// The place of the primary is being handed over by, or to, this node.
+    handover: Option<Handover>,
+    /// Since when a copy is asked for, and what it must reach.
+    copying: Option<(u64, Lsn)>,
+    /// Rows with everything that was written here, committed or not.
+    view: BTreeMap<RowKey, Bytes>,
     /// Writes that wait: where they end, and which.
     waiting: BTreeMap<Lsn, u64>,
     /// What the receiver was told last.
@@ -120,6 +163,8 @@ pub(super) struct Life {
     committed_to: Lsn,
     checked: Lsn,
 }
+
+pub(super) type RowKey = (TableId, Bytes);
 
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub(super) enum Role {
@@ -136,50 +181,89 @@ pub(super) fn options() -> WalOptions {
 }
 
 impl Node {
-    pub(super) fn new(index: usize, name: NodeName, disk: SimDisk) -> Self {
-        let store = MemoryStore::new(Arc::new(SimDisk::new(0)));
+    pub(super) fn new(index: usize, name: NodeName, node_id: Uuid, disk: SimDisk) -> Self {
+        let store_disk = SimDisk::new(0);
+        let store = MemoryStore::new(Arc::new(store_disk.clone()));
         Self {
             index,
             name,
+            node_id,
             disk,
+            store_disk,
             store,
             boot: 0,
             life: None,
+            empty: false,
+            missing: false,
+            rotten: false,
+            proven: Lsn::ZERO,
+            attempts: 0,
+        }
+    }
+
+    /// How this node describes itself to its primary.
+    fn member(&self, incarnation: Uuid, world: &World<'_>) -> Member {
+        Member {
+            name: self.name.clone(),
+            node_id: self.node_id,
+            incarnation,
+            address: format!("{}:1", self.index),
+            priority: 100,
+            votes: world.plan.votes(self.index),
         }
     }
 
     /// Starts a process on what the disk has. It goes on as the primary if it was one and `leads`.
     pub(super) fn start(&mut self, leads: bool, world: &mut World<'_>) -> Done {
+        if self.empty {
+            self.ask_for_copy(world);
+            return Ok(());
+        }
         let disk = Arc::new(self.disk.until_crash());
         let (wal, recovered) = Wal::open(disk, Path::new(DIR), &options())?;
         wal.set_commit_follows(false);
-        let own = wal.control().own_from != Lsn::MAX;
-        world.tell(format!(
-            "{} starts with log up to {}",
-            self.name, recovered.end
-        ));
-        let applicator = Applicator::new(&wal, &self.store)?;
-        let begin = wal.oldest();
+        let (name, end) = (&self.name, recovered.end);
+        world.tell(format!("{name} starts with log up to {end}"));
+        if end < self.proven && !self.rotten {
+            let proven = self.proven;
+            return broken(format!("{name} had flushed {proven} and has {end}"));
+        }
+        let control = wal.control();
+        let own = control.own_from != Lsn::MAX;
+        let slots = match std::str::from_utf8(&control.slots) {
+            Ok("") => Some(SlotSet::new()),
+            Ok(text) => SlotSet::decode(text).ok(),
+            Err(_) => None,
+        };
         let life = Life {
-            applicator,
+            applicator: Applicator::new(&wal, &self.store)?,
             role: Role::Standby,
             committer: None,
+            cluster: None,
+            pending: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
             standstill: None,
             asked: 0,
             ask_at: 0,
             sessions: BTreeMap::new(),
+            slots: slots.ok_or_else(|| Trouble::Broken("slots cannot be read".to_owned()))?,
+            slots_logged: Lsn::ZERO,
             receiver: None,
             upstream: None,
+            input: BytesMut::new(),
             target: self.index,
             primary_heard: None,
             carry: BytesMut::new(),
             carry_at: Lsn::ZERO,
             candidate: None,
-            attempts: self.boot << 32,
+            alone: false,
+            handover: None,
+            copying: None,
+            view: BTreeMap::new(),
             waiting: BTreeMap::new(),
             told: Default::default(),
             committed_to: Lsn::ZERO,
-            checked: begin,
+            checked: wal.oldest().max(control.checkpoint),
             wal,
         };
         self.life = Some(life);
@@ -198,13 +282,18 @@ impl Node {
     /// The process ends, and its machine loses power if `mode` says what survives of the disk.
     pub(super) fn stop(&mut self, mode: Option<CrashMode>, world: &mut World<'_>) {
         let Some(life) = self.life.take() else {
-            // It failed while it started.
+            // It failed while it started, or waits for a copy.
             self.disk.crash(mode.unwrap_or(CrashMode::KeepAll));
+            self.boot += 1;
             return;
         };
         for conn in world.net.of(self.index) {
             self.drop_connection(conn, world);
         }
+        for id in life.waiting.values() {
+            world.clients.unknown(*id);
+        }
+        self.proven = life.wal.flushed().get();
         match mode {
             Some(mode) => {
                 world.tell(format!("{} loses power: {mode:?}", self.name));
@@ -234,115 +323,6 @@ impl Node {
         }
     }
 
-    /// Goes on as the primary it was.
-    fn begin(&mut self, world: &mut World<'_>) -> Done {
-        let life = self.life();
-        let timeline = life.wal.timeline();
-        let promised = life.wal.control().promised();
-        let policies = policies(&life.wal)?;
-        let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
-        life.standstill = standstill(Beginning {
-            clean: life.wal.was_clean(),
-            overlapped: life.wal.must_begin_timeline(),
-            promised: promised.is_some_and(|promised| promised.number > timeline.number),
-            counted: policies.iter().any(counted),
-        });
-        self.lead(Lsn::ZERO, world)
-    }
-
-    /// Serves as the primary of the log's timeline.
-    fn lead(&mut self, hold_until: Lsn, world: &mut World<'_>) -> Done {
-        let (name, now) = (self.name.clone(), world.moment());
-        let was_standby = self.life().role == Role::Standby;
-        if was_standby {
-            for conn in self.life().sessions.keys().copied().collect::<Vec<_>>() {
-                self.hang_up(conn, world);
-            }
-        }
-        let life = self.life();
-        let config = CommitConfig {
-            name,
-            timeline: life.wal.timeline(),
-            flushed: life.wal.flushed().get(),
-            commit: life.wal.commit().get(),
-            hold_until,
-            policies: policies(&life.wal)?,
-            on_miss: OnMiss::Block,
-        };
-        life.committer = Some(Committer::new(config, now));
-        life.role = Role::Primary;
-        life.receiver = None;
-        if !hold_until.is_zero() {
-            life.standstill = None;
-        }
-        let (name, timeline) = (self.name.clone(), self.life().wal.timeline());
-        world.tell(format!("{name} leads {timeline}"));
-        if self.life().standstill.is_some() {
-            self.commit(CommitEvent::Suspended(true), world)?;
-        }
-        Ok(())
-    }
-
-    /// Brings an event to the commit machine, and shows what it confirms.
-    fn commit(&mut self, event: CommitEvent, world: &mut World<'_>) -> Done {
-        let now = world.moment();
-        let life = self.life();
-        let Some(committer) = &mut life.committer else {
-            return Ok(());
-        };
-        let mut actions = Vec::new();
-        committer.on(event, now, &mut actions);
-        let released = committer.released(Level::RemoteFlush);
-        for action in actions {
-            if let CommitAction::CommitMoved(to) = action {
-                life.wal.advance_commit(to);
-            }
-        }
-        self.check_shown(released, world)?;
-        let life = self.life();
-        let rest = life.waiting.split_off(&(released + 1));
-        for (end, id) in std::mem::replace(&mut life.waiting, rest) {
-            world.oracle.acknowledged(id, end)?;
-        }
-        Ok(())
-    }
-
-    /// Everything below `upto` is visible here, or confirmed.
-    fn check_shown(&mut self, upto: Lsn, world: &mut World<'_>) -> Done {
-        let name = self.name.clone();
-        let life = self.life();
-        if upto > life.checked {
-            let shown = world.oracle.shown(&life.wal, life.checked, upto);
-            shown.map_err(|trouble| match trouble {
-                Trouble::Broken(why) => Trouble::Broken(format!("{name}: {why}")),
-                disk => disk,
-            })?;
-            life.checked = upto;
-        }
-        Ok(())
-    }
-
-    /// A client writes here; the write waits until it is durable.
-    pub(super) fn write(&mut self, id: u64, len: usize, world: &mut World<'_>) -> Done {
-        let life = self.life();
-        if life.role != Role::Primary || life.wal.must_begin_timeline() {
-            return Ok(());
-        }
-        let change = Change::put(
-            7,
-            (id % 50).to_be_bytes().to_vec(),
-            [vec![id as u8; len], id.to_be_bytes().to_vec()].concat(),
-        );
-        let entry = WalEntry::new(WalEntryType::Insert, None, change.encode());
-        match life.wal.append(&[entry]) {
-            Ok(placed) => life.waiting.insert(placed.end, id),
-            // The client is told that nothing was written.
-            Err(mainstay_storage::Error::Full { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        self.pump(world)
-    }
-
     /// The disk does one piece of work.
     pub(super) fn drive(&mut self, world: &mut World<'_>) -> Done {
         let life = self.life();
@@ -361,7 +341,8 @@ impl Node {
 
     /// Tells everybody on this node what moved, until nothing moves any more.
     pub(super) fn pump(&mut self, world: &mut World<'_>) -> Done {
-        loop {
+        // What happened last may have ended this life.
+        while self.life.is_some() {
             let before = self.positions();
             let flushed = self.life().wal.flushed().get();
             if flushed > self.life().committed_to {
@@ -371,10 +352,12 @@ impl Node {
             self.apply(world)?;
             self.pump_sessions(world)?;
             self.pump_receiver(world)?;
+            self.pump_handover(world)?;
             if self.positions() == before {
-                return Ok(());
+                return self.check_ladder();
             }
         }
+        Ok(())
     }
 
     fn positions(&self) -> [Lsn; 5] {
@@ -387,23 +370,38 @@ impl Node {
         [sealed, written, flushed, commit, self.store.applied()]
     }
 
-    /// The store takes what is committed, and makes some of that durable at times.
-    fn apply(&mut self, world: &mut World<'_>) -> Done {
-        let life = self.life.as_mut().expect("it runs");
-        let upto = life.wal.commit().get().min(life.wal.flushed().get());
-        life.applicator.apply_upto(&mut self.store, upto)?;
-        if world.random.one_in(200) {
-            let durable = self.store.checkpoint(upto)?;
-            let restart = life.applicator.safe_restart(durable);
-            if restart > life.wal.control().checkpoint {
-                life.wal.checkpoint(restart)?;
-            }
+    /// Every position is where the ladder says, and every queue within its bound.
+    fn check_ladder(&self) -> Done {
+        let Some(life) = &self.life else {
+            return Ok(());
+        };
+        let [sealed, written, flushed, commit, applied] = self.positions();
+        let (checkpoint, appended) = (life.wal.control().checkpoint, life.wal.appended());
+        // A power cut may take the memory of what was committed further back than what it made
+        // durable in the store.
+        let shown = commit.max(self.store.durable());
+        let climbs = checkpoint <= flushed
+            && flushed <= written
+            && written <= sealed
+            && sealed <= appended
+            && applied <= shown
+            && shown <= flushed;
+        if !climbs {
+            let name = &self.name;
+            return broken(format!(
+                "{name}: checkpoint {checkpoint}, applied {applied}, commit {commit}, flushed \
+                 {flushed}, written {written}, sealed {sealed}, appended {appended}"
+            ));
         }
-        let applied = self.store.applied();
-        self.check_shown(applied, world)
+        let record_max = usize::try_from(SegmentSize::MIN.bytes()).expect("it is small");
+        if life.carry.len() > 2 * record_max || life.input.len() > 4 * record_max {
+            let (carry, input) = (life.carry.len(), life.input.len());
+            return broken(format!("{} holds {carry} and {input} bytes", self.name));
+        }
+        Ok(())
     }
 
-    /// When something here wants the time, if anything does.
+    /// When something here wants the time, if anything does, by this node's clock.
     pub(super) fn deadline(&self) -> Option<u64> {
         let life = self.life.as_ref()?;
         let sessions = life.sessions.values().filter_map(Session::deadline);
@@ -417,7 +415,13 @@ impl Node {
             .chain(candidate)
             .map(Moment::as_micros);
         let asks = life.standstill.is_some() && life.candidate.is_none();
-        machines.chain(asks.then_some(life.ask_at)).min()
+        let handover = life.handover.as_ref().and_then(Handover::deadline);
+        let copying = life.copying.map(|(at, _)| at);
+        machines
+            .chain(asks.then_some(life.ask_at))
+            .chain(handover)
+            .chain(copying)
+            .min()
     }
 
     /// It is time for something.
@@ -425,6 +429,8 @@ impl Node {
         self.tick_sessions(world)?;
         self.tick_receiver(world)?;
         self.tick_candidate(world)?;
+        self.tick_handover(world)?;
+        self.tick_copying(world);
         self.pump(world)
     }
 
@@ -432,6 +438,17 @@ impl Node {
     pub(super) fn leads(&self) -> bool {
         let life = self.life.as_ref();
         life.is_some_and(|life| life.role == Role::Primary && life.standstill.is_none())
+    }
+
+    pub(super) fn is_primary(&self) -> bool {
+        let primary = |life: &Life| life.role == Role::Primary;
+        self.life.as_ref().is_some_and(primary)
+    }
+
+    /// Whether its data are those of a primary, which follows somebody for now.
+    pub(super) fn was_primary(&self) -> bool {
+        let own = |life: &Life| life.wal.control().own_from != Lsn::MAX;
+        !self.missing && self.life.as_ref().is_some_and(own)
     }
 
     /// The number of its timeline.
@@ -447,26 +464,42 @@ impl Node {
         })
     }
 
-    /// All rows of its store.
-    pub(super) fn rows(&self) -> Result<Vec<(Bytes, Bytes)>, String> {
-        let (reader, at) = (self.store.reader(), self.store.applied());
-        let rows = reader.scan(7, Bound::Unbounded, Bound::Unbounded, at);
-        let rows = rows.map_err(|error| error.to_string())?;
-        rows.collect::<Result<Vec<_>, _>>()
-            .map_err(|error| error.to_string())
+    /// Which life of its data runs here.
+    pub(super) fn incarnation(&self) -> Option<Uuid> {
+        let life = self.life.as_ref()?;
+        Some(life.wal.identity().incarnation)
+    }
+
+    /// Whether this primary counts the life `incarnation` of the data of `name`, and everybody will
+    /// know that it does.
+    pub(super) fn counts(&self, name: &NodeName, incarnation: Uuid) -> bool {
+        let Some(life) = self.life.as_ref().filter(|_| self.leads()) else {
+            return false;
+        };
+        let status = life.committer.as_ref().map(Committer::status);
+        let settled = life.wal.config().1 <= life.wal.commit().get();
+        let member = life.cluster.as_ref();
+        let member = member.and_then(|cluster| cluster.standby(name));
+        let known = member.is_some_and(|member| member.incarnation == incarnation);
+        let counts = status.is_some_and(|status| {
+            let mut parts = status.standbys.iter();
+            parts.any(|part| part.name == *name && part.counts)
+        });
+        settled && known && counts
     }
 
     /// How it stands, for whoever reads the story of a failure.
     pub(super) fn standing(&self) -> String {
         let Some(life) = &self.life else {
-            return format!("{} is down", self.name);
+            let empty = if self.empty { " and empty" } else { "" };
+            return format!("{} is down{empty}", self.name);
         };
         let streams = life
             .sessions
             .iter()
             .map(|(conn, session)| format!("{conn}: {session}"));
         format!(
-            "{} is {:?}, {:?}, {:?}, {:?}, upstream {:?}, streams [{}], {:?}",
+            "{} is {:?}, {:?}, {:?}, {:?}, upstream {:?}, copying {:?}, streams [{}], {:?}",
             self.name,
             life.role,
             life.committer.as_ref().map(Committer::status),
@@ -475,6 +508,7 @@ impl Node {
                 .as_ref()
                 .map(|(_, candidate)| candidate.status()),
             life.upstream,
+            life.copying,
             streams.collect::<Vec<_>>().join(", "),
             life.receiver.as_ref().map(Receiver::status),
         )
@@ -499,12 +533,17 @@ fn log_end(wal: &Wal) -> LogEnd {
     }
 }
 
-fn cluster(wal: &Wal) -> Done<ClusterConfig> {
+/// What the log says of the cluster, if it says anything yet.
+fn cluster_of(wal: &Wal) -> Done<Option<ClusterConfig>> {
     let config = ClusterConfig::decode(&wal.config().0);
-    let config = config.map_err(|error| Trouble::Broken(error.to_string()))?;
-    config.ok_or_else(|| Trouble::Broken("a log without a configuration".to_owned()))
+    config.map_err(|error| Trouble::Broken(error.to_string()))
 }
 
+fn cluster(wal: &Wal) -> Done<ClusterConfig> {
+    cluster_of(wal)?.ok_or_else(|| Trouble::Broken("there is no configuration".to_owned()))
+}
+
+/// The policies that bind in a log, oldest first.
 fn policies(wal: &Wal) -> Done<Vec<BoundPolicy>> {
     let mut policies = Vec::new();
     for (bytes, end) in wal.binding_configs(wal.commit().get()) {
@@ -513,4 +552,8 @@ fn policies(wal: &Wal) -> Done<Vec<BoundPolicy>> {
         policies.extend(config.map(|config| config.bound(end)));
     }
     Ok(policies)
+}
+
+fn broken<T>(why: String) -> Done<T> {
+    Err(Trouble::Broken(why))
 }

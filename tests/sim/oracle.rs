@@ -3,15 +3,21 @@
 //! * What any primary ever committed is one log, which every later commit extends.
 //! * What any store ever applied, and so what any default reader ever saw, is part of that log.
 //! * What a client was told is durable stays in it, and is told once.
+//! * Of one timeline number, one timeline at most confirms anything.
 //!
-//! It never looks at what a node is about to do, only at what others could see of it.
+//! It never looks at what a node is about to do, only at what others could see of it. It replays the
+//! committed log by itself, in the plainest way, so that every store can be compared with the rows
+//! that its applied position means.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use mainstay_storage::{Lsn, Wal};
+use bytes::Bytes;
+use mainstay_storage::{Change, Lsn, Timeline, Wal, WalEntry, WalEntryType};
+use uuid::Uuid;
 
-use super::node::{Done, Trouble};
+use super::clients::row_digest;
+use super::node::{Done, RowKey, Trouble};
 
 /// The committed log, and what was acknowledged of it.
 #[derive(Debug, Default)]
@@ -20,6 +26,21 @@ pub(super) struct Oracle {
     committed: BTreeMap<Lsn, u64>,
     /// Acknowledged writes: where they ended.
     acknowledged: BTreeMap<u64, Lsn>,
+    /// The timeline of each number that confirmed something.
+    confirming: BTreeMap<u32, Uuid>,
+    replay: Replay,
+}
+
+/// Rows as the committed log makes them.
+#[derive(Debug, Default)]
+struct Replay {
+    /// Each row's part in the digest.
+    rows: BTreeMap<RowKey, u64>,
+    digest: u64,
+    /// By the end of a transaction: the digest of all rows then.
+    digests: BTreeMap<Lsn, u64>,
+    /// What transactions wrote that are not ended.
+    open: BTreeMap<u64, Vec<(RowKey, u64)>>,
 }
 
 impl Oracle {
@@ -33,9 +54,7 @@ impl Oracle {
         let mut more = Vec::new();
         let mut reader = wal.reader(from)?;
         while let Some((entry, end)) = reader.next_entry(upto)? {
-            let mut hasher = DefaultHasher::new();
-            (entry.tx_id, &entry.data[..]).hash(&mut hasher);
-            let says = hasher.finish();
+            let says = says(&entry);
             match expected.next() {
                 Some((at, known)) if *at != end || *known != says => {
                     return broken(format!(
@@ -44,13 +63,16 @@ impl Oracle {
                 }
                 Some(_) => {}
                 None if end <= newest => return broken(format!("one entry too many at {end}")),
-                None => more.push((end, says)),
+                None => more.push((end, says, entry)),
             }
         }
         if let Some((at, _)) = expected.peek().filter(|(at, _)| **at <= upto) {
             return broken(format!("the committed entry that ends at {at} is missing"));
         }
-        self.committed.extend(more);
+        for (end, says, entry) in more {
+            self.committed.insert(end, says);
+            self.replay.take(&entry, end)?;
+        }
         Ok(())
     }
 
@@ -61,6 +83,18 @@ impl Oracle {
             .next_back()
             .copied()
             .unwrap_or_default()
+    }
+
+    /// A primary confirms something on `timeline`.
+    ///
+    /// # Errors
+    /// When another timeline of that number did.
+    pub(super) fn confirms(&mut self, timeline: Timeline) -> Done {
+        let known = self.confirming.entry(timeline.number).or_insert(timeline.id);
+        match *known == timeline.id {
+            true => Ok(()),
+            false => broken(format!("{timeline} and {known} both confirm")),
+        }
     }
 
     /// A client was told that its write `id`, which ends at `end`, is durable.
@@ -77,9 +111,56 @@ impl Oracle {
         }
     }
 
-    /// How many writes were acknowledged.
-    pub(super) fn acknowledgements(&self) -> usize {
-        self.acknowledged.len()
+    /// The digest of all rows after the transaction that ends at `at`, if one does.
+    pub(super) fn rows_at(&self, at: Lsn) -> Option<u64> {
+        self.replay.digests.get(&at).copied()
+    }
+}
+
+fn says(entry: &WalEntry) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // Every record's checksum covers what it holds; the lengths are here in case it did not.
+    let len = entry.data.len();
+    let edges = (&entry.data[..len.min(64)], &entry.data[len - len.min(64)..]);
+    (entry.tx_id, entry.checksum, len, edges).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Replay {
+    fn take(&mut self, entry: &WalEntry, end: Lsn) -> Done {
+        let tx = entry.tx_id;
+        match entry.entry_type {
+            WalEntryType::Insert | WalEntryType::Update => {
+                let change = Change::of(entry)?;
+                let Change::Put { table, key, value } = change else {
+                    return broken(format!("nobody writes {change:?}"));
+                };
+                let key = (table, Bytes::copy_from_slice(&key));
+                let part = row_digest(&key, &value);
+                match tx {
+                    Some(tx) => self.open.entry(tx).or_default().push((key, part)),
+                    None => {
+                        self.put(key, part);
+                        self.digests.insert(end, self.digest);
+                    }
+                }
+            }
+            WalEntryType::TxCommit => {
+                let tx = tx.expect("a commit names its transaction");
+                for (key, part) in self.open.remove(&tx).unwrap_or_default() {
+                    self.put(key, part);
+                }
+                self.digests.insert(end, self.digest);
+            }
+            // Rolls back what is open.
+            WalEntryType::NewTimeline => self.open.clear(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: RowKey, part: u64) {
+        self.digest ^= part ^ self.rows.insert(key, part).unwrap_or_default();
     }
 }
 

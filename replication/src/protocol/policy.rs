@@ -119,6 +119,8 @@ fn is_plain(name: &str) -> bool {
 pub struct BoundPolicy {
     policy: SyncPolicy,
     counted: Vec<NodeName>,
+    /// The primary that set it; nobody set the one that counts nobody.
+    author: Option<NodeName>,
     config_end: Lsn,
 }
 
@@ -145,6 +147,7 @@ impl BoundPolicy {
         Self {
             policy,
             counted,
+            author: Some(author.clone()),
             config_end,
         }
     }
@@ -154,6 +157,7 @@ impl BoundPolicy {
         Self {
             policy: SyncPolicy::Off,
             counted: Vec::new(),
+            author: None,
             config_end: Lsn::ZERO,
         }
     }
@@ -220,11 +224,19 @@ pub fn change_rule(old: &BoundPolicy, new: &BoundPolicy, forced: bool) -> Change
     let same_rule = old.policy == new.policy;
     let (before, after) = (old.counted(), new.counted());
     let kept = before.iter().all(|name| after.contains(name));
+    // Whoever set the new one has all of its log, so it need not be counted to know of it.
+    let author = |name| new.author.as_ref() == Some(name);
+    let knows = before
+        .iter()
+        .all(|name| after.contains(name) || author(name));
+    // While too few are counted nothing can have been acknowledged, and once enough are, each of
+    // them has to confirm.
+    let grows = before.len() < old.needed() && after.len() <= new.needed();
     if same_rule && kept && before.len() == after.len() {
         ChangeRule::OwnFlush
     } else if forced {
         ChangeRule::Forced
-    } else if same_rule && stars && kept && before.len() < old.needed() {
+    } else if same_rule && stars && knows && grows {
         ChangeRule::NewOnly
     } else {
         ChangeRule::Both
@@ -363,6 +375,26 @@ mod tests {
             ChangeRule::Both
         );
         assert_eq!(rule(&full, &bound("ANY 2 (*)", &["a"])), ChangeRule::Both);
+    }
+
+    #[test]
+    fn a_promoted_node_replaces_a_policy_that_could_never_be_met() {
+        let set_by = |author: &str, voters: &[&str]| {
+            let voters = voters.iter().map(|name| name.parse().unwrap());
+            let voters = voters.collect::<Vec<_>>();
+            let policy = "ANY 2 (*)".parse().unwrap();
+            BoundPolicy::new(policy, &voters, &author.parse().unwrap(), Lsn::ZERO)
+        };
+        let rule = |old: &BoundPolicy, new: &BoundPolicy| change_rule(old, new, false);
+        // Only b ever came, and is the primary now: nobody else can be asked about the old policy.
+        let old = set_by("a", &["b"]);
+        assert_eq!(rule(&old, &set_by("b", &[])), ChangeRule::NewOnly);
+        assert_eq!(rule(&old, &set_by("b", &["a"])), ChangeRule::NewOnly);
+        // It would confirm without knowing of the change.
+        assert_eq!(rule(&old, &set_by("c", &["a"])), ChangeRule::Both);
+        assert_eq!(rule(&old, &set_by("b", &["a", "c", "d"])), ChangeRule::Both);
+        let met = set_by("a", &["b", "c"]);
+        assert_eq!(rule(&met, &set_by("b", &["c"])), ChangeRule::Both);
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_replication::protocol::promotion::{
     Acceptor, AcceptorAction, AcceptorEvent, Candidate, CandidateAction, CandidateConfig,
-    CandidateEvent, ProbeAnswer, Promise, PromiseRequest, Promises, Purpose, Role as ProbedRole,
+    CandidateEvent, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest, Promises, Purpose,
+    Role as ProbedRole,
 };
-use mainstay_storage::{LogBytes, Lsn, TimelineHistory, WalEntry, WalEntryType};
+use mainstay_replication::protocol::vote::may_promise;
+use mainstay_storage::{LogBytes, Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
 use uuid::Uuid;
 
 use super::serving::TIMEOUT;
-use super::{Done, Node, Role, Trouble, World, cluster, log_end, policies};
+use super::{Done, Node, Role, Trouble, World, cluster, cluster_of, log_end, policies};
 use crate::sim::net::Packet;
 
 /// Longest time for each phase, in microseconds.
@@ -25,14 +27,30 @@ impl Node {
         force: bool,
         world: &mut World<'_>,
     ) -> Done {
-        let now = world.now;
+        self.ask_by(purpose, force, false, world)
+    }
+
+    /// Becomes the primary without asking, as an operator does who gives the policy up.
+    pub(in crate::sim) fn ask_alone(&mut self, world: &mut World<'_>) -> Done {
+        self.ask_by(Purpose::Promote, true, true, world)
+    }
+
+    fn ask_by(
+        &mut self,
+        purpose: Purpose,
+        force: bool,
+        without_policy: bool,
+        world: &mut World<'_>,
+    ) -> Done {
+        let now = world.local;
         let id = Uuid::from_u64_pair(world.random.next(), world.random.next());
         let name = self.name.clone();
         let life = self.life();
         let fits = (life.role == Role::Primary) == (purpose != Purpose::Promote);
         // A copy always brings a configuration along; who starts empty here waits for one.
         let empty = life.wal.config().0.is_empty();
-        if life.candidate.is_some() || !fits || empty {
+        let copies = life.copying.is_some();
+        if life.candidate.is_some() || !fits || empty || copies {
             return Ok(());
         }
         let config = cluster(&life.wal)?;
@@ -53,13 +71,14 @@ impl Node {
             heartbeat_timeout: Duration::from_micros(TIMEOUT),
             lag_max: None,
             force,
-            without_policy: false,
+            without_policy,
             may_degrade: false,
             phase_timeout: Duration::from_micros(PHASE),
         });
-        life.attempts += 1;
-        let attempt = life.attempts;
-        life.candidate = Some((attempt, candidate));
+        self.attempts += 1;
+        let attempt = self.attempts;
+        self.life().alone = without_policy;
+        self.life().candidate = Some((attempt, candidate));
         world.tell(format!("{name} asks for a timeline: {purpose:?}"));
         self.bring_candidate(attempt, CandidateEvent::Begin, world)
     }
@@ -117,50 +136,35 @@ impl Node {
             | CandidateAction::AskPromise(ref name, _)
             | CandidateAction::FetchFrom { ref name, .. } => {
                 let to = super::super::index_of(name);
-                let arrives = world.net.cast(self.index, to, world.random);
-                if let Some(delay) = arrives.filter(|_| world.up[to]) {
+                if world.up[to] {
                     let from = self.index;
                     let ask = Packet::Ask {
                         from,
                         attempt,
                         action,
                     };
-                    world.sent.push((world.now + delay, to, ask));
+                    self.cast(to, ask, world);
                 }
                 Ok(None)
             }
             CandidateAction::AskOwn(request) => {
                 self.unfollow(world);
-                let promise = self.promise(request, None, world)?;
+                let by_votes = request.purpose == Purpose::Promote && !self.life().alone;
+                let promise = match by_votes && self.lacks_vote()? {
+                    true => Some(Promise::Refused(PromiseRefusal::NoVote)),
+                    false => self.promise(request, None, world)?,
+                };
                 let policies = policies(&self.life().wal)?;
                 Ok(promise.map(|promise| CandidateEvent::OwnAnswered { promise, policies }))
             }
             CandidateAction::OpenTimeline(timeline) => {
-                let me = self.name.clone();
-                let life = self.life();
-                let mut config = cluster(&life.wal)?;
-                if config.primary.name != me {
-                    let old = config.primary.clone();
-                    let own = config.standby(&me).cloned();
-                    config.primary =
-                        own.ok_or_else(|| Trouble::Broken("it is not registered".to_owned()))?;
-                    config.standbys.retain(|member| member.name != me);
-                    config
-                        .register(old)
-                        .map_err(|error| Trouble::Broken(error.to_string()))?;
-                }
-                let config = config
-                    .encode()
-                    .map_err(|error| Trouble::Broken(error.to_string()))?;
-                let also = [WalEntry::new(WalEntryType::Config, None, config)];
-                let (fork, end) = life.wal.begin_timeline(timeline, "simulated", &also)?;
-                self.flush()?;
-                world.tell(format!("{me} opens {timeline} at {fork}"));
+                let (fork, end) = self.open(timeline, world)?;
                 Ok(Some(CandidateEvent::Opened { fork, end }))
             }
             CandidateAction::Done { end, overtaken, .. } => {
                 self.life().candidate = None;
                 self.lead(end, world)?;
+                self.answer_handover(true, world);
                 self.tell_others(world)?;
                 if overtaken.is_some() {
                     self.suspend(world)?;
@@ -173,6 +177,26 @@ impl Node {
                 Ok(None)
             }
         }
+    }
+
+    /// Opens a timeline in this node's log, with the configuration that goes with it.
+    fn open(&mut self, timeline: Timeline, world: &mut World<'_>) -> Done<(Lsn, Lsn)> {
+        let incarnation = self.life().wal.identity().incarnation;
+        let me = self.member(incarnation, world);
+        let mut config = match &self.life().cluster {
+            Some(cluster) => cluster.clone(),
+            None => cluster(&self.life().wal)?,
+        };
+        config.standbys.retain(|member| member.name != me.name);
+        config.primary = me;
+        let config = config.encode();
+        let config = config.map_err(|error| Trouble::Broken(error.to_string()))?;
+        let also = [WalEntry::new(WalEntryType::Config, None, config)];
+        let life = self.life();
+        let (fork, end) = life.wal.begin_timeline(timeline, "simulated", &also)?;
+        self.flush()?;
+        world.tell(format!("{} opens {timeline} at {fork}", self.name));
+        Ok((fork, end))
     }
 
     /// Writes out everything that is appended.
@@ -204,8 +228,9 @@ impl Node {
                 }
             }
         }
+        self.answer_handover(false, world);
         let life = self.life();
-        if life.role == Role::Standby && life.receiver.is_none() {
+        if life.role == Role::Standby && life.receiver.is_none() && life.copying.is_none() {
             self.follow(world)?;
         }
         Ok(())
@@ -277,9 +302,12 @@ impl Node {
         world: &mut World<'_>,
     ) -> Done {
         let name = self.name.clone();
+        if self.life().copying.is_some() {
+            return Ok(());
+        }
         let event = match action {
             CandidateAction::AskProbe(_) => {
-                let now = world.now;
+                let now = world.local;
                 let life = self.life();
                 let heard = life.primary_heard.filter(|_| life.upstream.is_some());
                 let answer = ProbeAnswer {
@@ -295,7 +323,13 @@ impl Node {
             }
             CandidateAction::AskPromise(_, request) => {
                 let timeline = request.timeline;
-                let Some(promise) = self.promise(request, Some(from), world)? else {
+                let (lacks, cluster) = (self.lacks_vote()?, cluster_of(&self.life().wal)?);
+                let (purpose, candidate) = (request.purpose, request.candidate.clone());
+                let promise = match may_promise(lacks, purpose, &candidate, cluster.as_ref()) {
+                    true => self.promise(request, Some(from), world)?,
+                    false => Some(Promise::Refused(PromiseRefusal::NoVote)),
+                };
+                let Some(promise) = promise else {
                     return Ok(());
                 };
                 CandidateEvent::PromiseAnswered(name, timeline, promise)
@@ -305,14 +339,8 @@ impl Node {
             }
             other => return Err(Trouble::Broken(format!("a candidate asks {other:?}"))),
         };
-        self.answer(from, Packet::Answer { attempt, event }, world);
+        self.cast(from, Packet::Answer { attempt, event }, world);
         self.pump(world)
-    }
-
-    fn answer(&mut self, to: usize, packet: Packet, world: &mut World<'_>) {
-        if let Some(delay) = world.net.cast(self.index, to, world.random) {
-            world.sent.push((world.now + delay, to, packet));
-        }
     }
 
     /// Sends a candidate the log that it lacks.
@@ -340,7 +368,7 @@ impl Node {
             at: from,
             log,
         };
-        self.answer(to, packet, world);
+        self.cast(to, packet, world);
         Ok(())
     }
 
@@ -379,7 +407,7 @@ impl Node {
     }
 
     pub(super) fn tick_candidate(&mut self, world: &mut World<'_>) -> Done {
-        let now = world.now;
+        let now = world.local;
         let random = world.random.next();
         let life = self.life();
         if let Some((attempt, candidate)) = &life.candidate {

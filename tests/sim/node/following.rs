@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_replication::protocol::receiver::{Action, Event, GiveUp, Receiver, ReceiverConfig};
-use mainstay_storage::{Applicator, Lsn, Store};
+use mainstay_storage::{Applicator, Error as StorageError, Lsn, Store};
 
 use super::serving::{HEARTBEAT, TIMEOUT};
 use super::{Done, Node, Role, Trouble, World};
 use crate::sim::net::{Body, Packet};
+use crate::sim::wire;
 
 impl Node {
     /// Follows whoever is the primary.
@@ -34,6 +35,7 @@ impl Node {
         life.receiver = Some(Receiver::new(config, now));
         life.upstream = None;
         life.carry = BytesMut::new();
+        life.input = BytesMut::new();
         life.told = (flushed, flushed, applied.min(flushed));
         Ok(())
     }
@@ -47,6 +49,7 @@ impl Node {
     fn leave(&mut self, world: &mut World<'_>) {
         let life = self.life();
         life.carry.clear();
+        life.input.clear();
         if let Some((conn, _)) = life.upstream.take() {
             self.drop_connection(conn, world);
         }
@@ -70,6 +73,7 @@ impl Node {
     fn hung_up(&mut self, random: u64) -> Event {
         let life = self.life();
         life.carry.clear();
+        life.input.clear();
         let appended = life.wal.appended();
         Event::Disconnected { random, appended }
     }
@@ -83,9 +87,14 @@ impl Node {
         if mine != conn {
             return Ok(());
         }
-        life.primary_heard = Some(world.now);
+        let cascades = world.plan.cascades(self.index);
+        let life = self.life();
+        if !cascades {
+            life.primary_heard = Some(world.local);
+        }
         let event = match body {
-            Body::Identified { primary: false, .. } => {
+            Body::Bytes(bytes) => return self.hear_upstream(conn, &bytes, world),
+            Body::Identified { primary, .. } if primary == cascades => {
                 self.leave(world);
                 self.life().target = target + 1;
                 let random = world.random.next();
@@ -123,6 +132,29 @@ impl Node {
             other => return Err(Trouble::Broken(format!("an upstream said {other:?}"))),
         };
         self.bring_receiver(event, world)
+    }
+
+    /// Some more of the upstream's stream.
+    fn hear_upstream(&mut self, conn: u64, bytes: &[u8], world: &mut World<'_>) -> Done {
+        self.life().input.extend_from_slice(bytes);
+        while let Some(life) = &mut self.life {
+            if life.upstream.is_none_or(|(mine, _)| mine != conn) {
+                return Ok(());
+            }
+            match wire::from_upstream(&mut life.input) {
+                Ok(Some(body)) => self.hear(conn, body, world)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    let name = &self.name;
+                    world.tell(format!("{name} closes its connection: {error}"));
+                    self.leave(world);
+                    let random = world.random.next();
+                    let gone = self.hung_up(random);
+                    return self.bring_receiver(gone, world);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes the whole records of what has come; the rest waits for more.
@@ -176,6 +208,7 @@ impl Node {
             Action::FetchHistory(timeline) => self.say(Body::FetchHistory(timeline), world),
             Action::CutLog(to) => {
                 world.tell(format!("{} cuts its log to {to}", self.name));
+                self.proven = Lsn::ZERO;
                 let life = self.life.as_mut().expect("it runs");
                 life.wal.cut(to)?;
                 life.carry.clear();
@@ -186,11 +219,29 @@ impl Node {
                 world.tell(format!("{} adopts {}", self.name, history.current()));
                 self.life().wal.adopt_history(&history)?;
             }
-            Action::Start { from, timeline } => self.say(Body::Start { from, timeline }, world),
+            Action::Start { from, timeline } => {
+                let incarnation = self.life().wal.identity().incarnation;
+                let start = Body::Start {
+                    from,
+                    timeline,
+                    member: self.member(incarnation, world),
+                };
+                self.say(start, world);
+            }
             Action::WriteWal(_) => {
                 let life = self.life();
                 let bytes = life.carry.split().freeze();
-                let taken = life.wal.append_raw(life.carry_at, &bytes)?;
+                let taken = match life.wal.append_raw(life.carry_at, &bytes) {
+                    Ok(taken) => taken,
+                    Err(StorageError::Refused { at, why }) => {
+                        let name = &self.name;
+                        world.tell(format!("{name} refuses log at {at}: {why}"));
+                        self.leave(world);
+                        let random = world.random.next();
+                        return Ok(Some(self.hung_up(random)));
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 let used = usize::try_from(taken - life.carry_at).expect("what was given");
                 life.carry.extend_from_slice(&bytes[used..]);
                 life.carry_at = taken;
@@ -228,6 +279,7 @@ impl Node {
                 return Ok(Some(self.hung_up(random)));
             }
             Action::GiveUp(GiveUp::NeedsRewind { to }) => self.rewind(to, world)?,
+            Action::GiveUp(GiveUp::NeedsBackup { .. }) => self.want_copy(Lsn::ZERO, world),
             Action::GiveUp(why) => {
                 return Err(Trouble::Broken(format!("{} gives up: {why}", self.name)));
             }

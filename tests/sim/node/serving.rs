@@ -2,14 +2,22 @@
 
 use std::ops::Range;
 
+use bytes::BytesMut;
+use mainstay_replication::Member;
 use mainstay_replication::protocol::commit::Event as CommitEvent;
-use mainstay_replication::protocol::promotion::{Fencing, Standstill, fencing};
-use mainstay_replication::protocol::sender::{Action, Event, Sender, SenderConfig, State};
+use mainstay_replication::protocol::promotion::Standstill;
+use mainstay_replication::protocol::sender::{
+    Action, Event, Sender, SenderConfig, State,
+};
+use mainstay_replication::protocol::vote::vote_after;
 use mainstay_replication::time::Moment;
+use mainstay_replication::wire::sqlstate;
 use mainstay_storage::{LogBytes, Lsn, Timeline};
 
 use super::{Done, Node, Role, Trouble, World};
+use crate::sim::name_of;
 use crate::sim::net::{Body, Packet};
+use crate::sim::wire;
 
 /// Silence that ends a connection, in microseconds.
 pub(super) const TIMEOUT: u64 = 1_000_000;
@@ -20,6 +28,11 @@ pub(super) const HEARTBEAT: u64 = 200_000;
 /// A standby's connection.
 pub(super) struct Session {
     standby: usize,
+    /// Where its stream begins, and whether its data are another life than the one that votes.
+    begin: Lsn,
+    another_life: bool,
+    /// Bytes of its stream that are no whole message yet.
+    input: BytesMut,
     sender: Option<Sender>,
     timeline: Timeline,
     sealed: Lsn,
@@ -30,11 +43,16 @@ pub(super) struct Session {
 impl std::fmt::Display for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let status = self.sender.as_ref().map(Sender::status);
-        write!(f, "{} {status:?}", super::super::name_of(self.standby))
+        write!(f, "{} {status:?}", name_of(self.standby))
     }
 }
 
 impl Session {
+    /// The slot that keeps log for it.
+    pub(super) fn slot(&self) -> String {
+        name_of(self.standby).to_string()
+    }
+
     pub(super) fn deadline(&self) -> Option<Moment> {
         self.sender.as_ref().and_then(Sender::deadline)
     }
@@ -50,9 +68,20 @@ impl Node {
         world: &mut World<'_>,
     ) -> Done {
         let life = self.life();
+        if life.copying.is_some() {
+            self.hang_up(conn, world);
+            return Ok(());
+        }
+        // Whoever comes anew has left, although nobody said so.
+        let stale = |session: &Session| session.standby == from && session.sender.is_none();
+        life.sessions
+            .retain(|known, session| *known >= conn || !stale(session));
         let timeline = life.wal.timeline();
         life.sessions.entry(conn).or_insert(Session {
             standby: from,
+            begin: Lsn::ZERO,
+            another_life: false,
+            input: BytesMut::new(),
             sender: None,
             timeline,
             sealed: Lsn::ZERO,
@@ -79,7 +108,12 @@ impl Node {
                 }
                 Ok(())
             }
-            Body::Start { from, timeline } => self.start_stream(conn, from, timeline, world),
+            Body::Start {
+                from,
+                timeline,
+                member,
+            } => self.start_stream(conn, from, timeline, member, world),
+            Body::Bytes(bytes) => self.hear_standby(conn, &bytes, world),
             Body::Status {
                 positions,
                 timeline,
@@ -104,13 +138,52 @@ impl Node {
         }
     }
 
-    fn start_stream(&mut self, conn: u64, from: Lsn, on: Timeline, world: &mut World<'_>) -> Done {
+    /// Some more of a standby's stream.
+    fn hear_standby(&mut self, conn: u64, bytes: &[u8], world: &mut World<'_>) -> Done {
+        let Some(session) = self.life().sessions.get_mut(&conn) else {
+            return Ok(());
+        };
+        session.input.extend_from_slice(bytes);
+        while let Some(session) = self.life().sessions.get_mut(&conn) {
+            let from = session.standby;
+            match wire::from_standby(&mut session.input) {
+                Ok(Some(body)) => self.serve(conn, from, body, world)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    let name = &self.name;
+                    world.tell(format!("{name} closes a standby's connection: {error}"));
+                    self.hang_up(conn, world);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start_stream(
+        &mut self,
+        conn: u64,
+        from: Lsn,
+        on: Timeline,
+        member: Member,
+        world: &mut World<'_>,
+    ) -> Done {
         let now = world.moment();
         let life = self.life();
-        if life.standstill == Some(Standstill::Crashed) {
+        let (name, incarnation) = (member.name.clone(), member.incarnation);
+        let known = life.cluster.as_ref();
+        let known = known.and_then(|cluster| cluster.standby(&name).cloned());
+        let primary = life.role == Role::Primary;
+        let may = match primary {
+            true => life.standstill != Some(Standstill::Crashed) && self.register(member, world)?,
+            false => true,
+        };
+        let oldest = self.life().wal.oldest();
+        let there = from >= oldest || from.is_zero();
+        if !may || (primary && there && !self.take_slot(conn, name.as_str(), from)?) {
             self.send(conn, Body::Refused { removed: false }, world);
             return Ok(());
         }
+        let life = self.life();
         let (flushed, commit) = (life.wal.flushed().get(), life.wal.commit().get());
         let config = SenderConfig {
             native: true,
@@ -126,6 +199,8 @@ impl Node {
         let session = life.sessions.get_mut(&conn).expect("it just spoke");
         (session.timeline, session.sealed) = (timeline, flushed);
         (session.flushed, session.commit) = (flushed, commit);
+        session.begin = from;
+        session.another_life = known.is_some_and(|known| known.incarnation != incarnation);
         session.sender = Some(Sender::new(config, now));
         let request = Event::StartRequested {
             from,
@@ -167,7 +242,8 @@ impl Node {
             return Ok(());
         };
         session.sender = None;
-        let name = super::super::name_of(session.standby);
+        let name = name_of(session.standby);
+        self.life().slots.release(conn);
         self.commit(
             CommitEvent::Disconnected {
                 name,
@@ -178,20 +254,28 @@ impl Node {
     }
 
     fn perform(&mut self, conn: u64, action: Action, world: &mut World<'_>) -> Done<Option<Event>> {
-        let standby = self.life().sessions[&conn].standby;
-        let name = super::super::name_of(standby);
+        let Some(session) = self.life().sessions.get(&conn) else {
+            return Ok(None);
+        };
+        let (begin, another_life) = (session.begin, session.another_life);
+        let name = name_of(session.standby);
         match action {
             Action::StartStream(_) => {
                 self.send(conn, Body::Started, world);
+                let life = self.life();
+                let sealed = life.wal.sealed().get();
+                let confirmed = life.confirmed.get(&name).copied().unwrap_or_default();
+                let vote_after = vote_after(another_life, begin, confirmed, sealed);
                 let connected = CommitEvent::Connected {
                     name,
                     session: conn,
-                    vote_after: None,
+                    vote_after,
                 };
                 self.commit(connected, world)?;
             }
-            Action::RefuseStart(_) | Action::FailStream(_) => {
-                self.send(conn, Body::Refused { removed: false }, world);
+            Action::RefuseStart(why) | Action::FailStream(why) => {
+                let removed = why.sqlstate == sqlstate::UNDEFINED_FILE;
+                self.send(conn, Body::Refused { removed }, world);
             }
             Action::SendWal(range) => {
                 let sent = self.send_wal(conn, range, world)?;
@@ -224,6 +308,11 @@ impl Node {
                 timeline,
                 positions,
             } => {
+                let confirmed = self.life().confirmed.entry(name.clone()).or_default();
+                *confirmed = (*confirmed).max(positions.flush);
+                if self.life().role == Role::Primary {
+                    self.advance_slot(name.as_str(), positions.flush)?;
+                }
                 let reported = CommitEvent::Reported {
                     name,
                     session: conn,
@@ -263,6 +352,23 @@ impl Node {
             at = end;
         }
         Ok(at)
+    }
+
+    /// Log below `oldest` is not there any more.
+    pub(super) fn tell_sessions_of_removal(&mut self, oldest: Lsn, world: &mut World<'_>) -> Done {
+        let streams = self.life().sessions.iter();
+        let streams = streams.filter(|(_, session)| session.sender.is_some());
+        for conn in streams.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            self.bring(conn, Event::Removed(oldest), world)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the node `standby` streams from here.
+    pub(super) fn streams_to(&self, standby: usize) -> bool {
+        let sessions = self.life.iter().flat_map(|life| life.sessions.values());
+        let mut streams = sessions.filter(|session| session.sender.is_some());
+        streams.any(|session| session.standby == standby)
     }
 
     /// Tells each session what moved.
@@ -342,7 +448,8 @@ impl Node {
         }
         // The machine of the commits hears of it with the next that happens.
         if let Some(session) = self.life().sessions.remove(&conn) {
-            let name = super::super::name_of(session.standby);
+            self.life().slots.release(conn);
+            let name = name_of(session.standby);
             let life = self.life();
             if let Some(committer) = &mut life.committer {
                 let gone = CommitEvent::Disconnected {
@@ -355,8 +462,22 @@ impl Node {
     }
 
     pub(super) fn send(&mut self, conn: u64, body: Body, world: &mut World<'_>) {
-        let arrives = world.net.send(conn, self.index, world.now, world.random);
-        if let Some((at, to, standby)) = arrives {
+        let bytes = match self.life().sessions.contains_key(&conn) {
+            true => wire::of_upstream(&body),
+            false => wire::of_standby(&body),
+        };
+        let bodies = match bytes {
+            Some(bytes) => wire::pieces(bytes, world.random)
+                .into_iter()
+                .map(Body::Bytes)
+                .collect(),
+            None => vec![body],
+        };
+        for body in bodies {
+            let arrives = world.net.send(conn, self.index, world.now, world.random);
+            let Some((at, to, standby)) = arrives else {
+                return;
+            };
             let from = self.index;
             let packet = Packet::On {
                 conn,
@@ -368,69 +489,10 @@ impl Node {
         }
     }
 
-    /// Somebody claims a timeline that this node may not know.
-    pub(in crate::sim) fn claimed(
-        &mut self,
-        timeline: Timeline,
-        opened: bool,
-        world: &mut World<'_>,
-    ) -> Done {
-        let life = self.life();
-        if life.role != Role::Primary {
-            return Ok(());
+    /// Sends something without a connection.
+    pub(super) fn cast(&mut self, to: usize, packet: Packet, world: &mut World<'_>) {
+        if let Some(delay) = world.net.cast(self.index, to, world.random) {
+            world.sent.push((world.now + delay, to, packet));
         }
-        match fencing(&life.wal.history(), timeline, opened) {
-            Fencing::Ignore => Ok(()),
-            Fencing::AskAbove(_) if life.wal.control().attempted() == Some(timeline) => Ok(()),
-            Fencing::AskAbove(_) => {
-                let name = &self.name;
-                world.tell(format!(
-                    "{name} stops confirming, since {timeline} was promised"
-                ));
-                self.suspend(world)
-            }
-            Fencing::Fence(theirs) => {
-                world.tell(format!("{} is fenced by {theirs}", self.name));
-                self.step_down(world)
-            }
-        }
-    }
-
-    /// Tells every other node of this primary's timeline.
-    pub(in crate::sim) fn tell_others(&mut self, world: &mut World<'_>) -> Done {
-        let timeline = self.life().wal.timeline();
-        for other in (0..world.up.len()).filter(|other| *other != self.index) {
-            if let Some(delay) = world.net.cast(self.index, other, world.random) {
-                let opened = Packet::Opened(timeline);
-                world.sent.push((world.now + delay, other, opened));
-            }
-        }
-        Ok(())
-    }
-
-    /// Confirms nothing before it has asked for a higher timeline.
-    pub(super) fn suspend(&mut self, world: &mut World<'_>) -> Done {
-        let pause = 100_000 + world.random.below(400_000);
-        let ask_at = world.now + pause;
-        let life = self.life();
-        if life.standstill.is_none() {
-            life.standstill = Some(Standstill::Outbid);
-            (life.asked, life.ask_at) = (0, ask_at);
-        }
-        self.commit(CommitEvent::Suspended(true), world)
-    }
-
-    /// Follows from now on.
-    pub(super) fn step_down(&mut self, world: &mut World<'_>) -> Done {
-        for conn in self.life().sessions.keys().copied().collect::<Vec<_>>() {
-            self.hang_up(conn, world);
-        }
-        let life = self.life();
-        life.committer = None;
-        life.standstill = None;
-        life.candidate = None;
-        // What waits ends as unknown.
-        life.waiting.clear();
-        self.follow(world)
     }
 }

@@ -1,0 +1,120 @@
+//! The end of a run: every fault stops, and in bounded time all nodes are the same.
+
+use mainstay_replication::protocol::promotion::Purpose;
+
+use super::SECOND;
+use super::cluster::{Cluster, Event};
+use super::node::{Node, Trouble};
+
+/// Virtual time that clients go on writing, and that all nodes have to become the same, in
+/// microseconds.
+const WRITES: u64 = 10 * SECOND;
+const PATIENCE: u64 = 180 * SECOND;
+
+/// Orders that operators try before they give a policy up.
+const PATIENT_ORDERS: u64 = 10;
+
+impl Cluster {
+    /// Every fault ends; in bounded time all nodes are the same.
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        self.calm = true;
+        self.net.lossy = false;
+        self.heal();
+        for (node, machine) in self.nodes.iter().zip(&mut self.machines) {
+            node.disk.clear_faults();
+            node.disk.clear_capacity();
+            machine.frozen_until = machine.frozen_until.min(self.now + SECOND);
+        }
+        let writes_end = self.now + WRITES;
+        let end = self.now + PATIENCE;
+        self.plan(SECOND, Event::Operator);
+        let acknowledged = self.clients.acknowledgements();
+        while self.now < end {
+            self.unfold(self.now + SECOND)?;
+            let wrote = self.clients.acknowledgements() > acknowledged;
+            if self.now >= writes_end && wrote {
+                self.queue.retain(|_, event| !matches!(event, Event::Client(_)));
+                if self.is_settled() {
+                    self.same_rows()?;
+                    return self.clients.check();
+                }
+            }
+        }
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|node| format!("{} at {:?}", node.standing(), node.digest()));
+        Err(format!(
+            "no convergence:\n{}",
+            nodes.collect::<Vec<_>>().join("\n")
+        ))
+    }
+
+    fn is_settled(&self) -> bool {
+        let digests = self.nodes.iter().map(Node::digest).collect::<Vec<_>>();
+        let same = digests.windows(2).all(|pair| pair[0] == pair[1]);
+        let whole = digests[0].is_some_and(|ends| ends.0 == ends.1 && ends.1 == ends.2);
+        same && whole && self.nodes.iter().filter(|node| node.leads()).count() == 1
+    }
+
+    /// While nobody leads, the node with the most log is promoted; where that is refused, one that
+    /// was the primary is started as that, as the refusal tells operators.
+    pub(super) fn operate(&mut self) -> Result<(), String> {
+        self.plan(3 * SECOND, Event::Operator);
+        if self.nodes.iter().any(Node::leads) {
+            for index in 0..self.nodes.len() {
+                if self.nodes[index].leads() {
+                    self.with(index, Node::tell_others)?;
+                }
+            }
+            return Ok(());
+        }
+        self.orders += 1;
+        let restarts = self.orders % 3 == 0;
+        // A member without the vote of its name may be the one without which nobody can be
+        // promoted. Giving the policy up is then what is left.
+        let gives_up = self.orders > PATIENT_ORDERS && self.lacks_votes()?;
+        let fit = |index: &usize| {
+            let node = &self.nodes[*index];
+            node.life.is_some() && (!restarts || node.was_primary())
+        };
+        let best = (0..self.plan.voters).filter(fit);
+        match best.max_by_key(|index| self.nodes[*index].rank()) {
+            Some(best) if restarts => {
+                self.end(best, None);
+                Ok(())
+            }
+            Some(best) => self.with(best, |node, world| {
+                match gives_up {
+                    true if node.is_primary() => node.step_down(world)?,
+                    true => node.ask_alone(world)?,
+                    false => node.ask(Purpose::Promote, true, world)?,
+                }
+                node.pump(world)
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the data of a node lack the vote of its name.
+    fn lacks_votes(&mut self) -> Result<bool, String> {
+        let mut lacks = false;
+        for index in 0..self.plan.voters {
+            lacks |= self.nodes[index].life.is_none();
+            if self.nodes[index].life.is_some() {
+                let vote = self.touch(index, |node, _| node.lacks_vote());
+                lacks |= vote.map_err(|trouble| format!("{trouble:?}"))?;
+            }
+        }
+        Ok(lacks)
+    }
+
+    fn same_rows(&mut self) -> Result<(), String> {
+        let rows = self.nodes.iter().map(Node::rows).collect::<Result<Vec<_>, _>>();
+        let rows = rows.map_err(|trouble| match trouble {
+            Trouble::Disk(why) | Trouble::Damaged(why) | Trouble::Broken(why) => why,
+        })?;
+        match rows.windows(2).all(|pair| pair[0] == pair[1]) {
+            true => Ok(()),
+            false => Err("the same log, and other rows".to_owned()),
+        }
+    }
+}
