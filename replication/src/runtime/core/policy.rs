@@ -85,6 +85,13 @@ impl Core {
             let why = "this primary asks the members whether it may go on; try again when it does";
             return Err(Error::Refused(why.to_owned()));
         }
+        if let Some(short) = committer.unsatisfiable().filter(|_| !force) {
+            let (policy, counted) = (short.policy(), short.counted().len());
+            return Err(Error::Refused(format!(
+                "the policy {policy} counts {counted} standbys, too few to confirm anything, a \
+                 change included; let enough standbys come first, or use force"
+            )));
+        }
         if !force && !committer.may_change_policy() {
             let why = "earlier changes of the policy are not confirmed yet; start the standbys \
                        that they wait for, or use force, which puts an end to all of them";
