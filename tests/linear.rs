@@ -5,9 +5,13 @@
 //! real, and then [checked](History::check). Each key is checked by itself, since a history is
 //! linearizable exactly when what happened to each key is. It depends on nothing of the product,
 //! and the same history always has the same verdict.
+//!
+//! `checks` checks the checker; `clients` and `processes` check clusters with it.
 
 mod checks;
+mod clients;
 mod model;
+mod processes;
 mod search;
 
 use std::collections::BTreeMap;
@@ -54,6 +58,19 @@ pub(crate) enum Verdict {
     Violation(String),
     /// The bound was too low to tell. Nothing is proven: whoever asked treats it as a failure.
     Unknown,
+}
+
+impl Verdict {
+    /// # Panics
+    /// When it is anything else, with what was found.
+    #[track_caller]
+    pub(crate) fn assert_linearizable(&self) {
+        match self {
+            Self::Linearizable => {}
+            Self::Violation(told) => panic!("NOT LINEARIZABLE: {told}"),
+            Self::Unknown => panic!("the bound was too low to tell"),
+        }
+    }
 }
 
 /// What clients called and were answered.

@@ -14,7 +14,7 @@ mod valve;
 mod writers;
 
 pub(crate) use hold::Relay;
-pub(crate) use http::Http;
+pub(crate) use http::{Answer, Http};
 pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
