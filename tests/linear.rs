@@ -6,10 +6,12 @@
 //! linearizable exactly when what happened to each key is. It depends on nothing of the product,
 //! and the same history always has the same verdict.
 //!
-//! `checks` checks the checker; `clients` and `processes` check clusters with it.
+//! `checks` checks the checker; `processes` checks clusters with it.
 
+mod account;
 mod checks;
 mod clients;
+mod member;
 mod model;
 mod processes;
 mod search;

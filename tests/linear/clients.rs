@@ -1,187 +1,23 @@
-//! Clients that write and read a cluster at random, and keep the history of it.
-//!
-//! What is promised of a read depends on where it is asked, so there are two accounts.
-//!
-//! * By real time: all writes, and reads of the primary that name the end of its promotion. They
-//!   are linearizable as long as nobody was promoted in its place; such a read is left out when that
-//!   has happened before its answer was there, since a primary that was replaced may show old data.
-//! * By position in the log: all reads of all nodes, however old what they show. Each shows what
-//!   the writes up to its position made of its key, and nothing that comes later.
+//! Clients that write and read a cluster at random, and tell the account of it.
 //!
 //! A write is unknown exactly when its answer says so or did not come; every other refusal says
 //! that nothing was done, and is taken at its word.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{History, Op, OpId, Outcome, Value, Verdict};
+use super::account::{Account, Placed, Reign};
+use super::member::Line;
+use super::{Op, OpId, Outcome, Value};
 use crate::sim::random::Random;
-use crate::support::{Answer, DEADLINE, Http, LOOK_EVERY, until};
+use crate::support::{Answer, DEADLINE, Http, LOOK_EVERY, lsn};
 
 pub(super) const TABLE: &str = "t";
 
 /// Keys that all clients share.
 const KEYS: u64 = 8;
-
-/// Steps for each key of a history.
-const STEPS_MAX: u64 = 1_000_000;
-
-/// A node's time as the primary.
-#[derive(Debug, Clone)]
-pub(super) struct Reign {
-    pub(super) number: u64,
-    pub(super) address: String,
-    /// Where its promotion ended; a node shows everything that was acknowledged before once it
-    /// shows this.
-    pub(super) from: u64,
-}
-
-/// What was done at a known position of the log.
-#[derive(Debug)]
-struct Placed {
-    at: u64,
-    client: usize,
-    key: String,
-    op: Op,
-    outcome: Outcome,
-}
-
-/// What all clients called and were answered.
-#[derive(Debug)]
-pub(super) struct Account {
-    begun: Instant,
-    history: Mutex<History>,
-    placed: Mutex<Vec<Placed>>,
-    /// Writes that may have taken effect anywhere.
-    unplaced: Mutex<Vec<(usize, String, Op)>>,
-    reign: Mutex<Reign>,
-    changed: Condvar,
-    stopped: AtomicBool,
-    done: AtomicU64,
-}
-
-/// What a check of an account found, and how much there was.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) by_time: Verdict,
-    pub(super) by_position: Verdict,
-    pub(super) operations: usize,
-    pub(super) positions: usize,
-    pub(super) unknown: usize,
-}
-
-impl Account {
-    pub(super) fn new(first: Reign) -> Arc<Self> {
-        Arc::new(Self {
-            begun: Instant::now(),
-            history: Mutex::default(),
-            placed: Mutex::default(),
-            unplaced: Mutex::default(),
-            reign: Mutex::new(first),
-            changed: Condvar::new(),
-            stopped: AtomicBool::new(false),
-            done: AtomicU64::new(0),
-        })
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).expect("a test is short")
-    }
-
-    /// From now on clients turn to another primary.
-    pub(super) fn reigns(&self, next: Reign) {
-        *self.reign.lock().expect("nobody panics with it") = next;
-        self.changed.notify_all();
-    }
-
-    fn reign(&self) -> Reign {
-        self.reign.lock().expect("nobody panics with it").clone()
-    }
-
-    /// Waits until another reigns than `number`, clients are to stop, or the time is up.
-    fn wait_for_another(&self, number: u64, within: Duration) {
-        let reign = self.reign.lock().expect("nobody panics with it");
-        let waits =
-            |reign: &mut Reign| reign.number == number && !self.stopped.load(Ordering::Acquire);
-        let waited = self.changed.wait_timeout_while(reign, within, waits);
-        drop(waited.expect("nobody panics with it"));
-    }
-
-    /// Waits until `more` further operations were answered.
-    #[track_caller]
-    pub(super) fn until_done(&self, more: u64) {
-        let goal = self.done.load(Ordering::Acquire) + more;
-        until("clients make progress", || {
-            self.done.load(Ordering::Acquire) >= goal
-        });
-    }
-
-    fn invoke(&self, client: usize, key: &str, op: &Op) -> OpId {
-        let mut history = self.history.lock().expect("nobody panics with it");
-        history.invoke(client, key, op.clone(), self.now())
-    }
-
-    fn returned(&self, id: OpId, outcome: Outcome) {
-        let mut history = self.history.lock().expect("nobody panics with it");
-        history.returned(id, outcome, self.now());
-        self.done.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn never(&self, id: OpId) {
-        self.history
-            .lock()
-            .expect("nobody panics with it")
-            .never(id);
-    }
-
-    fn unknown(&self, id: OpId) {
-        self.history
-            .lock()
-            .expect("nobody panics with it")
-            .unknown(id);
-    }
-
-    fn place(&self, placed: Placed) {
-        self.placed
-            .lock()
-            .expect("nobody panics with it")
-            .push(placed);
-    }
-
-    fn unplace(&self, client: usize, key: &str, op: &Op) {
-        let mut unplaced = self.unplaced.lock().expect("nobody panics with it");
-        unplaced.push((client, key.to_owned(), op.clone()));
-    }
-
-    /// Checks both accounts.
-    pub(super) fn check(&self) -> Found {
-        let mut placed = self.placed.lock().expect("nobody panics with it");
-        let unplaced = self.unplaced.lock().expect("nobody panics with it");
-        placed.sort_by_key(|one| (one.at, one.op.only_reads()));
-        // Positions serve as times: each operation is over before the one behind it begins.
-        let mut by_position = History::new();
-        for (client, key, op) in unplaced.iter() {
-            let id = by_position.invoke(*client, key, op.clone(), 0);
-            by_position.unknown(id);
-        }
-        for one in placed.iter() {
-            let id = by_position.invoke(one.client, &one.key, one.op.clone(), one.at);
-            by_position.returned(id, one.outcome.clone(), one.at);
-        }
-        let history = self.history.lock().expect("nobody panics with it");
-        Found {
-            by_time: history.check(STEPS_MAX),
-            by_position: by_position.check(STEPS_MAX),
-            operations: history.operations.len(),
-            positions: placed.len(),
-            unknown: unplaced.len(),
-        }
-    }
-}
 
 /// Threads that are clients until they are stopped.
 #[derive(Debug)]
@@ -207,8 +43,7 @@ impl Clients {
     /// Ends them after what they are about.
     #[track_caller]
     pub(super) fn stop(self) {
-        self.account.stopped.store(true, Ordering::Release);
-        self.account.changed.notify_all();
+        self.account.stop();
         for thread in self.threads {
             thread.join().expect("a client does not panic");
         }
@@ -231,6 +66,10 @@ struct Client {
     account: Arc<Account>,
     reign: Reign,
     primary: Http,
+    /// To where the primary takes transactions, once there was one to be asked for.
+    line: Option<Line>,
+    /// What its last read of the primary showed.
+    seen: Option<Option<Value>>,
     /// All nodes, and the position that each showed last in this reign.
     nodes: Vec<(Http, u64)>,
 }
@@ -243,13 +82,15 @@ impl Client {
             primary: Http::new(&reign.address),
             account,
             reign,
+            line: None,
+            seen: None,
             nodes: nodes.iter().map(|node| (Http::new(node), 0)).collect(),
         }
     }
 
     fn run(&mut self, mut random: Random) {
         for count in 1.. {
-            if self.account.stopped.load(Ordering::Acquire) {
+            if self.account.is_stopped() {
                 return;
             }
             self.look_who_reigns();
@@ -257,12 +98,15 @@ impl Client {
             let key = random.below(KEYS);
             let other = (key + 1 + random.below(KEYS - 1)) % KEYS;
             let [key, other] = [key, other].map(|key| format!("k{key}"));
+            let transactions = self.reign.transactions.is_some();
             let next = match random.below(20) {
                 0..5 => self.write(&[(key, Op::Put(value))]),
                 5..7 => self.write(&[(key, Op::Delete)]),
                 7..9 => self.write(&[(key, Op::Put(value)), (other, Op::Put(value))]),
                 9 => self.write(&[(key, Op::Put(value)), (other, Op::Delete)]),
-                10..15 => self.read(&key),
+                10..14 => self.read(&key),
+                14..16 if transactions => self.transact(&key, &Op::Get),
+                16..19 if transactions => self.compare_and_set(&key, value),
                 _ => {
                     let node = random.index(self.nodes.len());
                     self.read_any(node, &key)
@@ -281,6 +125,7 @@ impl Client {
         if reign.number != self.reign.number {
             self.primary = Http::new(&reign.address);
             self.reign = reign;
+            self.line = None;
             for (_, shown) in &mut self.nodes {
                 *shown = 0;
             }
@@ -346,8 +191,64 @@ impl Client {
         });
     }
 
+    /// Reads the primary, and puts `new` if the key still holds that.
+    fn compare_and_set(&mut self, key: &str, new: Value) -> Next {
+        let next = self.read(key);
+        let Some(old) = self.seen.take().filter(|_| next == Next::GoOn) else {
+            return next;
+        };
+        self.transact(key, &Op::CompareAndSet { old, new })
+    }
+
+    /// Asks for a transaction that reads and then writes.
+    fn transact(&mut self, key: &str, op: &Op) -> Next {
+        if self.line.is_none() {
+            let address = self.reign.transactions.as_ref().expect("it takes them");
+            self.line = Line::to(address).ok();
+        }
+        // Where nobody listens, nothing was asked.
+        let Some(line) = &mut self.line else {
+            return Next::Pause;
+        };
+        let mark = format!("mark{}", self.number);
+        let asked = match op {
+            Op::CompareAndSet { old, new } => {
+                let old = old.map_or("-".to_owned(), |old| old.to_string());
+                format!("set {key} {old} {new} {mark}")
+            }
+            _ => format!("get {key} {mark}"),
+        };
+        let id = self.account.invoke(self.number, key, op);
+        let Ok(answer) = line.ask(&asked) else {
+            self.line = None;
+            self.unknown(id, key, op);
+            return Next::TurnToAnother;
+        };
+        match answer.split(' ').collect::<Vec<_>>()[..] {
+            ["done", said, at] => {
+                let value = said.parse::<Value>().ok();
+                let outcome = match op {
+                    Op::Get => Outcome::Value(value),
+                    _ => Outcome::Swapped(said == "true"),
+                };
+                self.account.returned(id, outcome.clone());
+                self.place(lsn(at), key, op.clone(), outcome);
+                Next::GoOn
+            }
+            ["unknown"] => {
+                self.unknown(id, key, op);
+                Next::Pause
+            }
+            ["refused"] => {
+                self.account.never(id);
+                Next::Pause
+            }
+            _ => panic!("{asked}: {answer}"),
+        }
+    }
+
     /// Reads the primary, from where its promotion ended on.
-    fn read(&self, key: &str) -> Next {
+    fn read(&mut self, key: &str) -> Next {
         let from = mainstay::Lsn::new(self.reign.from);
         let path = format!("{}?min_lsn={from}", path(key));
         let id = self.account.invoke(self.number, key, &Op::Get);
@@ -359,6 +260,7 @@ impl Client {
             self.account.never(id);
             return Next::Pause;
         };
+        self.seen = Some(value);
         if self.account.reign().number == self.reign.number {
             self.account.returned(id, Outcome::Value(value));
         } else {
@@ -393,7 +295,7 @@ impl Client {
 /// Reads all keys of the primary, as one more client.
 #[track_caller]
 pub(super) fn read_all(account: &Arc<Account>) {
-    let reader = Client::new(0, account.clone(), &[]);
+    let mut reader = Client::new(0, account.clone(), &[]);
     for key in 0..KEYS {
         assert_eq!(reader.read(&format!("k{key}")), Next::GoOn);
     }

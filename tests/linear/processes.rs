@@ -1,11 +1,15 @@
 //! Clusters of real processes under clients, while their primaries are killed or replaced. What the
 //! clients saw has to be linearizable; two clusters that promise less are found out.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::clients::{Account, Clients, Found, Reign, TABLE, held, path, read_all};
+use super::account::{Account, Found, Reign};
+use super::clients::{Clients, TABLE, held, path, read_all};
+use super::member::{Member, embedding, shipped};
 use super::{History, Op, Outcome, Value, Verdict};
 use crate::sim::random::Random;
 use crate::support::{Node, Start, Valve, Way, lsn, number, until};
@@ -13,16 +17,19 @@ use crate::support::{Node, Start, Valve, Way, lsn, number, until};
 const CLIENTS: usize = 6;
 
 /// Clusters in the suite, each of so many reigns.
-const RUNS: u64 = 3;
+const RUNS: u64 = 2;
 const REIGNS: u64 = 7;
 
 /// Operations of a reign before the primary goes, at least and at most.
 const OPERATIONS_MIN: u64 = 100;
 const OPERATIONS_SPREAD: u64 = 300;
 
+/// How a member is started: in a directory, by its name, following a URL.
+type StartMember = fn(&Path, &str, Option<&str>) -> Box<dyn Member>;
+
 /// A cluster whose clients turn to whoever was promoted last.
 struct Cluster {
-    nodes: Vec<Node>,
+    nodes: Vec<Box<dyn Member>>,
     primary: usize,
     account: Arc<Account>,
     clients: Clients,
@@ -30,23 +37,19 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(seed: u64) -> Self {
+    fn start(start: StartMember, seed: u64) -> Self {
         let dir = TempDir::new().unwrap();
-        let start = |name: &str| {
-            let start = Start::new(dir.path(), name).arg("--sync", "ANY 1 (*)");
-            start.arg("--segment-size", "1MiB")
-        };
-        let a = start("a").start();
-        let others = ["b", "c"].map(|name| start(name).follow(&a).start());
-        a.http.until_streaming(2);
-        let nodes = [a].into_iter().chain(others).collect::<Vec<_>>();
+        let mut nodes = vec![start(dir.path(), "a", None)];
+        let url = nodes[0].url();
+        nodes.extend(["b", "c"].map(|name| start(dir.path(), name, Some(&url))));
+        nodes[0].http().until_streaming(2);
         let account = Account::new(Reign {
             number: 1,
-            address: nodes[0].http_address.clone(),
+            address: nodes[0].address(),
+            transactions: nodes[0].transactions(),
             from: 0,
         });
-        let addresses = nodes.iter().map(|node| node.http_address.clone());
-        let addresses = addresses.collect::<Vec<_>>();
+        let addresses = nodes.iter().map(|node| node.address()).collect::<Vec<_>>();
         Self {
             clients: Clients::start(CLIENTS, seed, &account, &addresses),
             nodes,
@@ -63,9 +66,9 @@ impl Cluster {
             self.nodes[old].kill();
         }
         let others = (0..self.nodes.len()).filter(|&at| at != old);
-        let next = others.max_by_key(|&at| self.nodes[at].http.position("flushed"));
+        let next = others.max_by_key(|&at| self.nodes[at].http().position("flushed"));
         let next = next.expect("two are left");
-        let http = &self.nodes[next].http;
+        let http = self.nodes[next].http();
         let promoted = if kill {
             http.promote()
         } else {
@@ -74,45 +77,43 @@ impl Cluster {
         };
         self.account.reigns(Reign {
             number: promoted["timeline"].as_u64().expect("a number"),
-            address: self.nodes[next].http_address.clone(),
+            address: self.nodes[next].address(),
+            transactions: self.nodes[next].transactions(),
             from: lsn(promoted["lsn"].as_str().expect("a text")),
         });
+        let url = self.nodes[next].url();
         if kill {
-            self.nodes[old] = self.nodes[old]
-                .same_ports()
-                .follow(&self.nodes[next])
-                .start();
+            self.nodes[old].start_again(&url);
         } else {
-            let (old, url) = (&self.nodes[old].http, self.nodes[next].url());
+            let old = self.nodes[old].http();
             until("it learns that it was replaced", || {
                 old.status()["role"] == "fenced"
             });
             old.follow(&url).ok();
         }
         self.primary = next;
-        self.nodes[next].http.until_streaming(2);
+        self.nodes[next].http().until_streaming(2);
     }
 }
 
 /// Names the command that replays a run when it fails, by whatever.
-struct Seed(u64);
+struct Seed(u64, &'static str);
 
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            let Self(seed, test) = self;
             println!(
-                "seed {0} again: MAINSTAY_LINEAR_SEED={0} cargo test --test it \
-                 clients_of_clusters_whose_primaries_are_replaced",
-                self.0
+                "seed {seed} again: MAINSTAY_LINEAR_SEED={seed} MAINSTAY_LINEAR_RUNS=1 \
+                 cargo test --test it {test}"
             );
         }
     }
 }
 
-fn run(seed: u64) -> Found {
-    let _named = Seed(seed);
+fn run(start: StartMember, seed: u64) -> Found {
     let mut random = Random::new(seed);
-    let mut cluster = Cluster::start(seed);
+    let mut cluster = Cluster::start(start, seed);
     for reign in 1..=REIGNS {
         let operations = OPERATIONS_MIN + random.below(OPERATIONS_SPREAD);
         cluster.account.until_done(operations);
@@ -132,22 +133,35 @@ fn run(seed: u64) -> Found {
     found
 }
 
-#[test]
-fn clients_of_clusters_whose_primaries_are_replaced_see_one_register_for_each_key() {
+fn runs(start: StartMember, test: &'static str) -> Vec<Found> {
     let first = number("MAINSTAY_LINEAR_SEED", 1);
-    for seed in first..first + number("MAINSTAY_LINEAR_RUNS", RUNS) {
-        let begun = std::time::Instant::now();
-        let Found {
-            operations,
-            positions,
-            unknown,
-            ..
-        } = run(seed);
+    let seeds = first..first + number("MAINSTAY_LINEAR_RUNS", RUNS);
+    let each = seeds.map(|seed| {
+        let (_named, begun) = (Seed(seed, test), Instant::now());
+        let found = run(start, seed);
         println!(
-            "seed {seed}: {REIGNS} primaries, {operations} operations in one order of time, \
-             {positions} in one of positions, {unknown} unknown writes, {:.1} s",
+            "seed {seed}: {REIGNS} primaries, {} operations in one order of time, {} in one of \
+             positions, {} unknown writes, {} swaps, {:.1} s",
+            found.operations,
+            found.positions,
+            found.unknown,
+            found.swapped,
             begun.elapsed().as_secs_f64()
         );
+        found
+    });
+    each.collect()
+}
+
+#[test]
+fn clients_of_clusters_whose_primaries_are_replaced_see_one_register_for_each_key() {
+    runs(shipped, "clients_of_clusters_whose_primaries_are_replaced");
+}
+
+#[test]
+fn transactions_that_read_and_then_write_see_the_same_register_as_everybody_else() {
+    for found in runs(embedding, "transactions_that_read_and_then_write") {
+        assert!(found.swapped > 0, "nothing was ever set by comparing");
     }
 }
 
@@ -162,6 +176,7 @@ fn reign_of(node: &Node, number: u64) -> Reign {
     Reign {
         number,
         address: node.http_address.clone(),
+        transactions: None,
         from: lsn(promoted["lsn"].as_str().expect("a text")),
     }
 }
@@ -176,6 +191,7 @@ fn a_cluster_that_acknowledges_before_its_standby_has_it_is_found_out() {
     let account = Account::new(Reign {
         number: 1,
         address: a.http_address.clone(),
+        transactions: None,
         from: 0,
     });
     let clients = Clients::start(CLIENTS, 1, &account, &[a.http_address.clone()]);
