@@ -6,6 +6,7 @@ mod failover;
 mod life;
 mod outcome;
 mod policy;
+mod port;
 pub(crate) mod promotion;
 mod reading;
 mod record;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use mainstay_replication::Role;
 use mainstay_storage::Lsn;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::timeout};
+use tokio::{net::TcpSocket, sync::watch, time::timeout};
 
 pub use builder::NodeBuilder;
 pub use reading::ReadLevel;
@@ -74,11 +75,18 @@ struct Inner {
     /// True while the data of another node are copied; and whom to copy from instead.
     copying: watch::Sender<bool>,
     redirect: watch::Sender<Vec<String>>,
+    /// Where its lives listen, until it is stopped.
+    port: Mutex<Option<TcpSocket>>,
     events: EventLog,
 }
 
 impl Inner {
-    fn new(plan: Plan, life: Arc<Life>, cluster_name: Option<String>) -> Arc<Self> {
+    fn new(
+        plan: Plan,
+        life: Arc<Life>,
+        cluster_name: Option<String>,
+        port: Option<TcpSocket>,
+    ) -> Arc<Self> {
         let inner = Arc::new(Self {
             name: plan.config.name.clone(),
             events: plan.events.clone(),
@@ -90,6 +98,7 @@ impl Inner {
             closing: watch::Sender::new(false),
             copying: watch::Sender::new(false),
             redirect: watch::Sender::new(Vec::new()),
+            port: Mutex::new(port),
         });
         inner.keep_address(&life);
         turn::watch(&inner, &life);
@@ -145,6 +154,7 @@ impl Inner {
         let life = self.life();
         let primary = life.replicator.role() == Role::Primary;
         let closed = life.close(true).await;
+        drop(self.port.lock().take());
         let ended = record::stopped(&self.name, primary, closed.as_ref().err());
         self.events.record(ended);
         self.events.settled().await;

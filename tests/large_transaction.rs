@@ -4,16 +4,13 @@
 //! Primary and standby are processes of their own, because what is measured is a process's peak
 //! memory. They run this test binary's [`a_node_of_its_own`], so that their memtables can be small.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use mainstay::{Lsn, Node, Snapshot};
 use mainstay_storage::LsmOptions;
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, LOOK_EVERY, number, until};
+use crate::support::{DEADLINE, LOOK_EVERY, Twin, number, say};
 
 /// Size of the transaction in the suite, in MiB: more than a write set holds in memory.
 const SIZE_MIB: u64 = 96;
@@ -28,9 +25,6 @@ const VALUE_BYTES: u64 = 64 << 10;
 
 /// How many times the default deadline a transaction of 1 GiB may take.
 const PATIENCE: u32 = 10;
-
-/// Marks the lines of a child among those of the test harness.
-const MARK: &str = "@ ";
 
 const TABLE: &str = "large";
 
@@ -73,81 +67,38 @@ fn peak_mib() -> u64 {
         >> 10
 }
 
-/// A child that runs [`a_node_of_its_own`].
-struct Process {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
-}
+/// A process that runs [`a_node_of_its_own`].
+struct Process(Twin);
 
 impl Process {
     fn start(dir: &TempDir, name: &str, rows: u64, follow: Option<&str>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([
-            "--exact",
-            "large_transaction::a_node_of_its_own",
-            "--ignored",
-        ]);
-        command.args(["--nocapture", "--test-threads", "1"]);
-        command
-            .env("MAINSTAY_TEST_DIR", dir.path().join(name))
-            .env("MAINSTAY_TEST_NAME", name);
-        command.env("MAINSTAY_TEST_ROWS", rows.to_string());
-        command.env("MAINSTAY_TEST_FOLLOW", follow.unwrap_or_default());
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                if let Some((_, line)) = line.split_once(MARK) {
-                    // When nobody waits any more, nobody needs it.
-                    let _ = sender.send(line.to_owned());
-                }
-            }
-        });
-        let stdin = child.stdin.take();
-        Self {
-            child,
-            stdin,
-            lines,
-        }
+        let data = dir.path().join(name);
+        let environment = [
+            ("MAINSTAY_TEST_DIR", data.to_str().expect("it is text")),
+            ("MAINSTAY_TEST_NAME", name),
+            ("MAINSTAY_TEST_ROWS", &rows.to_string()),
+            ("MAINSTAY_TEST_FOLLOW", follow.unwrap_or_default()),
+        ];
+        let log = dir.path().join(format!("{name}.log"));
+        let test = "large_transaction::a_node_of_its_own";
+        Self(Twin::start(test, &environment, &log))
     }
 
-    /// What follows `word` on the child's next line.
+    /// What follows `word` on its next line.
     fn hear(&self, word: &str) -> String {
-        let line = self.lines.recv_timeout(DEADLINE * PATIENCE);
-        let line = line.unwrap_or_else(|_| panic!("the child never said {word:?}"));
-        let told = line.strip_prefix(word);
-        told.unwrap_or_else(|| panic!("{line:?} instead of {word:?}"))
-            .trim()
-            .to_owned()
+        self.0.hear(word, DEADLINE * PATIENCE)
     }
 
     fn tell(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("it is open");
-        writeln!(stdin, "{line}").unwrap();
+        self.0.tell(line);
     }
 
     /// Its peak memory in MiB, and its end.
     fn end(mut self) -> u64 {
         self.tell("end");
         let peak = self.hear("peak").parse().unwrap();
-        until("the child ends", || {
-            self.child.try_wait().unwrap().is_some()
-        });
+        self.0.until_ended();
         peak
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // One that has ended cannot be killed, which is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -223,11 +174,6 @@ fn check_rows(snapshot: &Snapshot, rows: u64) {
         count += 1;
     }
     assert_eq!(count, rows);
-}
-
-fn say(line: &str) {
-    // The harness may have begun a line of its own.
-    println!("\n{MARK}{line}");
 }
 
 async fn write(node: &Node, rows: u64) -> Lsn {

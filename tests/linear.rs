@@ -5,9 +5,15 @@
 //! real, and then [checked](History::check). Each key is checked by itself, since a history is
 //! linearizable exactly when what happened to each key is. It depends on nothing of the product,
 //! and the same history always has the same verdict.
+//!
+//! `checks` checks the checker; `processes` checks clusters with it.
 
+mod account;
 mod checks;
+mod clients;
+mod member;
 mod model;
+mod processes;
 mod search;
 
 use std::collections::BTreeMap;
@@ -54,6 +60,19 @@ pub(crate) enum Verdict {
     Violation(String),
     /// The bound was too low to tell. Nothing is proven: whoever asked treats it as a failure.
     Unknown,
+}
+
+impl Verdict {
+    /// # Panics
+    /// When it is anything else, with what was found.
+    #[track_caller]
+    pub(crate) fn assert_linearizable(&self) {
+        match self {
+            Self::Linearizable => {}
+            Self::Violation(told) => panic!("NOT LINEARIZABLE: {told}"),
+            Self::Unknown => panic!("the bound was too low to tell"),
+        }
+    }
 }
 
 /// What clients called and were answered.

@@ -19,7 +19,7 @@ mod net;
 mod node;
 mod oracle;
 mod plan;
-mod random;
+pub(crate) mod random;
 mod wire;
 
 use std::panic::catch_unwind;

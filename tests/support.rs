@@ -10,15 +10,17 @@ mod node;
 mod proxy;
 mod run;
 mod skip;
+mod twin;
 mod valve;
 mod writers;
 
 pub(crate) use hold::Relay;
-pub(crate) use http::Http;
+pub(crate) use http::{Answer, Http};
 pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
 pub(crate) use skip::{find_tool, skipped};
+pub(crate) use twin::{Twin, say};
 pub(crate) use valve::{Valve, Way};
 pub(crate) use writers::{Ledger, Writers};
 

@@ -10,7 +10,7 @@ use mainstay_replication::{APPLY_DELAY_MAX, Password, WalStreamingConfig};
 use mainstay_storage::{LsmOptions, Lsn, SegmentSize};
 
 use super::life::Plan;
-use super::{Inner, Node, record};
+use super::{Inner, Node, port, record};
 use crate::error::Result;
 use crate::events::EventLog;
 use crate::upstream::Upstream;
@@ -205,6 +205,7 @@ impl NodeBuilder {
             store: self.store,
             starting: true,
         };
+        let port = port::keep(&mut plan.config).await;
         let life = match plan.open().await {
             Ok(life) => life,
             Err(error) => {
@@ -216,7 +217,7 @@ impl NodeBuilder {
         };
         plan.starting = false;
         Ok(Node {
-            inner: Inner::new(plan, life, self.cluster_name),
+            inner: Inner::new(plan, life, self.cluster_name, port),
         })
     }
 }

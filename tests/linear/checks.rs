@@ -2,27 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::sim::random::Random;
+
 use super::{History, Op, OpId, Outcome, Value, Verdict};
 
 /// Steps that are more than enough for what is checked here.
 const BOUND: u64 = 1_000_000;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % n
-    }
-
-    fn index(&mut self, n: usize) -> usize {
-        usize::try_from(self.below(n as u64)).expect("below a usize")
-    }
-}
 
 /// An operation as a test writes it: client, call, and return with its outcome.
 type Line = (usize, Op, u64, Option<(u64, Outcome)>);
@@ -457,7 +442,7 @@ const AGAIN: &str = "again: cargo test --test it every_verdict_is_that_of_trying
 fn every_verdict_is_that_of_trying_all_orders() {
     let (mut right, mut wrong) = (0, 0);
     for seed in 0..4_000 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let shape = Shape {
             clients: 2 + random.index(3),
             keys: 1 + random.index(3),
@@ -493,7 +478,7 @@ fn every_verdict_is_that_of_trying_all_orders() {
 
 #[test]
 fn a_long_history_is_decided_in_few_steps_and_one_wrong_answer_in_it_is_found() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let shape = Shape {
         clients: 8,
         keys: 50,

@@ -1,10 +1,13 @@
 //! Starting and stopping: what survives, what is released, and what a stopped node says.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay::{Database, Error, Lsn, Node};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::sync::Barrier;
 
 use super::{everything, node, on_one_worker, reach, small, url};
@@ -236,5 +239,37 @@ fn a_start_that_fails_says_why_and_leaves_the_directory_free() {
         b.put("t", b"k", b"v").await.unwrap();
         b.stop().await.unwrap();
         a.stop().await.unwrap();
+    });
+}
+
+/// Takes the port as soon as nobody has it, as the system does that gives a port to whoever wants
+/// any; ends when it has it or is told to.
+fn take(port: SocketAddr, stop: &AtomicBool) -> bool {
+    while !stop.load(Ordering::Acquire) {
+        // Not `TcpListener`, which would share the port with what does not listen.
+        if TcpSocket::new_v4().unwrap().bind(port).is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn the_port_of_a_node_that_turns_stays_its_own() {
+    on_one_worker(async || {
+        let dir = TempDir::new().unwrap();
+        let a = node(&dir, "a").start().await.unwrap();
+        let port = a.listen_addr().expect("it listens");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let taking = std::thread::spawn(move || take(port, &stopped));
+        let turned = a.demote("postgres://127.0.0.1:1").await;
+        stop.store(true, Ordering::Release);
+        assert!(!taking.join().unwrap(), "somebody else was given {port}");
+        turned.unwrap();
+        assert_eq!(a.listen_addr(), Some(port));
+        a.stop().await.unwrap();
+        // Nobody waits for the handles: the port is free once the node has stopped.
+        assert!(take(port, &AtomicBool::new(false)));
     });
 }

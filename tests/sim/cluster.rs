@@ -87,6 +87,8 @@ impl Drop for Cluster {
 /// What a node runs on.
 pub(super) struct Machine {
     pub(super) clock: Clock,
+    /// The life of the node for which work is planned.
+    boot: u64,
     /// When its node is to be ticked next, by virtual time.
     tick: u64,
     /// Whether its disk is at work, and how slow it is.
@@ -104,6 +106,7 @@ impl Cluster {
         let plan = Plan::new(profile, &mut random);
         let machine = |random: &mut Random| Machine {
             clock: Clock::new(plan.drifting, random),
+            boot: 0,
             tick: u64::MAX,
             working: false,
             slow: 0,
@@ -408,6 +411,11 @@ impl Cluster {
 
     /// Plans the next work of a node's disk and clock.
     fn look_after(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        if machine.boot != self.nodes[index].boot {
+            machine.boot = self.nodes[index].boot;
+            (machine.tick, machine.working) = (u64::MAX, false);
+        }
         let (node, machine) = (&self.nodes[index], &self.machines[index]);
         let (boot, now) = (node.boot, self.now);
         let works = node.busy() && !machine.working;
@@ -438,8 +446,6 @@ impl Cluster {
     pub(super) fn end(&mut self, index: usize, mode: Option<CrashMode>) {
         self.touch(index, |node, world| node.stop(mode, world));
         self.nodes[index].disk.clear_faults();
-        let machine = &mut self.machines[index];
-        (machine.tick, machine.working) = (u64::MAX, false);
         let boot = self.nodes[index].boot;
         let after = 10_000 + self.random.below(RESTART_MAX);
         self.plan(after, Event::Start { node: index, boot });

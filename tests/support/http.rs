@@ -26,6 +26,8 @@ pub(crate) struct Http {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// As of where in the log a read was answered.
+    pub(crate) read_at: Option<u64>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -91,8 +93,10 @@ impl Http {
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec();
         let body = body.map_err(|error| error.to_string())?;
+        let read_at = answer.headers().get("mainstay-lsn");
         Ok(Answer {
             status: answer.status().as_u16(),
+            read_at: read_at.map(|text| lsn(text.to_str().expect("an LSN is plain ASCII"))),
             body,
         })
     }

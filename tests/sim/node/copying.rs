@@ -39,7 +39,7 @@ impl Node {
         let wal = life.wal.clone();
         let (control, size) = (wal.control(), wal.segment_size());
         let begin = size.start_of(size.segment_of(control.checkpoint));
-        if begin >= end || begin < wal.oldest() {
+        if begin > end || begin < wal.oldest() {
             return Ok(());
         }
         let mut log = Vec::new();
@@ -147,8 +147,10 @@ impl Node {
         wal.set_commit_follows(false);
         let incarnation = Uuid::from_u64_pair(world.random.next(), world.random.next());
         wal.update_control(|control| control.incarnation = *incarnation.as_bytes())?;
-        let taken = wal.append_raw(copy.begin, &Bytes::clone(&copy.log))?;
-        assert_eq!(taken, copy.end, "a copy's log ends at a record");
+        if !copy.log.is_empty() {
+            let taken = wal.append_raw(copy.begin, &Bytes::clone(&copy.log))?;
+            assert_eq!(taken, copy.end, "a copy's log ends at a record");
+        }
         while wal.flushed().get() < wal.appended() {
             wal.drive();
         }
