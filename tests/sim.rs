@@ -22,6 +22,7 @@ mod plan;
 pub(crate) mod random;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -56,6 +57,19 @@ struct Order {
 }
 
 impl Order {
+    /// What the environment says: the order, the first seed and how many.
+    fn given() -> (Self, u64, u64) {
+        let order = Self {
+            profile: profile(),
+            seconds: number("MAINSTAY_SIM_SECONDS", 120),
+        };
+        let (first, count) = (
+            number("MAINSTAY_SIM_SEED", 1),
+            number("MAINSTAY_SIM_COUNT", 1),
+        );
+        (order, first, count)
+    }
+
     /// Runs one seed. An assertion of the product that fails is a failure like any other.
     fn run(self, seed: u64) -> Result<Report, String> {
         let faulty = self.seconds * SECOND;
@@ -67,15 +81,15 @@ impl Order {
     /// How to see a seed again.
     fn again(self, seed: u64) -> String {
         let (profile, seconds) = (self.profile.name(), self.seconds);
-        let commit = option_env!("MAINSTAY_COMMIT").unwrap_or("this commit");
+        let commit = std::env::var("MAINSTAY_COMMIT");
+        let commit = commit.unwrap_or_else(|_| "this commit".to_owned());
         format!(
             "seed {seed} of {commit} again: ./tests/sim/run --seed {seed} --seconds {seconds} \
              --profile {profile}"
         )
     }
 
-    /// Runs `count` seeds from `first` on, on all processors, and tells each outcome in the order in
-    /// which they come.
+    /// Runs `count` seeds from `first` on, on all processors, and tells each outcome as it comes.
     fn run_all(self, first: u64, count: u64, mut tell: impl FnMut(Result<Report, String>)) {
         let next = AtomicU64::new(first);
         let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -131,34 +145,49 @@ fn clusters_keep_their_promises_whatever_fails() {
     assert!(timelines > 2 * seeds, "{timelines} timelines");
 }
 
-#[test]
-fn the_same_seed_does_the_same_twice() {
-    let (first, count) = (number("MAINSTAY_SIM_SEED", 1), number("MAINSTAY_SIM_TWICE", 6));
-    let order = Order {
-        profile: profile(),
-        seconds: 10,
-    };
-    let mut traces = std::collections::BTreeSet::new();
+/// Runs seeds twice each; the virtual time that both took, in microseconds.
+fn twice(order: Order, first: u64, count: u64) -> u64 {
+    let (mut traces, mut lasted) = (BTreeSet::new(), 0);
     for seed in first..first + count {
         let twice = [(); 2].map(|()| order.run(seed).unwrap_or_else(|why| panic!("{why}")));
         assert_eq!(twice[0], twice[1], "{}", order.again(seed));
         traces.insert(twice[0].trace);
+        lasted += 2 * twice[0].lasted;
     }
-    assert_eq!(traces.len() as u64, count, "seeds differ");
+    assert_eq!(traces.len() as u64, count, "other seeds do something else");
+    lasted
+}
+
+#[test]
+fn the_same_seed_does_the_same_twice() {
+    let order = Order {
+        profile: Profile::All,
+        seconds: 10,
+    };
+    twice(order, 1, 4);
+}
+
+/// What `tests/sim/run --twice` runs.
+#[test]
+#[ignore = "as long as it is told to; see tests/sim/run"]
+fn every_seed_does_the_same_twice() {
+    let (order, first, count) = Order::given();
+    let started = Instant::now();
+    let lasted = twice(order, first, count);
+    println!("{}", closing(count, 0, lasted, started));
+}
+
+/// The last line that a long run prints.
+fn closing(seeds: u64, failures: u64, lasted: u64, started: Instant) -> String {
+    let speed = lasted as f64 / SECOND as f64 / started.elapsed().as_secs_f64();
+    format!("{seeds} seeds, {failures} failures, {speed:.0} virtual seconds per second")
 }
 
 /// What `tests/sim/run` runs.
 #[test]
 #[ignore = "as long as it is told to; see tests/sim/run"]
 fn long_run() {
-    let (first, count) = (
-        number("MAINSTAY_SIM_SEED", 1),
-        number("MAINSTAY_SIM_COUNT", 1),
-    );
-    let order = Order {
-        profile: profile(),
-        seconds: number("MAINSTAY_SIM_SECONDS", 120),
-    };
+    let (order, first, count) = Order::given();
     let (started, mut failures, mut lasted) = (Instant::now(), 0_u64, 0);
     let (mut events, mut acknowledged) = (0, 0);
     order.run_all(first, count, |ran| match ran {
@@ -172,8 +201,7 @@ fn long_run() {
             println!("{why}\n");
         }
     });
-    let speed = lasted as f64 / SECOND as f64 / started.elapsed().as_secs_f64();
     println!("{events} events, {acknowledged} transactions acknowledged");
-    println!("{count} seeds, {failures} failures, {speed:.0} virtual seconds per second");
+    println!("{}", closing(count, failures, lasted, started));
     assert_eq!(failures, 0);
 }

@@ -33,7 +33,8 @@ impl Cluster {
             self.unfold(self.now + SECOND)?;
             let wrote = self.clients.acknowledgements() > acknowledged;
             if self.now >= writes_end && wrote {
-                self.queue.retain(|_, event| !matches!(event, Event::Client(_)));
+                self.queue
+                    .retain(|_, event| !matches!(event, Event::Client(_)));
                 if self.is_settled() {
                     self.same_rows()?;
                     return self.clients.check();
@@ -108,7 +109,11 @@ impl Cluster {
     }
 
     fn same_rows(&mut self) -> Result<(), String> {
-        let rows = self.nodes.iter().map(Node::rows).collect::<Result<Vec<_>, _>>();
+        let rows = self
+            .nodes
+            .iter()
+            .map(Node::rows)
+            .collect::<Result<Vec<_>, _>>();
         let rows = rows.map_err(|trouble| match trouble {
             Trouble::Disk(why) | Trouble::Damaged(why) | Trouble::Broken(why) => why,
         })?;

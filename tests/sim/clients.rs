@@ -1,9 +1,9 @@
 //! Clients, what they do, and what they were told.
 //!
 //! Two workloads on one store. *Lists*: a transaction reads a list and appends its own number, so
-//! that a lost, repeated or reordered write shows in what later ones read. *Accounts*: a transaction
-//! moves money, so that one which is applied in part shows in the total. A client has one
-//! transaction on its way at a time, and what it never hears of may have happened or not.
+//! that a lost, repeated or reordered write shows in what later ones read. *Accounts*: a
+//! transaction moves money, so that one which is applied in part shows in the total. A client has
+//! one transaction on its way at a time, and what it never hears of may have happened or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -95,7 +95,8 @@ pub(super) fn total<'a>(accounts: impl Iterator<Item = (&'a RowKey, &'a Bytes)>)
 
 /// A digest of rows that does not depend on the way to them.
 pub(super) fn digest(rows: &BTreeMap<RowKey, Bytes>) -> u64 {
-    rows.iter().fold(0, |digest, (key, value)| digest ^ row_digest(key, value))
+    rows.iter()
+        .fold(0, |digest, (key, value)| digest ^ row_digest(key, value))
 }
 
 /// A row's part in [`digest`].

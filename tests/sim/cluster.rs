@@ -30,10 +30,22 @@ const RESTART_MAX: u64 = 2 * SECOND;
 
 #[derive(Debug)]
 pub(super) enum Event {
-    Arrive { to: usize, packet: Packet },
-    Disk { node: usize, boot: u64 },
-    Tick { node: usize, boot: u64 },
-    Start { node: usize, boot: u64 },
+    Arrive {
+        to: usize,
+        packet: Packet,
+    },
+    Disk {
+        node: usize,
+        boot: u64,
+    },
+    Tick {
+        node: usize,
+        boot: u64,
+    },
+    Start {
+        node: usize,
+        boot: u64,
+    },
     Client(usize),
     Fault,
     Heal,
@@ -463,9 +475,7 @@ impl Cluster {
         // Two may take themselves for the primary.
         let at = found[self.random.index(found.len())];
         let (now, value_max) = (self.now, self.plan.value_max);
-        let next = self
-            .clients
-            .next(client, now, value_max, &mut self.random);
+        let next = self.clients.next(client, now, value_max, &mut self.random);
         match next {
             Some((id, intent)) => self.with(at, |node, world| node.write(id, &intent, world)),
             None => Ok(()),

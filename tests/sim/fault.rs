@@ -179,6 +179,10 @@ impl Cluster {
         if !self.plan.votes(at) {
             return true;
         }
+        // The first records of a cluster are on its first node alone.
+        if self.clients.acknowledgements() == 0 {
+            return false;
+        }
         for index in 0..self.plan.voters {
             let data = self.nodes[index].incarnation();
             let back = data.is_some_and(|data| {

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use mainstay_replication::Member;
 use mainstay_replication::protocol::progress::Positions;
 use mainstay_replication::protocol::promotion::{CandidateAction, CandidateEvent};
-use mainstay_replication::Member;
 use mainstay_storage::{Lsn, SimDisk, Timeline, TimelineHistory};
 
 use super::random::Random;

@@ -5,9 +5,9 @@
 //! * What a client was told is durable stays in it, and is told once.
 //! * Of one timeline number, one timeline at most confirms anything.
 //!
-//! It never looks at what a node is about to do, only at what others could see of it. It replays the
-//! committed log by itself, in the plainest way, so that every store can be compared with the rows
-//! that its applied position means.
+//! It never looks at what a node is about to do, only at what others could see of it. It replays
+//! the committed log by itself, in the plainest way, so that every store can be compared with the
+//! rows that its applied position means.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -90,7 +90,10 @@ impl Oracle {
     /// # Errors
     /// When another timeline of that number did.
     pub(super) fn confirms(&mut self, timeline: Timeline) -> Done {
-        let known = self.confirming.entry(timeline.number).or_insert(timeline.id);
+        let known = self
+            .confirming
+            .entry(timeline.number)
+            .or_insert(timeline.id);
         match *known == timeline.id {
             true => Ok(()),
             false => broken(format!("{timeline} and {known} both confirm")),

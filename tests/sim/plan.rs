@@ -37,8 +37,26 @@ pub(super) enum Fault {
 use Fault::*;
 
 const ALL: [Fault; 20] = [
-    PowerCut, PowerCutWithin, Stop, FailingCall, FullDisk, SlowDisk, Rot, Mishap, Cut, Isolate, Reset,
-    Replay, Suspend, Wipe, Clone, Promote, Switchover, ChangePolicy, Resync, ResyncFull,
+    PowerCut,
+    PowerCutWithin,
+    Stop,
+    FailingCall,
+    FullDisk,
+    SlowDisk,
+    Rot,
+    Mishap,
+    Cut,
+    Isolate,
+    Reset,
+    Replay,
+    Suspend,
+    Wipe,
+    Clone,
+    Promote,
+    Switchover,
+    ChangePolicy,
+    Resync,
+    ResyncFull,
 ];
 
 /// Which kinds of fault a run is about.
@@ -78,11 +96,26 @@ impl Profile {
             Self::All => &ALL,
             Self::Crashes => &[PowerCut, PowerCutWithin, Stop, Promote],
             Self::Disks => &[
-                PowerCut, FailingCall, FullDisk, SlowDisk, Rot, Mishap, Wipe, Promote,
+                PowerCut,
+                FailingCall,
+                FullDisk,
+                SlowDisk,
+                Rot,
+                Mishap,
+                Wipe,
+                Promote,
             ],
             Self::Network => &[Cut, Isolate, Reset, Replay, Promote],
             Self::Operators => &[
-                Promote, Switchover, ChangePolicy, Resync, ResyncFull, Wipe, Clone, Stop, PowerCut,
+                Promote,
+                Switchover,
+                ChangePolicy,
+                Resync,
+                ResyncFull,
+                Wipe,
+                Clone,
+                Stop,
+                PowerCut,
             ],
             Self::Clocks => &[Suspend, Promote, Switchover, Cut, PowerCut],
         }
@@ -194,8 +227,14 @@ impl fmt::Display for Plan {
             f,
             "{} voters, {} uncounted, {} cascaded, {}, packets up to {} us, {} clients with values up \
              to {} bytes, {:?}",
-            self.voters, self.uncounted, self.cascaded, self.policies[0], self.delay_max,
-            self.clients, self.value_max, kinds
+            self.voters,
+            self.uncounted,
+            self.cascaded,
+            self.policies[0],
+            self.delay_max,
+            self.clients,
+            self.value_max,
+            kinds
         )
     }
 }

@@ -245,20 +245,6 @@ impl Committer {
         }
     }
 
-    /// Whether another change of policy may be logged now: not while confirming is suspended, not
-    /// before earlier ones are known committed, and not while one that binds counts too few nodes
-    /// ever to be met, since that would hold up the change for good.
-    pub fn may_change_policy(&self) -> bool {
-        let met = self.unsatisfiable().is_none();
-        self.policies.len() < POLICIES_MAX && !self.suspended && met
-    }
-
-    /// The oldest policy that binds and counts too few nodes to be met.
-    pub fn unsatisfiable(&self) -> Option<&BoundPolicy> {
-        let mut binding = self.binding();
-        binding.find(|policy| !policy.is_satisfiable())
-    }
-
     fn newest(&self) -> &BoundPolicy {
         &self.policies.last().expect("a policy always binds").0
     }

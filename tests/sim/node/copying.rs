@@ -128,7 +128,10 @@ impl Node {
     fn install(
         &mut self,
         copy: &Copy,
-        promises: (Option<mainstay_storage::Timeline>, Option<mainstay_storage::Timeline>),
+        promises: (
+            Option<mainstay_storage::Timeline>,
+            Option<mainstay_storage::Timeline>,
+        ),
         world: &mut World<'_>,
     ) -> Done {
         world.tell(format!("{} gets a copy up to {}", self.name, copy.end));

@@ -228,24 +228,7 @@ impl Node {
                 };
                 self.say(start, world);
             }
-            Action::WriteWal(_) => {
-                let life = self.life();
-                let bytes = life.carry.split().freeze();
-                let taken = match life.wal.append_raw(life.carry_at, &bytes) {
-                    Ok(taken) => taken,
-                    Err(StorageError::Refused { at, why }) => {
-                        let name = &self.name;
-                        world.tell(format!("{name} refuses log at {at}: {why}"));
-                        self.leave(world);
-                        let random = world.random.next();
-                        return Ok(Some(self.hung_up(random)));
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                let used = usize::try_from(taken - life.carry_at).expect("what was given");
-                life.carry.extend_from_slice(&bytes[used..]);
-                life.carry_at = taken;
-            }
+            Action::WriteWal(_) => return self.write_received(world),
             Action::ApplyUpTo(to) => self.life().wal.advance_commit(to),
             Action::SendStatus {
                 positions,
@@ -264,20 +247,7 @@ impl Node {
                 self.say(Body::Fence { timeline, opened }, world)
             }
             Action::TimelineClaimed { .. } | Action::CaughtUp => {}
-            Action::Close(_) => {
-                let conn = self.life().upstream.take();
-                self.life().carry.clear();
-                if let Some((conn, target)) = conn {
-                    if let Some(other) = world.net.close(conn, self.index) {
-                        // What was said last, a fence for one, arrives before the end.
-                        let at = world.now + world.net.delay_max;
-                        world.sent.push((at, other, Packet::Broken { conn }));
-                    }
-                    self.life().target = target + 1;
-                }
-                let random = world.random.next();
-                return Ok(Some(self.hung_up(random)));
-            }
+            Action::Close(_) => return Ok(Some(self.close_upstream(world))),
             Action::GiveUp(GiveUp::NeedsRewind { to }) => self.rewind(to, world)?,
             Action::GiveUp(GiveUp::NeedsBackup { .. }) => self.want_copy(Lsn::ZERO, world),
             Action::GiveUp(why) => {
@@ -285,6 +255,43 @@ impl Node {
             }
         }
         Ok(None)
+    }
+
+    /// Gives what has come to the log, as far as it is whole records.
+    fn write_received(&mut self, world: &mut World<'_>) -> Done<Option<Event>> {
+        let life = self.life();
+        let bytes = life.carry.split().freeze();
+        let taken = match life.wal.append_raw(life.carry_at, &bytes) {
+            Ok(taken) => taken,
+            Err(StorageError::Refused { at, why }) => {
+                let name = &self.name;
+                world.tell(format!("{name} refuses log at {at}: {why}"));
+                self.leave(world);
+                let random = world.random.next();
+                return Ok(Some(self.hung_up(random)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let used = usize::try_from(taken - life.carry_at).expect("what was given");
+        life.carry.extend_from_slice(&bytes[used..]);
+        life.carry_at = taken;
+        Ok(None)
+    }
+
+    /// Ends the connection in order, and looks elsewhere next.
+    fn close_upstream(&mut self, world: &mut World<'_>) -> Event {
+        let conn = self.life().upstream.take();
+        self.life().carry.clear();
+        if let Some((conn, target)) = conn {
+            if let Some(other) = world.net.close(conn, self.index) {
+                // What was said last, a fence for one, arrives before the end.
+                let at = world.now + world.net.delay_max;
+                world.sent.push((at, other, Packet::Broken { conn }));
+            }
+            self.life().target = target + 1;
+        }
+        let random = world.random.next();
+        self.hung_up(random)
     }
 
     fn dial(&mut self, world: &mut World<'_>) -> Event {

@@ -93,10 +93,7 @@ impl Node {
 
     fn copy_of_store(&mut self) -> Done<MemoryStore> {
         let disk = self.snapshot()?;
-        Ok(MemoryStore::open_snapshot(
-            Arc::new(disk),
-            Path::new(COPY),
-        )?)
+        Ok(MemoryStore::open_snapshot(Arc::new(disk), Path::new(COPY))?)
     }
 
     /// A disk with a copy of what the store made durable.

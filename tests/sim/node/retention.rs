@@ -22,7 +22,9 @@ impl Node {
             remade.map_err(|error| Trouble::Broken(error.to_string()))?;
             self.save_slots()?;
             let slots = &mut self.life().slots;
-            let made = slots.create(slot, SlotKind::Physical, from, false).map(|_| ());
+            let made = slots
+                .create(slot, SlotKind::Physical, from, false)
+                .map(|_| ());
             let taken = made.and_then(|()| {
                 let taken = slots.acquire(slot, SlotKind::Physical, conn);
                 taken.map(|_| ())

@@ -5,10 +5,10 @@ use std::ops::Range;
 use bytes::BytesMut;
 use mainstay_replication::Member;
 use mainstay_replication::protocol::commit::Event as CommitEvent;
+use mainstay_replication::protocol::name::NodeName;
+use mainstay_replication::protocol::progress::Positions;
 use mainstay_replication::protocol::promotion::Standstill;
-use mainstay_replication::protocol::sender::{
-    Action, Event, Sender, SenderConfig, State,
-};
+use mainstay_replication::protocol::sender::{Action, Event, Sender, SenderConfig, State};
 use mainstay_replication::protocol::vote::vote_after;
 use mainstay_replication::time::Moment;
 use mainstay_replication::wire::sqlstate;
@@ -48,6 +48,20 @@ impl std::fmt::Display for Session {
 }
 
 impl Session {
+    fn new(standby: usize, timeline: Timeline) -> Self {
+        Self {
+            standby,
+            begin: Lsn::ZERO,
+            another_life: false,
+            input: BytesMut::new(),
+            sender: None,
+            timeline,
+            sealed: Lsn::ZERO,
+            flushed: Lsn::ZERO,
+            commit: Lsn::ZERO,
+        }
+    }
+
     /// The slot that keeps log for it.
     pub(super) fn slot(&self) -> String {
         name_of(self.standby).to_string()
@@ -77,17 +91,8 @@ impl Node {
         life.sessions
             .retain(|known, session| *known >= conn || !stale(session));
         let timeline = life.wal.timeline();
-        life.sessions.entry(conn).or_insert(Session {
-            standby: from,
-            begin: Lsn::ZERO,
-            another_life: false,
-            input: BytesMut::new(),
-            sender: None,
-            timeline,
-            sealed: Lsn::ZERO,
-            flushed: Lsn::ZERO,
-            commit: Lsn::ZERO,
-        });
+        let session = life.sessions.entry(conn);
+        session.or_insert_with(|| Session::new(from, timeline));
         match body {
             Body::Identify => {
                 let identified = Body::Identified {
@@ -262,16 +267,7 @@ impl Node {
         match action {
             Action::StartStream(_) => {
                 self.send(conn, Body::Started, world);
-                let life = self.life();
-                let sealed = life.wal.sealed().get();
-                let confirmed = life.confirmed.get(&name).copied().unwrap_or_default();
-                let vote_after = vote_after(another_life, begin, confirmed, sealed);
-                let connected = CommitEvent::Connected {
-                    name,
-                    session: conn,
-                    vote_after,
-                };
-                self.commit(connected, world)?;
+                self.begin_to_count(name, conn, begin, another_life, world)?;
             }
             Action::RefuseStart(why) | Action::FailStream(why) => {
                 let removed = why.sqlstate == sqlstate::UNDEFINED_FILE;
@@ -308,18 +304,7 @@ impl Node {
                 timeline,
                 positions,
             } => {
-                let confirmed = self.life().confirmed.entry(name.clone()).or_default();
-                *confirmed = (*confirmed).max(positions.flush);
-                if self.life().role == Role::Primary {
-                    self.advance_slot(name.as_str(), positions.flush)?;
-                }
-                let reported = CommitEvent::Reported {
-                    name,
-                    session: conn,
-                    timeline,
-                    positions,
-                };
-                self.commit(reported, world)?;
+                self.note_report(name, conn, timeline, positions, world)?;
             }
             Action::CaughtUp => {
                 self.commit(
@@ -335,6 +320,50 @@ impl Node {
             }
         }
         Ok(None)
+    }
+
+    /// A standby's stream begins: it counts at once, or when it has caught up.
+    fn begin_to_count(
+        &mut self,
+        name: NodeName,
+        conn: u64,
+        begin: Lsn,
+        another_life: bool,
+        world: &mut World<'_>,
+    ) -> Done {
+        let life = self.life();
+        let sealed = life.wal.sealed().get();
+        let confirmed = life.confirmed.get(&name).copied().unwrap_or_default();
+        let vote_after = vote_after(another_life, begin, confirmed, sealed);
+        let connected = CommitEvent::Connected {
+            name,
+            session: conn,
+            vote_after,
+        };
+        self.commit(connected, world)
+    }
+
+    /// A standby said how far it is.
+    fn note_report(
+        &mut self,
+        name: NodeName,
+        conn: u64,
+        timeline: Timeline,
+        positions: Positions,
+        world: &mut World<'_>,
+    ) -> Done {
+        let confirmed = self.life().confirmed.entry(name.clone()).or_default();
+        *confirmed = (*confirmed).max(positions.flush);
+        if self.life().role == Role::Primary {
+            self.advance_slot(name.as_str(), positions.flush)?;
+        }
+        let reported = CommitEvent::Reported {
+            name,
+            session: conn,
+            timeline,
+            positions,
+        };
+        self.commit(reported, world)
     }
 
     /// Sends log in pieces of any size, and returns how far it got.

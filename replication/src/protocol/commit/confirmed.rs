@@ -7,7 +7,7 @@
 
 use mainstay_storage::{Lsn, canary};
 
-use super::{BoundPolicy, Committer, Condition};
+use super::{BoundPolicy, Committer, Condition, POLICIES_MAX};
 use crate::protocol::level::Level;
 use crate::protocol::name::NodeName;
 use crate::protocol::progress::Positions;
@@ -65,6 +65,20 @@ impl Committer {
     /// Whether a policy that binds counts anybody.
     pub fn is_synchronous(&self) -> bool {
         self.policies.iter().any(|(policy, _)| policy.needed() > 0)
+    }
+
+    /// Whether another change of policy may be logged now: not while confirming is suspended, not
+    /// before earlier ones are known committed, and not while one that binds counts too few nodes
+    /// ever to be met, since that would hold up the change for good.
+    pub fn may_change_policy(&self) -> bool {
+        let met = self.unsatisfiable().is_none();
+        self.policies.len() < POLICIES_MAX && !self.suspended && met
+    }
+
+    /// The oldest policy that binds and counts too few nodes to be met.
+    pub fn unsatisfiable(&self) -> Option<&BoundPolicy> {
+        let mut binding = self.binding();
+        binding.find(|policy| !policy.is_satisfiable())
     }
 
     /// The policies that bind, oldest first.
