@@ -9,8 +9,10 @@
 //! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | failed u32 | CRC-32 u32
 //! ```
 //!
-//! A change goes to the older slot and is synced before it counts, so a crash leaves at least one
-//! valid slot; the valid one of the higher generation is the truth. The watermarks are written in
+//! A change goes to one slot and is synced before it counts, then to the other one as well. A crash
+//! leaves at least one valid slot, and the valid one of the higher generation is the truth. One that
+//! is damaged later has its copy beside it: without that, an older state, with older promises and
+//! another timeline, would pass for the newest. The watermarks are written in
 //! turn after every flush of the log and never synced: they survive the process, and after a power
 //! cut they are either there, older or unreadable, never ahead of the truth. The CRC of each covers
 //! everything before and after it in its slot. Both slots unreadable is corruption, not a new node.
@@ -180,23 +182,7 @@ impl ControlFile {
         let file = disk
             .open(path)
             .map_err(|source| Error::io("open", path, source))?;
-        let mut newest: Option<(u64, Control)> = None;
-        for at in [0, SLOT_LEN] {
-            match read_slot(&*file, at) {
-                Ok((generation, _)) if newest.as_ref().is_some_and(|(g, _)| *g > generation) => {}
-                Ok(slot) => newest = Some(slot),
-                Err(BadSlot::Torn) => {}
-                // The other slot holds an older state, which must not pass for the newest.
-                Err(BadSlot::Io(source)) => return Err(Error::io("read", path, source)),
-                Err(BadSlot::Version(found)) => {
-                    return Err(Error::Format {
-                        path: path.to_owned(),
-                        found,
-                        supported: CONTROL_VERSION,
-                    });
-                }
-            }
-        }
+        let newest = newest_slot(&*file, path)?;
         let (generation, control) = newest.ok_or_else(|| Error::Corrupt {
             path: path.to_owned(),
             what: "control file",
@@ -248,17 +234,25 @@ impl ControlFile {
         let generation = self.generation + 1;
         let slot = encode_slot(generation, &body);
         let slots = if canary("control-in-place") { 1 } else { 2 };
-        let at = generation % slots * SLOT_LEN;
-        self.file
-            .write_all_at(&slot, at)
-            .and_then(|()| match canary("control-without-fsync") {
-                true => Ok(()),
-                false => self.file.sync_data(),
-            })
+        let index = generation % slots;
+        self.write_slot(&slot, index)
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.generation = generation;
         self.current = control;
+        if slots == 2
+            && let Err(error) = self.write_slot(&slot, 1 - index)
+        {
+            tracing::warn!(%error, "could not copy the control file's slot");
+        }
         Ok(())
+    }
+
+    fn write_slot(&self, slot: &[u8], index: u64) -> std::io::Result<()> {
+        self.file.write_all_at(slot, index * SLOT_LEN)?;
+        match canary("control-without-fsync") {
+            true => Ok(()),
+            false => self.file.sync_data(),
+        }
     }
 
     /// Refuses every further change: the directory is about to be another's.
@@ -337,6 +331,39 @@ impl From<std::io::Error> for BadSlot {
             _ => Self::Io(error),
         }
     }
+}
+
+/// The newest valid slot and its generation. Where only the copy of a slot is left, the generation is
+/// one higher, so that the next change goes to the damaged slot and not to the copy.
+///
+/// # Errors
+/// As [`ControlFile::open`], except that there may be none.
+fn newest_slot(file: &dyn DiskFile, path: &Path) -> Result<Option<(u64, Control)>> {
+    let mut newest: Option<(u64, bool, Control)> = None;
+    for index in [0, 1] {
+        match read_slot(file, index * SLOT_LEN) {
+            Ok((generation, control)) => {
+                let synced = generation % 2 == index;
+                if newest
+                    .as_ref()
+                    .is_none_or(|(g, s, _)| (*g, *s) < (generation, synced))
+                {
+                    newest = Some((generation, synced, control));
+                }
+            }
+            Err(BadSlot::Torn) => {}
+            // The other slot may hold an older state, which must not pass for the newest.
+            Err(BadSlot::Io(source)) => return Err(Error::io("read", path, source)),
+            Err(BadSlot::Version(found)) => {
+                return Err(Error::Format {
+                    path: path.to_owned(),
+                    found,
+                    supported: CONTROL_VERSION,
+                });
+            }
+        }
+    }
+    Ok(newest.map(|(generation, synced, control)| (generation + u64::from(!synced), control)))
 }
 
 fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
@@ -425,28 +452,75 @@ mod tests {
         disk
     }
 
+    fn changed(checkpoint: u64) -> Control {
+        Control {
+            checkpoint: Lsn::new(checkpoint << 20),
+            ..sample()
+        }
+    }
+
+    fn found(disk: &SimDisk) -> Control {
+        let (file, _) = ControlFile::open(disk, path()).unwrap();
+        file.get().clone()
+    }
+
+    /// Where the newest slot was written first, and a byte within it.
+    fn home(file: &ControlFile) -> u64 {
+        (file.generation % 2 * SLOT_LEN + SLOT_HEAD_LEN as u64) * 8
+    }
+
     #[test]
-    fn the_newer_valid_slot_counts_and_a_damaged_one_falls_back() {
+    fn a_change_that_a_power_cut_tore_leaves_the_state_before_it() {
+        for seed in 0..200 {
+            let disk = disk_with(sample());
+            disk.reseed(seed);
+            let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(changed(2)).unwrap();
+            disk.fail_call(2, crate::disk::DiskFault::ReadOnly);
+            let unsynced = file.replace(changed(3));
+            assert!(unsynced.is_err() && file.get() == &changed(2));
+            assert!([changed(2), changed(3)].contains(&found(&disk)));
+            // Its sync failed here; the one of the machine that stops is torn.
+            let disk = disk_with(sample());
+            disk.reseed(seed);
+            let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(changed(2)).unwrap();
+            disk.cut_power_after(1);
+            assert!(file.replace(changed(3)).is_err());
+            disk.crash(crate::disk::CrashMode::Random);
+            let left = found(&disk);
+            assert!([changed(2), changed(3)].contains(&left), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_damaged_later_leaves_its_copy_and_is_written_next() {
         let disk = disk_with(sample());
         let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
-        let newer = Control {
-            checkpoint: Lsn::new(2 << 20),
-            ..sample()
-        };
-        file.replace(newer.clone()).unwrap();
-        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &newer);
-        let mut bytes = disk.read_file(path());
-        let newest = (file.generation % 2 * SLOT_LEN) as usize + SLOT_HEAD_LEN;
-        let older = SLOT_LEN as usize + 2 * SLOT_HEAD_LEN - newest;
-        bytes[newest] ^= 1;
-        disk.write_file(path(), &bytes);
-        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &sample());
-        bytes[older] ^= 0x80;
-        disk.write_file(path(), &bytes);
-        assert!(matches!(
-            ControlFile::open(&disk, path()),
-            Err(Error::Corrupt { .. })
-        ));
+        file.replace(changed(2)).unwrap();
+        for checkpoint in 3..9 {
+            // The one that was synced, then the copy, and so on.
+            let copy = (checkpoint % 2) * SLOT_LEN * 8;
+            let hit = home(&file) ^ copy;
+            disk.flip_bit(path(), hit);
+            let before = changed(checkpoint - 1);
+            assert_eq!(found(&disk), before, "checkpoint {checkpoint}");
+            (file, _) = ControlFile::open(&disk, path()).unwrap();
+            disk.cut_power_after(1);
+            assert!(file.replace(changed(checkpoint)).is_err());
+            let torn = disk.copy();
+            torn.crash(crate::disk::CrashMode::LoseUnsynced);
+            assert_eq!(found(&torn), before, "the only valid slot was overwritten");
+            disk.crash(crate::disk::CrashMode::LoseUnsynced);
+            (file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(changed(checkpoint)).unwrap();
+            assert_eq!(found(&disk), changed(checkpoint));
+        }
+        for slot in [0, SLOT_LEN] {
+            disk.flip_bit(path(), (slot + 40) * 8);
+        }
+        let opened = ControlFile::open(&disk, path());
+        assert!(matches!(opened, Err(Error::Corrupt { .. })));
     }
 
     #[test]
@@ -525,15 +599,19 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_slot_leaves_the_other_slot_in_charge() {
-        let disk = disk_with(sample());
+        let disk = disk_with(changed(2));
+        let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+        file.replace(sample()).unwrap();
         let pristine = disk.read_file(path());
         let body = bincode::encode_to_vec(sample(), codec()).unwrap().len();
-        for bit in 0..(SLOT_HEAD_LEN + body) * 8 {
-            let mut bytes = pristine.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            disk.write_file(path(), &bytes);
-            let opened = ControlFile::open(&disk, path()).unwrap().0;
-            assert_eq!(opened.get(), &sample(), "bit {bit}");
+        for slot in [0, SLOT_LEN as usize] {
+            for bit in slot * 8..(slot + SLOT_HEAD_LEN + body) * 8 {
+                let mut bytes = pristine.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                disk.write_file(path(), &bytes);
+                let opened = ControlFile::open(&disk, path()).unwrap().0;
+                assert_eq!(opened.get(), &sample(), "bit {bit}");
+            }
         }
     }
 }

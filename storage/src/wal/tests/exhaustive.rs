@@ -12,10 +12,12 @@
 mod bench;
 mod crashes;
 mod damage;
+mod directory;
 mod faults;
 mod files;
 mod overlap;
 mod rules;
+mod scenario;
 mod stage;
 mod torn;
 
