@@ -11,11 +11,11 @@
 //!
 //! A change goes to one slot and is synced before it counts, then to the other one as well. A crash
 //! leaves at least one valid slot, and the valid one of the higher generation is the truth. One that
-//! is damaged later has its copy beside it: without that, an older state, with older promises and
-//! another timeline, would pass for the newest. The watermarks are written in
-//! turn after every flush of the log and never synced: they survive the process, and after a power
-//! cut they are either there, older or unreadable, never ahead of the truth. The CRC of each covers
-//! everything before and after it in its slot. Both slots unreadable is corruption, not a new node.
+//! is damaged later has its copy beside it; otherwise an older state, with older promises, would
+//! pass for the newest. The watermarks are written in turn after every flush of the log and never
+//! synced: they survive the process, and after a power cut they are either there, older or
+//! unreadable, never ahead of the truth. The CRC of each covers everything before and after it in
+//! its slot. Both slots unreadable is corruption, not a new node.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,18 +158,16 @@ impl ControlFile {
         let file = disk
             .create(path)
             .map_err(|source| Error::io("create", path, source))?;
-        let path = path.to_owned();
         file.set_len(WATERMARKS_AT + 2 * WATERMARK_STRIDE)
-            .map_err(|source| Error::io("extend", &path, source))?;
+            .map_err(|source| Error::io("extend", path, source))?;
         let mut this = Self {
-            path,
+            path: path.to_owned(),
             file,
             generation: 0,
             current: control.clone(),
             next_watermark: 0,
             closed: false,
         };
-        this.replace(control.clone())?;
         this.replace(control)?;
         Ok(this)
     }
@@ -182,8 +180,7 @@ impl ControlFile {
         let file = disk
             .open(path)
             .map_err(|source| Error::io("open", path, source))?;
-        let newest = newest_slot(&*file, path)?;
-        let (generation, control) = newest.ok_or_else(|| Error::Corrupt {
+        let (generation, control) = newest_slot(&*file, path)?.ok_or_else(|| Error::Corrupt {
             path: path.to_owned(),
             what: "control file",
             at: Lsn::ZERO,
@@ -195,9 +192,8 @@ impl ControlFile {
             .into_iter()
             .flatten()
             .max_by_key(|mark| (mark.flushed, mark.commit));
-        let path = path.to_owned();
         let this = Self {
-            path,
+            path: path.to_owned(),
             file,
             generation,
             current: control,
@@ -224,11 +220,10 @@ impl ControlFile {
         let body = bincode::encode_to_vec(&control, codec())
             .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
         if body.len() > CONTROL_BODY_MAX {
-            let (size, max) = (body.len() as u64, CONTROL_BODY_MAX as u64);
             return Err(Error::TooLarge {
                 what: "the control file",
-                size,
-                max,
+                size: body.len() as u64,
+                max: CONTROL_BODY_MAX as u64,
             });
         }
         let generation = self.generation + 1;
@@ -239,20 +234,20 @@ impl ControlFile {
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.generation = generation;
         self.current = control;
-        if slots == 2
-            && let Err(error) = self.write_slot(&slot, 1 - index)
-        {
-            tracing::warn!(%error, "could not copy the control file's slot");
+        if slots == 2 && !canary("control-without-copy") {
+            if let Err(error) = self.write_slot(&slot, 1 - index) {
+                tracing::warn!(%error, "could not copy the control file's slot");
+            }
         }
         Ok(())
     }
 
     fn write_slot(&self, slot: &[u8], index: u64) -> std::io::Result<()> {
         self.file.write_all_at(slot, index * SLOT_LEN)?;
-        match canary("control-without-fsync") {
-            true => Ok(()),
-            false => self.file.sync_data(),
+        if canary("control-without-fsync") {
+            return Ok(());
         }
+        self.file.sync_data()
     }
 
     /// Refuses every further change: the directory is about to be another's.
@@ -333,23 +328,16 @@ impl From<std::io::Error> for BadSlot {
     }
 }
 
-/// The newest valid slot and its generation. Where only the copy of a slot is left, the generation is
-/// one higher, so that the next change goes to the damaged slot and not to the copy.
-///
-/// # Errors
-/// As [`ControlFile::open`], except that there may be none.
+/// The newest valid slot and its generation; one more where only the copy of a slot is left, so that
+/// the next change goes to the damaged one. Fails as [`ControlFile::open`] does.
 fn newest_slot(file: &dyn DiskFile, path: &Path) -> Result<Option<(u64, Control)>> {
-    let mut newest: Option<(u64, bool, Control)> = None;
+    let mut newest = None;
     for index in [0, 1] {
         match read_slot(file, index * SLOT_LEN) {
             Ok((generation, control)) => {
-                let synced = generation % 2 == index;
-                if newest
-                    .as_ref()
-                    .is_none_or(|(g, s, _)| (*g, *s) < (generation, synced))
-                {
-                    newest = Some((generation, synced, control));
-                }
+                let place = (generation, generation % 2 == index);
+                let newer = newest.filter(|(best, _)| *best > place);
+                newest = newer.or(Some((place, control)));
             }
             Err(BadSlot::Torn) => {}
             // The other slot may hold an older state, which must not pass for the newest.
@@ -363,7 +351,7 @@ fn newest_slot(file: &dyn DiskFile, path: &Path) -> Result<Option<(u64, Control)
             }
         }
     }
-    Ok(newest.map(|(generation, synced, control)| (generation + u64::from(!synced), control)))
+    Ok(newest.map(|((generation, first), control)| (generation + u64::from(!first), control)))
 }
 
 fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {

@@ -119,8 +119,11 @@ fn any_byte_that_became_all_zeros_or_ones_is_never_taken_for_log() {
     log.done(1_000);
 }
 
-/// What may become of whole sectors: where each piece of new bytes goes.
-fn sector_damage(log: &[u8], old: &[u8], garbage: &[u8]) -> Vec<(String, Vec<(usize, Vec<u8>)>)> {
+/// Sectors that hold other bytes, by number.
+type Pieces = Vec<(usize, Vec<u8>)>;
+
+/// What may become of whole sectors, each with its name.
+fn sector_damage(log: &[u8], old: &[u8], garbage: &[u8]) -> Vec<(String, Pieces)> {
     let sectors = LOG_BYTES / SECTOR;
     let of = |bytes: &[u8], n: usize| bytes[n * SECTOR..(n + 1) * SECTOR].to_vec();
     let mut all = Vec::new();

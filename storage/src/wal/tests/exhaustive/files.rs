@@ -30,7 +30,6 @@ pub(super) struct Log {
 }
 
 /// Four segments, and a promotion within the second.
-
 fn log(closed: bool) -> Log {
     let disk = SimDisk::new(1);
     let wal = create(disk.clone());
