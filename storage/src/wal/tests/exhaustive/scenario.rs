@@ -284,7 +284,7 @@ impl Promises {
         self.fill(&wal, 10..14);
         self.save_slots(&wal, 3);
         self.mark(&wal);
-        self.clean_up(&wal);
+        // No checkpoint: it would leave behind what the first life damaged.
         wal.close()
     }
 
@@ -293,7 +293,7 @@ impl Promises {
         assert_eq!(self.acknowledged.len(), 3 + 4 + 1 + 1 + 1 + 4);
         assert_eq!((self.accepted, self.timeline, self.slots), (7, 10, 3));
         assert_eq!(self.mark, Mark::Present);
-        assert!(self.config > Lsn::ZERO && self.checkpoint > self.config);
+        assert!(self.config > Lsn::ZERO && self.checkpoint >= self.config);
     }
 
     /// Opens what a crash has left, and holds it against what was promised.
