@@ -9,11 +9,13 @@
 //! watermark  flushed LSN u64 | commit LSN u64 | timeline number u32 | failed u32 | CRC-32 u32
 //! ```
 //!
-//! A change goes to the older slot and is synced before it counts, so a crash leaves at least one
-//! valid slot; the valid one of the higher generation is the truth. The watermarks are written in
-//! turn after every flush of the log and never synced: they survive the process, and after a power
-//! cut they are either there, older or unreadable, never ahead of the truth. The CRC of each covers
-//! everything before and after it in its slot. Both slots unreadable is corruption, not a new node.
+//! A change goes to one slot and is synced before it counts, then to the other one as well. A crash
+//! leaves at least one valid slot, and the valid one of the higher generation is the truth. One that
+//! is damaged later has its copy beside it; otherwise an older state, with older promises, would
+//! pass for the newest. The watermarks are written in turn after every flush of the log and never
+//! synced: they survive the process, and after a power cut they are either there, older or
+//! unreadable, never ahead of the truth. The CRC of each covers everything before and after it in
+//! its slot. Both slots unreadable is corruption, not a new node.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -156,18 +158,16 @@ impl ControlFile {
         let file = disk
             .create(path)
             .map_err(|source| Error::io("create", path, source))?;
-        let path = path.to_owned();
         file.set_len(WATERMARKS_AT + 2 * WATERMARK_STRIDE)
-            .map_err(|source| Error::io("extend", &path, source))?;
+            .map_err(|source| Error::io("extend", path, source))?;
         let mut this = Self {
-            path,
+            path: path.to_owned(),
             file,
             generation: 0,
             current: control.clone(),
             next_watermark: 0,
             closed: false,
         };
-        this.replace(control.clone())?;
         this.replace(control)?;
         Ok(this)
     }
@@ -180,24 +180,7 @@ impl ControlFile {
         let file = disk
             .open(path)
             .map_err(|source| Error::io("open", path, source))?;
-        let mut newest: Option<(u64, Control)> = None;
-        for at in [0, SLOT_LEN] {
-            match read_slot(&*file, at) {
-                Ok((generation, _)) if newest.as_ref().is_some_and(|(g, _)| *g > generation) => {}
-                Ok(slot) => newest = Some(slot),
-                Err(BadSlot::Torn) => {}
-                // The other slot holds an older state, which must not pass for the newest.
-                Err(BadSlot::Io(source)) => return Err(Error::io("read", path, source)),
-                Err(BadSlot::Version(found)) => {
-                    return Err(Error::Format {
-                        path: path.to_owned(),
-                        found,
-                        supported: CONTROL_VERSION,
-                    });
-                }
-            }
-        }
-        let (generation, control) = newest.ok_or_else(|| Error::Corrupt {
+        let (generation, control) = newest_slot(&*file, path)?.ok_or_else(|| Error::Corrupt {
             path: path.to_owned(),
             what: "control file",
             at: Lsn::ZERO,
@@ -209,9 +192,8 @@ impl ControlFile {
             .into_iter()
             .flatten()
             .max_by_key(|mark| (mark.flushed, mark.commit));
-        let path = path.to_owned();
         let this = Self {
-            path,
+            path: path.to_owned(),
             file,
             generation,
             current: control,
@@ -238,27 +220,34 @@ impl ControlFile {
         let body = bincode::encode_to_vec(&control, codec())
             .map_err(|error| Error::Invalid(format!("control file: {error}")))?;
         if body.len() > CONTROL_BODY_MAX {
-            let (size, max) = (body.len() as u64, CONTROL_BODY_MAX as u64);
             return Err(Error::TooLarge {
                 what: "the control file",
-                size,
-                max,
+                size: body.len() as u64,
+                max: CONTROL_BODY_MAX as u64,
             });
         }
         let generation = self.generation + 1;
         let slot = encode_slot(generation, &body);
         let slots = if canary("control-in-place") { 1 } else { 2 };
-        let at = generation % slots * SLOT_LEN;
-        self.file
-            .write_all_at(&slot, at)
-            .and_then(|()| match canary("control-without-fsync") {
-                true => Ok(()),
-                false => self.file.sync_data(),
-            })
+        let index = generation % slots;
+        self.write_slot(&slot, index)
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.generation = generation;
         self.current = control;
+        if slots == 2 && !canary("control-without-copy") {
+            if let Err(error) = self.write_slot(&slot, 1 - index) {
+                tracing::warn!(%error, "could not copy the control file's slot");
+            }
+        }
         Ok(())
+    }
+
+    fn write_slot(&self, slot: &[u8], index: u64) -> std::io::Result<()> {
+        self.file.write_all_at(slot, index * SLOT_LEN)?;
+        if canary("control-without-fsync") {
+            return Ok(());
+        }
+        self.file.sync_data()
     }
 
     /// Refuses every further change: the directory is about to be another's.
@@ -337,6 +326,32 @@ impl From<std::io::Error> for BadSlot {
             _ => Self::Io(error),
         }
     }
+}
+
+/// The newest valid slot and its generation; one more where only the copy of a slot is left, so that
+/// the next change goes to the damaged one. Fails as [`ControlFile::open`] does.
+fn newest_slot(file: &dyn DiskFile, path: &Path) -> Result<Option<(u64, Control)>> {
+    let mut newest = None;
+    for index in [0, 1] {
+        match read_slot(file, index * SLOT_LEN) {
+            Ok((generation, control)) => {
+                let place = (generation, generation % 2 == index);
+                let newer = newest.filter(|(best, _)| *best > place);
+                newest = newer.or(Some((place, control)));
+            }
+            Err(BadSlot::Torn) => {}
+            // The other slot may hold an older state, which must not pass for the newest.
+            Err(BadSlot::Io(source)) => return Err(Error::io("read", path, source)),
+            Err(BadSlot::Version(found)) => {
+                return Err(Error::Format {
+                    path: path.to_owned(),
+                    found,
+                    supported: CONTROL_VERSION,
+                });
+            }
+        }
+    }
+    Ok(newest.map(|((generation, first), control)| (generation + u64::from(!first), control)))
 }
 
 fn read_slot(file: &dyn DiskFile, at: u64) -> Result<(u64, Control), BadSlot> {
@@ -425,28 +440,75 @@ mod tests {
         disk
     }
 
+    fn changed(checkpoint: u64) -> Control {
+        Control {
+            checkpoint: Lsn::new(checkpoint << 20),
+            ..sample()
+        }
+    }
+
+    fn found(disk: &SimDisk) -> Control {
+        let (file, _) = ControlFile::open(disk, path()).unwrap();
+        file.get().clone()
+    }
+
+    /// Where the newest slot was written first, and a byte within it.
+    fn home(file: &ControlFile) -> u64 {
+        (file.generation % 2 * SLOT_LEN + SLOT_HEAD_LEN as u64) * 8
+    }
+
     #[test]
-    fn the_newer_valid_slot_counts_and_a_damaged_one_falls_back() {
+    fn a_change_that_a_power_cut_tore_leaves_the_state_before_it() {
+        for seed in 0..200 {
+            let disk = disk_with(sample());
+            disk.reseed(seed);
+            let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(changed(2)).unwrap();
+            disk.fail_call(2, crate::disk::DiskFault::ReadOnly);
+            let unsynced = file.replace(changed(3));
+            assert!(unsynced.is_err() && file.get() == &changed(2));
+            assert!([changed(2), changed(3)].contains(&found(&disk)));
+            // Its sync failed here; the one of the machine that stops is torn.
+            let disk = disk_with(sample());
+            disk.reseed(seed);
+            let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(changed(2)).unwrap();
+            disk.cut_power_after(1);
+            assert!(file.replace(changed(3)).is_err());
+            disk.crash(crate::disk::CrashMode::Random);
+            let left = found(&disk);
+            assert!([changed(2), changed(3)].contains(&left), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_damaged_later_leaves_its_copy_and_is_written_next() {
         let disk = disk_with(sample());
         let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
-        let newer = Control {
-            checkpoint: Lsn::new(2 << 20),
-            ..sample()
-        };
-        file.replace(newer.clone()).unwrap();
-        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &newer);
-        let mut bytes = disk.read_file(path());
-        let newest = (file.generation % 2 * SLOT_LEN) as usize + SLOT_HEAD_LEN;
-        let older = SLOT_LEN as usize + 2 * SLOT_HEAD_LEN - newest;
-        bytes[newest] ^= 1;
-        disk.write_file(path(), &bytes);
-        assert_eq!(ControlFile::open(&disk, path()).unwrap().0.get(), &sample());
-        bytes[older] ^= 0x80;
-        disk.write_file(path(), &bytes);
-        assert!(matches!(
-            ControlFile::open(&disk, path()),
-            Err(Error::Corrupt { .. })
-        ));
+        file.replace(changed(2)).unwrap();
+        for checkpoint in 3..9 {
+            // The one that was synced, then the copy, and so on.
+            let copy = (checkpoint % 2) * SLOT_LEN * 8;
+            let hit = home(&file) ^ copy;
+            disk.flip_bit(path(), hit);
+            let before = changed(checkpoint - 1);
+            assert_eq!(found(&disk), before, "checkpoint {checkpoint}");
+            (file, _) = ControlFile::open(&disk, path()).unwrap();
+            disk.cut_power_after(1);
+            assert!(file.replace(changed(checkpoint)).is_err());
+            let torn = disk.copy();
+            torn.crash(crate::disk::CrashMode::LoseUnsynced);
+            assert_eq!(found(&torn), before, "the only valid slot was overwritten");
+            disk.crash(crate::disk::CrashMode::LoseUnsynced);
+            (file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(changed(checkpoint)).unwrap();
+            assert_eq!(found(&disk), changed(checkpoint));
+        }
+        for slot in [0, SLOT_LEN] {
+            disk.flip_bit(path(), (slot + 40) * 8);
+        }
+        let opened = ControlFile::open(&disk, path());
+        assert!(matches!(opened, Err(Error::Corrupt { .. })));
     }
 
     #[test]
@@ -525,15 +587,19 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_slot_leaves_the_other_slot_in_charge() {
-        let disk = disk_with(sample());
+        let disk = disk_with(changed(2));
+        let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+        file.replace(sample()).unwrap();
         let pristine = disk.read_file(path());
         let body = bincode::encode_to_vec(sample(), codec()).unwrap().len();
-        for bit in 0..(SLOT_HEAD_LEN + body) * 8 {
-            let mut bytes = pristine.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            disk.write_file(path(), &bytes);
-            let opened = ControlFile::open(&disk, path()).unwrap().0;
-            assert_eq!(opened.get(), &sample(), "bit {bit}");
+        for slot in [0, SLOT_LEN as usize] {
+            for bit in slot * 8..(slot + SLOT_HEAD_LEN + body) * 8 {
+                let mut bytes = pristine.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                disk.write_file(path(), &bytes);
+                let opened = ControlFile::open(&disk, path()).unwrap().0;
+                assert_eq!(opened.get(), &sample(), "bit {bit}");
+            }
         }
     }
 }

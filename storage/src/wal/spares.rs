@@ -44,7 +44,8 @@ struct Ready {
 }
 
 impl Spares {
-    /// The spares found in `dir`, among the file names `names`; an unfinished one is removed.
+    /// The spares found in `dir`, among the file names `names`; an unfinished one is removed. What
+    /// is no file of a segment's size is not taken for one.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -61,9 +62,13 @@ impl Spares {
             .filter_map(number)
             .max()
             .map_or(0, |highest| highest + 1);
+        let whole = |name: &String| {
+            let length = disk.open(&dir.join(name)).and_then(|file| file.len());
+            length.is_ok_and(|length| length == size.bytes())
+        };
         let ready = names
             .iter()
-            .filter(|name| number(name).is_some())
+            .filter(|name| number(name).is_some() && whole(name))
             .cloned()
             .collect();
         if names.iter().any(|name| name == UNFINISHED) {

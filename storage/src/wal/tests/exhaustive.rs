@@ -2,19 +2,26 @@
 //!
 //! Torn writes, cuts and flipped bits are tried against an oracle that computes the one right
 //! answer from the undamaged log; failing calls, crashes and exchanged files against what was
-//! acknowledged before. Everything is decided by a seed, and a failure prints it. By default the
-//! large enumerations are sampled; `MAINSTAY_EXHAUSTIVE=1` runs them whole, and
-//! `MAINSTAY_SEED=n` replays one seed.
+//! acknowledged before. Everything is decided by a seed, and a failure prints it;
+//! `MAINSTAY_SEED=n` replays one. By default the largest enumerations are sampled. All of it is
+//!
+//! ```text
+//! MAINSTAY_EXHAUSTIVE=1 cargo test --release -p mainstay-storage exhaustive
+//! ```
 
 mod bench;
 mod crashes;
 mod damage;
+mod directory;
 mod faults;
 mod files;
 mod overlap;
 mod rules;
+mod scenario;
 mod stage;
 mod torn;
+
+use std::time::SystemTime;
 
 use crate::disk::{DiskCall, DiskOp};
 
@@ -30,6 +37,26 @@ fn seeds(count: u64) -> Vec<u64> {
         Some(seed) => vec![seed],
         None => (1..=count * if whole() { 20 } else { 1 }).collect(),
     }
+}
+
+/// Every how many-th case of a large enumeration is tried in the usual run. Odd, so that a stride
+/// through the bits of a log meets every bit of a byte and every place in a sector.
+const STRIDE: u64 = 9;
+
+/// Which cases of a large enumeration are tried: from which one on, and every how many-th. The usual
+/// run begins elsewhere every day, or as `MAINSTAY_SEED` says, and tells where.
+fn sampled() -> (u64, usize) {
+    let replayed = std::env::var("MAINSTAY_SEED").ok();
+    let start = match replayed.and_then(|seed| seed.parse::<u64>().ok()) {
+        _ if whole() => return (0, 1),
+        Some(seed) => seed % STRIDE,
+        None => {
+            let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            since.as_secs() / 86_400 % STRIDE
+        }
+    };
+    println!("every {STRIDE}th case, beginning at {start}");
+    (start, STRIDE as usize)
 }
 
 /// How to see a failure of `test` again.

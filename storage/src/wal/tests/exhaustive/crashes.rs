@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::bench::{DIR, SIZE};
+use super::scenario::{Plan, run};
 use super::stage::{
     Recorder, State, create, entries, fill, flushed, leave, open, options, standby, stream,
     timeline,
@@ -79,6 +80,23 @@ fn goes_on(case: &str, disk: SimDisk) {
         entries(&reopen(case, &disk).0) == all,
         "{case}: goes on otherwise"
     );
+}
+
+#[test]
+fn a_power_cut_after_any_call_in_the_life_of_a_log_takes_back_nothing_that_was_answered() {
+    let calls = run(&Plan::default());
+    for k in 0..=calls {
+        let rounds = if whole() { 10 } else { 1 };
+        let modes = (0..rounds).flat_map(|_| MODES).collect();
+        let power = Some(k);
+        run(&Plan {
+            power,
+            modes,
+            ..Plan::default()
+        });
+    }
+    println!("the power was cut after each of {calls} calls");
+    assert!(calls > 300, "only {calls} calls");
 }
 
 #[test]

@@ -1,190 +1,117 @@
 //! Calls to the disk that fail, one after the other, and a disk that is full.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc;
 
-use bytes::Bytes;
-
-use super::bench::{DIR, SIZE, WAL};
-use super::stage::{DEADLINE, create, entries, fill, flushed, open, options, put, timeline};
-use super::whole;
+use super::bench::{SIZE, WAL};
+use super::scenario::{Plan, Promises, run};
+use super::stage::{DEADLINE, create, entries, fill, flushed, open, put};
+use super::{sampled, whole};
 use crate::disk::{CrashMode, Disk, DiskCall, DiskFault, DiskOp, SimDisk};
-use crate::error::{Error, Result};
-use crate::lsn::Lsn;
-use crate::timeline::Timeline;
-use crate::wal::{NewLog, Wal};
+use crate::error::Error;
 
-/// What was promised to whom while the disk failed.
-#[derive(Default)]
-struct Promises {
-    created: bool,
-    acknowledged: Vec<(Lsn, Bytes)>,
-    calls: u64,
-    accepted: u32,
-    timeline: u32,
-    checkpoint: Lsn,
-}
-
-impl Promises {
-    /// Appends and waits; failing is allowed, acknowledging what is poisoned is not.
-    fn append(&mut self, wal: &Wal, payload: Bytes) {
-        let poisoned = wal.poisoned().is_some();
-        let Ok(range) = wal.append(&[put(payload.clone())]) else {
-            return;
-        };
-        if wal
-            .flushed()
-            .wait_blocking(range.end, Some(DEADLINE))
-            .is_ok()
-        {
-            assert!(!poisoned, "acknowledged after the log was poisoned");
-            self.acknowledged.push((range.end, payload));
-        } else {
-            assert!(wal.poisoned().is_some(), "a wait ended without a reason");
-        }
-    }
-
-    fn promote(&mut self, wal: &Wal, next: Timeline) {
-        if wal.open_timeline(next, "failing").is_ok() {
-            self.timeline = next.number;
-        }
-    }
-
-    fn scenario(&mut self, disk: &SimDisk) -> Result<()> {
-        let new = NewLog::new_cluster(SIZE);
-        let shared: Arc<dyn Disk> = Arc::new(disk.until_crash());
-        let wal = Wal::create(shared.clone(), Path::new(DIR), new, &options())?;
-        (self.created, self.timeline) = (true, 1);
-        for n in 0..3 {
-            self.append(&wal, Bytes::from(vec![n; 240_000]));
-        }
-        self.accepted = match wal.save_promises(Some(timeline(7, 7)), None) {
-            Ok(()) => 7,
-            _ => 0,
-        };
-        self.promote(&wal, timeline(8, 8));
-        for n in 3..7 {
-            self.append(&wal, Bytes::from(vec![n; 240_000]));
-        }
-        let durable = wal.flushed().get();
-        if wal.checkpoint(durable).is_ok() {
-            self.checkpoint = durable;
-        }
-        let _ = wal.remove_below(durable);
-        self.append(&wal, Bytes::from_static(b"after the removal"));
-        self.promote(&wal, timeline(9, 9));
-        self.append(&wal, Bytes::from_static(b"last words"));
-        let closed = wal.close();
-        assert!(wal.poisoned().is_none() || closed.is_err());
-        drop(wal);
-        // A name whose sync failed is lost, as this disk sees it, but shown until the crash. Real
-        // file systems refuse all service after that.
-        let lost = |call: &DiskCall| call.op == DiskOp::SyncDir && call.error.is_some();
-        if disk.trace().iter().any(lost) {
-            return Ok(());
-        }
-        let (wal, _) = Wal::open(shared, Path::new(DIR), &options())?;
-        for n in 10..14 {
-            self.append(&wal, Bytes::from(vec![n; 240_000]));
-        }
-        Ok(())
-    }
-
-    fn check(&self, disk: &SimDisk, case: &str) {
-        let (wal, recovered) = match open(disk.clone()) {
-            Ok(opened) => opened,
-            Err(Error::Io { .. }) if !self.created => return,
-            Err(error) => panic!("{case}: {error}"),
-        };
-        let (found, oldest) = (entries(&wal), wal.oldest());
-        for (end, payload) in self.acknowledged.iter().filter(|(end, _)| *end > oldest) {
-            let there = found
-                .iter()
-                .any(|(at, found)| at == end && found == payload);
-            assert!(
-                there,
-                "{case}: lost what ended at {end}; ends at {}",
-                recovered.end
-            );
-        }
-        let control = wal.control();
-        assert!(oldest <= self.checkpoint.max(SIZE.first_lsn()), "{case}");
-        assert!(control.checkpoint >= self.checkpoint, "{case}: checkpoint");
-        assert!(
-            control.promised_number >= self.accepted,
-            "{case}: a promise was forgotten"
-        );
-        assert!(
-            control.timeline_number >= self.timeline,
-            "{case}: the timeline was forgotten"
-        );
-        flushed(&wal, "goes on");
-    }
-}
-
-/// Runs the scenario with call `k` failing; `false` when there were fewer calls than that.
-fn fail(k: u64, fault: DiskFault, late: bool, modes: &[CrashMode]) -> bool {
-    let disk = SimDisk::new(k);
-    if late {
-        disk.fail_call_late(k, fault);
-    } else {
-        disk.fail_call(k, fault);
-    }
-    let case = format!("call {k} fails with {fault:?}, late {late}");
-    let (done, wait) = mpsc::channel();
-    let thread = std::thread::spawn({
-        let disk = disk.clone();
-        move || {
-            let mut promises = Promises::default();
-            let _ = promises.scenario(&disk);
-            promises.calls = disk.calls();
-            done.send(()).unwrap();
-            promises
-        }
-    });
-    let waited = wait.recv_timeout(DEADLINE * 2);
-    assert_ne!(
-        waited,
-        Err(mpsc::RecvTimeoutError::Timeout),
-        "{case}: hangs"
-    );
-    let promises = thread.join().unwrap_or_else(|_| panic!("{case}: panicked"));
-    for mode in modes {
-        let disk = disk.copy();
-        disk.crash(mode.clone());
-        promises.check(&disk, &format!("{case}, {mode:?}"));
-    }
-    promises.calls >= k
-}
+const FAULTS: [DiskFault; 6] = [
+    DiskFault::Io,
+    DiskFault::NoSpace,
+    DiskFault::Quota,
+    DiskFault::ReadOnly,
+    DiskFault::Interrupted,
+    DiskFault::Short,
+];
 
 #[test]
 fn any_failing_call_loses_nothing_acknowledged() {
-    const FAULTS: [DiskFault; 6] = [
-        DiskFault::Io,
-        DiskFault::NoSpace,
-        DiskFault::Quota,
-        DiskFault::ReadOnly,
-        DiskFault::Interrupted,
-        DiskFault::Short,
-    ];
-    let modes = [CrashMode::LoseUnsynced, CrashMode::Random];
-    let mut k = 1;
-    loop {
-        let chosen = FAULTS.iter().enumerate();
-        let chosen = chosen.filter(|(n, _)| whole() || (k + *n as u64).is_multiple_of(6));
-        let faults = chosen.map(|(_, &fault)| fault).collect::<Vec<_>>();
-        let mut reached = false;
-        for fault in faults {
-            reached |= fail(k, fault, false, &modes);
+    let calls = run(&Plan::default());
+    for k in 1..=calls {
+        for fault in FAULTS {
+            // Each fault of each call meets one of the two crashes, and the long run both.
+            let lost = whole() || (k + fault as u64).is_multiple_of(2);
+            let other = if k % 3 == 0 {
+                CrashMode::Nasty
+            } else {
+                CrashMode::Random
+            };
+            let modes = [(lost, CrashMode::LoseUnsynced), (whole() || !lost, other)];
+            let modes = modes.into_iter().filter(|(chosen, _)| *chosen);
+            let modes = modes.map(|(_, mode)| mode).collect();
+            run(&Plan {
+                failing: vec![(k, fault, false)],
+                modes,
+                ..Plan::default()
+            });
         }
-        reached |= fail(k, DiskFault::Io, k % 3 == 0, &modes[..1]);
-        if !reached {
-            break;
-        }
-        k += 1;
+        // Its work is done, and its answer lost.
+        let modes = vec![CrashMode::LoseUnsynced];
+        run(&Plan {
+            failing: vec![(k, DiskFault::Io, true)],
+            modes,
+            ..Plan::default()
+        });
     }
-    assert!(k > 100, "only {k} calls");
+    println!(
+        "{calls} calls, each of which failed in {} ways",
+        FAULTS.len() + 1
+    );
+    assert!(calls > 250, "only {calls} calls");
+}
+
+#[test]
+fn any_failing_call_of_a_log_with_threads_loses_nothing_acknowledged() {
+    let threads = true;
+    let calls = run(&Plan {
+        threads,
+        ..Plan::default()
+    });
+    // Their number varies a little with the threads.
+    for k in 1..=calls + 10 {
+        for (n, fault) in FAULTS.into_iter().enumerate() {
+            if whole() || (k + n as u64).is_multiple_of(6) {
+                run(&Plan {
+                    threads,
+                    failing: vec![(k, fault, false)],
+                    modes: vec![CrashMode::LoseUnsynced, CrashMode::Random],
+                    ..Plan::default()
+                });
+            }
+        }
+    }
+    assert!(calls > 250, "only {calls} calls");
+}
+
+#[test]
+fn the_scenario_whose_calls_fail_does_all_it_is_to_do_when_none_does() {
+    for threads in [false, true] {
+        let disk = SimDisk::new(1);
+        let promises = Promises::of_scenario(&disk, threads);
+        promises.are_complete();
+        for mode in [
+            CrashMode::LoseUnsynced,
+            CrashMode::KeepAll,
+            CrashMode::Nasty,
+        ] {
+            let disk = disk.copy();
+            disk.crash(mode);
+            promises.check(&disk, "nothing failed");
+        }
+    }
+}
+
+#[test]
+fn any_two_failing_calls_that_are_close_lose_nothing_acknowledged() {
+    let calls = run(&Plan::default());
+    let (start, step) = sampled();
+    let pairs = (1..=calls).flat_map(|k| (1..=5).map(move |later| (k, k + later)));
+    for (n, (first, second)) in pairs.enumerate().skip(start as usize).step_by(step) {
+        for (m, fault) in FAULTS.into_iter().enumerate() {
+            let other = FAULTS[(n + m) % FAULTS.len()];
+            if whole() || n % FAULTS.len() == m {
+                run(&Plan {
+                    failing: vec![(first, fault, false), (second, other, false)],
+                    modes: vec![CrashMode::LoseUnsynced, CrashMode::Random],
+                    ..Plan::default()
+                });
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::bench::{CONTROL, DIR, HINTS, SIZE, WAL};
 use super::stage::{create, entries, flushed, open, options, timeline};
+use crate::control::Control;
 use crate::disk::{Disk, SimDisk};
 use crate::entry::WalEntryType;
 use crate::error::Error;
@@ -19,14 +20,16 @@ use crate::wal::{NewLog, Wal};
 
 const HISTORY: &str = "/db/wal/00000002.history";
 
-/// Four segments, a promotion within the second, and everything from the first on is needed.
-struct Log {
-    disk: SimDisk,
+/// A log at rest, everything of which is needed, and what is to be found in it.
+pub(super) struct Log {
+    pub(super) disk: SimDisk,
     entries: Vec<(Lsn, Bytes)>,
     owner: Arc<Owner>,
-    end: Lsn,
+    pub(super) end: Lsn,
+    control: Control,
 }
 
+/// Four segments, and a promotion within the second.
 fn log(closed: bool) -> Log {
     let disk = SimDisk::new(1);
     let wal = create(disk.clone());
@@ -39,20 +42,10 @@ fn log(closed: bool) -> Log {
     }
     let end = flushed(&wal, "the last one");
     assert_eq!(SIZE.segment_of(end), 4);
-    let entries = entries(&wal);
-    let owner = wal.shared().owner.read().clone();
-    if closed {
-        wal.close().unwrap();
-    }
-    Log {
-        disk,
-        entries,
-        owner,
-        end,
-    }
+    Log::of(wal, disk, closed)
 }
 
-fn segment(timeline: u32, number: u64) -> PathBuf {
+pub(super) fn segment(timeline: u32, number: u64) -> PathBuf {
     Path::new(WAL).join(segment_file_name(timeline, number, SIZE))
 }
 
@@ -70,7 +63,7 @@ fn snapshot(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// What opening must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     Corrupt,
     Format,
     Io,
@@ -78,8 +71,34 @@ enum Answer {
     Same,
 }
 
+/// What a node is bound by, without what opening the log changes.
+fn bound(control: &Control) -> Control {
+    Control {
+        clean: false,
+        watermark: Lsn::ZERO,
+        ..control.clone()
+    }
+}
+
 impl Log {
-    fn expect(&self, answer: Answer, case: &str, change: impl FnOnce(&SimDisk)) {
+    /// What `wal` holds on `disk`, once it is stopped.
+    pub(super) fn of(wal: Wal, disk: SimDisk, closed: bool) -> Self {
+        let log = Self {
+            disk,
+            entries: entries(&wal),
+            owner: wal.shared().owner.read().clone(),
+            end: wal.flushed().get(),
+            control: bound(&wal.control()),
+        };
+        if closed {
+            wal.close().unwrap();
+        }
+        log
+    }
+
+    /// Opens the log after `change`, which must be answered so. What it refuses it leaves alone;
+    /// what it opens is the same as before, and goes on.
+    pub(super) fn expect(&self, answer: Answer, case: &str, change: impl FnOnce(&SimDisk)) {
         let disk = self.disk.copy();
         change(&disk);
         let before = snapshot(&disk);
@@ -87,6 +106,7 @@ impl Log {
             Ok((wal, recovered)) => {
                 assert_eq!(recovered.end, self.end, "{case}");
                 assert!(entries(&wal) == self.entries, "{case}: other entries");
+                assert_eq!(bound(&wal.control()), self.control, "{case}");
                 flushed(&wal, "goes on");
                 Answer::Same
             }
