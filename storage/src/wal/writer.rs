@@ -12,16 +12,16 @@ mod publish;
 mod work;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::control::{ControlFile, Watermark};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, RwLock};
 use crate::wal::log_file::{Draft, Item, LogFile};
 use crate::wal::record::record_len;
 use crate::wal::scan::Owner;
@@ -235,12 +235,7 @@ impl Shared {
     }
 
     /// Queues sealed bytes that were checked against the queue's end while it was locked.
-    pub(crate) fn append_raw(
-        &self,
-        queue: &mut parking_lot::MutexGuard<'_, Queue>,
-        bytes: Bytes,
-        crc: u32,
-    ) {
+    pub(crate) fn append_raw(&self, queue: &mut MutexGuard<'_, Queue>, bytes: Bytes, crc: u32) {
         let at = queue.cursor.next;
         queue.cursor.next = at + bytes.len() as u64;
         queue.last_crc = Some(Some(crc));
@@ -250,7 +245,7 @@ impl Shared {
     }
 
     /// Locks the queue once there is room for `bytes` more, at its end.
-    pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
+    pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
         let asked = queue.attempts;
         loop {

@@ -7,11 +7,10 @@
 use std::mem;
 use std::sync::atomic::Ordering;
 
-use parking_lot::MutexGuard;
-
 use super::publish::Publish;
 use super::{GROUP_BYTES_MAX, Queue, Shared};
 use crate::error::{Error, Result};
+use crate::sync::MutexGuard;
 use crate::wal::log_file::Item;
 use crate::wal::record::record_len;
 
