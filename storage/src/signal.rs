@@ -231,7 +231,7 @@ impl Future for SignalWait {
         // `raise` stores before it takes the lock, so a value that is still low here will be
         // followed by a wake.
         let value = self.signal.get();
-        if value + early() >= self.target {
+        if value + early() >= self.target && !canary("look-once") {
             return Poll::Ready(Ok(value));
         }
         if waiters.closed {

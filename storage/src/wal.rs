@@ -226,7 +226,7 @@ impl Wal {
             .commit_follows
             .store(follows, Ordering::Release);
         if follows {
-            self.shared().commit.raise(self.shared().flushed.get());
+            self.advance_commit(self.shared().flushed.get());
         }
     }
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::runtime::net::TcpStream;
 
 /// Most bytes that are taken in before somebody reads them.
 pub(crate) const INPUT_BYTES_MAX: usize = 4 << 20;
@@ -208,7 +208,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use crate::runtime::net::TcpListener;
 
     async fn pair() -> (Link, Link) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use crate::canary;
 use crate::control::{ControlFile, Watermark};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
@@ -328,18 +329,22 @@ impl Shared {
         let to = to.min(self.flushed.get());
         if to > self.commit.get() {
             self.note(to);
-            self.commit.raise(to);
         }
     }
 
-    /// Notes what is flushed, and a commit position before it is shown: only a power cut may set
-    /// a reader's view back. A failure to note it is harmless otherwise.
+    /// Notes what is flushed, and the commit position, which climbs to `commit` if it is lower. It
+    /// is noted before it is shown: only a power cut may set a reader's view back. Both happen while
+    /// the control file is locked, or another thread could note the lower one in between.
+    /// A failure to note it is harmless otherwise.
     pub(crate) fn note(&self, commit: Lsn) {
+        let early = canary("commit-noted-as-it-was").then(|| self.commit.get());
         let mut control = self.control.lock();
+        let commit = commit.max(early.unwrap_or_else(|| self.commit.get()));
         let mark = self.watermark(&control, commit);
         if let Err(error) = control.note_watermark(mark) {
             tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }
+        self.commit.raise(commit);
     }
 
     /// Stops the log for good.
