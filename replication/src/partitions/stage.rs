@@ -1,7 +1,6 @@
 //! The cluster that the network is tried on: what its nodes do, and what must hold at every step.
 
 use std::fmt;
-use std::future::pending;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +29,9 @@ const TABLE: u32 = 7;
 /// Writers on the primary.
 const WRITERS: u64 = 2;
 
+/// Virtual time for which a standby that is started again is down.
+const DOWN: Duration = Duration::from_millis(300);
+
 /// Real time that a standby's thread may take to apply what it has.
 const APPLIED_MAX: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,8 @@ pub(super) struct Cluster {
     stopping: watch::Sender<bool>,
     /// Writers that had their last entry acknowledged.
     written: Arc<AtomicU64>,
+    /// How often each node was told to stop and start.
+    restarts: [watch::Sender<u64>; 3],
     lost_connections: AtomicUsize,
 }
 
@@ -125,29 +129,24 @@ impl Cluster {
             writing: watch::Sender::new(true),
             stopping: watch::Sender::new(false),
             written: Arc::default(),
+            restarts: [(); 3].map(|()| watch::Sender::new(0)),
             lost_connections: AtomicUsize::new(0),
         };
         for (number, name) in NAMES.into_iter().enumerate() {
             let node = cluster.nodes[number].clone();
             let stopping = cluster.stopping.clone();
+            let restarts = cluster.restarts[number].clone();
             let writers = cluster.writers();
             sim.host(name, move || {
-                let (node, mut stopping) = (node.clone(), stopping.subscribe());
+                let node = node.clone();
+                let (stopping, restarts) = (stopping.subscribe(), restarts.subscribe());
                 let writers = (number == 0).then(|| writers.clone());
                 async move {
-                    node.replicator.start().await?;
-                    let work = async {
-                        match writers {
-                            Some(writers) => writers.run().await,
-                            None => pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        () = work => {}
-                        _ = stopping.wait_for(|stopping| *stopping) => {}
+                    match writers {
+                        Some(writers) => be_primary(&node.replicator, writers, stopping).await?,
+                        None => be_standby(&node.replicator, restarts, stopping).await?,
                     }
-                    let _ = stopping.wait_for(|stopping| *stopping).await;
-                    Ok(node.replicator.stop().await?)
+                    Ok(())
                 }
             });
         }
@@ -186,6 +185,12 @@ impl Cluster {
         );
     }
 
+    /// Stops and starts a standby; the primary goes on.
+    pub(super) fn restart(&self, name: &str) {
+        let number = NAMES.iter().position(|it| *it == name);
+        self.restarts[number.expect("a node")].send_modify(|times| *times += 1);
+    }
+
     /// Each writer appends one entry more.
     pub(super) fn end_writing(&self) {
         self.writing.send_replace(false);
@@ -193,7 +198,8 @@ impl Cluster {
 
     pub(super) fn has_converged(&self) -> bool {
         let end = self.nodes[0].wal.appended();
-        let here = |node: &Arc<Node>| node.wal.commit().get() == end;
+        let here =
+            |node: &Arc<Node>| node.replicator.is_running() && node.wal.commit().get() == end;
         self.written.load(Ordering::Relaxed) == WRITERS && self.nodes.iter().all(here)
     }
 
@@ -223,6 +229,39 @@ impl Cluster {
 
     pub(super) fn lost_connections(&self) -> usize {
         self.lost_connections.load(Ordering::Relaxed)
+    }
+}
+
+/// What the primary does until it is to stop.
+async fn be_primary(
+    replicator: &WalReplicator,
+    writers: Writers,
+    mut stopping: watch::Receiver<bool>,
+) -> crate::Result<()> {
+    replicator.start().await?;
+    writers.run().await;
+    // The sender outlives the network.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    replicator.stop().await
+}
+
+/// What a standby does until it is to stop.
+async fn be_standby(
+    replicator: &WalReplicator,
+    mut restarts: watch::Receiver<u64>,
+    mut stopping: watch::Receiver<bool>,
+) -> crate::Result<()> {
+    loop {
+        replicator.start().await?;
+        let stops = tokio::select! {
+            _ = restarts.changed() => false,
+            _ = stopping.wait_for(|stopping| *stopping) => true,
+        };
+        replicator.stop().await?;
+        if stops {
+            return Ok(());
+        }
+        tokio::time::sleep(DOWN).await;
     }
 }
 
