@@ -1,15 +1,15 @@
 //! Running nodes on a network that is cut, held up and mended by a seed.
 //!
-//! The simulation in `tests/sim` runs the machines and leaves out what carries them: sockets, tasks,
-//! messages as bytes, timers. This ring runs exactly that, in turmoil's network and virtual time, and
-//! with logs that write only when they are told to. One primary and two standbys stream while links
-//! lose all packets, or those of one direction, hold them for a while, or are slow, and standbys stop
-//! and start. Turmoil sends nothing again, so a connection that lost a packet is silent for good, in
-//! one direction or both, and nobody is told: whoever waits there has to notice.
+//! The simulation in `tests/sim` runs the machines and leaves out what carries them: sockets,
+//! tasks, messages as bytes, timers. This ring runs exactly that, in turmoil's network and virtual
+//! time, and with logs that write only when they are told to. One primary and two standbys stream
+//! while links lose all packets, or those of one direction, hold them for a while, or are slow, and
+//! standbys stop and start. Turmoil sends nothing again, so a connection that lost a packet is
+//! silent for good, in one direction or both, and nobody is told: whoever waits has to notice.
 //!
-//! A seed decides the network and its faults. It does not decide when the thread that applies gets to
-//! run, nor the random part of the pauses between two attempts to connect: a seed that failed mostly
-//! fails again, not always.
+//! A seed decides the network and its faults. It does not decide when the thread that applies gets
+//! to run, nor the random part of the pauses between two attempts to connect: a seed that failed
+//! mostly fails again, not always.
 
 mod stage;
 

@@ -1,10 +1,10 @@
 //! Threads that share memory, under schedules that a seed decides.
 //!
-//! A scenario is a few threads on one [`Signal`](crate::Signal) or one log. Shuttle runs it again and
-//! again in one thread of the system, and chooses at every step of a lock, a condition or a counter
-//! (`sync.rs`) who goes on. So a wake-up that is lost shows as a deadlock, at once and every time
-//! the seed is run, and a wait that ends early shows where it ended. Built by `tests/schedules`
-//! alone; a log's bytes and its disk, the simulated one, are the real ones.
+//! A scenario is a few threads on one [`Signal`](crate::Signal) or one log. Shuttle runs it again
+//! and again in one thread of the system, and chooses at every step of a lock, a condition or a
+//! counter (`sync.rs`) who goes on. So a wake-up that is lost shows as a deadlock, at once and
+//! every time the seed is run, and a wait that ends early shows where it ended. Built by
+//! `tests/schedules` alone; but for the simulated disk a log is the real one.
 
 mod closing;
 mod log;
@@ -16,12 +16,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::scheduler::{
+    PctScheduler, RandomScheduler, Scheduler, UncontrolledNondeterminismCheckScheduler,
+};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 /// Schedules that one seed decides. The priorities of the second kind need to know from the first
 /// of them how long a schedule is.
 const SCHEDULES_A_SEED: usize = 20;
+
+/// Schedules that are run twice, to see that nothing else than them decides what happens.
+const REPEATED: usize = 5;
 
 /// Seeds for each scenario unless told otherwise.
 const SEEDS: u64 = 80;
@@ -53,6 +58,9 @@ fn explore(scenario: fn()) {
         }
     }
     println!("{} schedules passed", ran.load(Ordering::Relaxed));
+    let repeated = RandomScheduler::new_from_seed(first, REPEATED);
+    let twice = UncontrolledNondeterminismCheckScheduler::new(repeated);
+    run(twice, scenario);
 }
 
 /// Every third seed chooses anew at each step; the others give threads priorities that change at a

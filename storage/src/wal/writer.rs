@@ -333,9 +333,9 @@ impl Shared {
     }
 
     /// Notes what is flushed, and the commit position, which climbs to `commit` if it is lower. It
-    /// is noted before it is shown: only a power cut may set a reader's view back. Both happen while
-    /// the control file is locked, or another thread could note the lower one in between.
-    /// A failure to note it is harmless otherwise.
+    /// is noted before it is shown: only a power cut may set a reader's view back. Both happen
+    /// while the control file is locked, or another thread could note the lower one in between. A
+    /// failure to note it is harmless otherwise.
     pub(crate) fn note(&self, commit: Lsn) {
         let early = canary("commit-noted-as-it-was").then(|| self.commit.get());
         let mut control = self.control.lock();
