@@ -39,7 +39,7 @@ pub(super) fn prepare() {
         let disks = [begun.clone(), almost_full.clone()];
         run_seed(0, 1, move || {
             let disks = disks.each_ref();
-            let [begun, almost_full] = disks.map(|disk| create(disk));
+            let [begun, almost_full] = disks.map(create);
             append(&begun, b'0');
             begun.close().unwrap();
             append(&almost_full, b'0');
