@@ -4,6 +4,8 @@ mod cluster;
 mod config;
 mod error;
 mod event;
+#[cfg(all(test, turmoil))]
+mod partitions;
 mod policy;
 pub mod protocol;
 mod replicator;

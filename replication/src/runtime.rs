@@ -28,6 +28,7 @@ mod handover;
 mod health;
 mod identify;
 mod link;
+mod net;
 mod promise;
 pub(crate) mod promote;
 mod session;
@@ -41,7 +42,6 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -65,6 +65,7 @@ pub(crate) use going_on::{await_going_on, keep_going};
 pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use health::watch_health;
+pub(crate) use net::TcpListener;
 pub(crate) use promote::look;
 pub use promote::{Outlook, PromoteOptions};
 pub(crate) use subscription::SubscribeSource;
@@ -101,7 +102,7 @@ pub(crate) async fn listen(config: &WalStreamingConfig) -> Result<Option<TcpList
         source,
     };
     if config.users.is_empty() {
-        let mut resolved = tokio::net::lookup_host(address).await.map_err(failed)?;
+        let mut resolved = net::lookup_host(address).await.map_err(failed)?;
         if resolved.any(|at| !session::is_loopback(at.ip())) {
             return Err(Error::Invalid(format!(
                 "{address} is not a loopback address, and no credentials are configured: anybody \

@@ -273,8 +273,11 @@ impl ControlFile {
     }
 
     /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell
-    /// a torn write from damage.
+    /// a torn write from damage. Nothing is noted once this is [closed](Self::close).
     pub(crate) fn note_watermark(&mut self, mark: Watermark) -> std::io::Result<()> {
+        if self.closed {
+            return Ok(());
+        }
         let mut bytes = [0; WATERMARK_LEN];
         bytes[0..8].copy_from_slice(&mark.flushed.get().to_le_bytes());
         bytes[8..16].copy_from_slice(&mark.commit.get().to_le_bytes());
@@ -583,6 +586,23 @@ mod tests {
         bytes[WATERMARKS_AT as usize] ^= 1;
         disk.write_file(path(), &bytes);
         assert_eq!(read().flushed, Lsn::new(16));
+    }
+
+    #[test]
+    fn whoever_closed_the_file_notes_nothing_in_it_for_the_next_owner_to_find() {
+        let disk = disk_with(sample());
+        let (mut old, _) = ControlFile::open(&disk, path()).unwrap();
+        old.close();
+        let before = disk.read_file(path());
+        let late = Watermark {
+            flushed: Lsn::new(8 << 20),
+            commit: Lsn::new(8 << 20),
+            timeline_number: 1,
+            failed: false,
+        };
+        old.note_watermark(late).unwrap();
+        assert!(old.replace(sample()).is_err());
+        assert_eq!(disk.read_file(path()), before);
     }
 
     #[test]

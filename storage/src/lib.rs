@@ -8,8 +8,11 @@ mod entry;
 mod error;
 mod lsn;
 mod redo;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod signal;
 mod store;
+mod sync;
 mod timeline;
 mod transaction;
 mod wal;

@@ -10,14 +10,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::canary;
 use crate::lsn::Lsn;
+use crate::sync::{AtomicU64, Condvar, Mutex};
 
 /// A shared, climbing position. Clones are handles on the same one.
 ///
@@ -232,7 +231,7 @@ impl Future for SignalWait {
         // `raise` stores before it takes the lock, so a value that is still low here will be
         // followed by a wake.
         let value = self.signal.get();
-        if value + early() >= self.target {
+        if value + early() >= self.target && !canary("look-once") {
             return Poll::Ready(Ok(value));
         }
         if waiters.closed {

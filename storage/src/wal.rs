@@ -61,10 +61,8 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::control::Control;
@@ -72,6 +70,8 @@ use crate::disk::{Disk, DiskLock};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::signal::Signal;
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Mutex, RwLock};
 use crate::timeline::{Timeline, TimelineHistory};
 
 pub use broken::{BROKEN_FILE, BROKEN_WHY_MAX, BrokenMark, remove_broken_mark};
@@ -226,7 +226,7 @@ impl Wal {
             .commit_follows
             .store(follows, Ordering::Release);
         if follows {
-            self.shared().commit.raise(self.shared().flushed.get());
+            self.advance_commit(self.shared().flushed.get());
         }
     }
 

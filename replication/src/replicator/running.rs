@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use mainstay_storage::{Lsn, NewLog, OsDisk, Signal, Wal, WalOptions};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -17,7 +16,7 @@ use crate::config::{Role, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::protocol::pace::Pace;
 use crate::protocol::sender::DRAIN_MAX;
-use crate::runtime::{self, Contents, CopyStore, Core, Follower, Replay, SharedStore};
+use crate::runtime::{self, Contents, CopyStore, Core, Follower, Replay, SharedStore, TcpListener};
 
 /// Why a start after a stop is refused.
 const STORE_CLOSED: &str = "the store given was closed when this replicator stopped; open it again \

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_storage::{Lsn, TimelineHistory, history_file_name};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -27,6 +26,7 @@ use crate::runtime::failover;
 use crate::runtime::handover;
 use crate::runtime::identify;
 use crate::runtime::link::{Link, Turn};
+use crate::runtime::net::TcpStream;
 use crate::runtime::promise;
 use crate::runtime::slots::Answer;
 use crate::runtime::{stopped, verify};

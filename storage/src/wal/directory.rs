@@ -1,16 +1,16 @@
 //! Creating and opening a data directory.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{io, thread};
 
-use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::control::{Control, ControlFile, Watermark};
 use crate::disk::{Disk, DiskLock};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
+use crate::sync::{Mutex, RwLock, thread};
 use crate::timeline::{Timeline, TimelineHistory, history_file_name};
 use crate::wal::log_file::LogFile;
 use crate::wal::recovery::{Recovered, Recovery};

@@ -10,11 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
+use crate::sync::Mutex;
 
 /// Most spares that are kept when retention gives segments back.
 pub(crate) const SPARES_MAX: usize = 4;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::RwLockReadGuard;
 use uuid::Uuid;
 
 use crate::canary;
@@ -18,6 +17,7 @@ use crate::disk::DiskFile;
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::sync::RwLockReadGuard;
 use crate::timeline::{Timeline, TimelineHistory};
 use crate::wal::log_file::LogFile;
 use crate::wal::record::RECORD_HEADER_LEN;

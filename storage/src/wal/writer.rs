@@ -12,16 +12,17 @@ mod publish;
 mod work;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::canary;
 use crate::control::{ControlFile, Watermark};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, RwLock};
 use crate::wal::log_file::{Draft, Item, LogFile};
 use crate::wal::record::record_len;
 use crate::wal::scan::Owner;
@@ -235,12 +236,7 @@ impl Shared {
     }
 
     /// Queues sealed bytes that were checked against the queue's end while it was locked.
-    pub(crate) fn append_raw(
-        &self,
-        queue: &mut parking_lot::MutexGuard<'_, Queue>,
-        bytes: Bytes,
-        crc: u32,
-    ) {
+    pub(crate) fn append_raw(&self, queue: &mut MutexGuard<'_, Queue>, bytes: Bytes, crc: u32) {
         let at = queue.cursor.next;
         queue.cursor.next = at + bytes.len() as u64;
         queue.last_crc = Some(Some(crc));
@@ -250,7 +246,7 @@ impl Shared {
     }
 
     /// Locks the queue once there is room for `bytes` more, at its end.
-    pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Queue>> {
+    pub(crate) fn lock_for_raw(&self, bytes: usize) -> Result<MutexGuard<'_, Queue>> {
         let mut queue = self.queue.lock();
         let asked = queue.attempts;
         loop {
@@ -333,18 +329,22 @@ impl Shared {
         let to = to.min(self.flushed.get());
         if to > self.commit.get() {
             self.note(to);
-            self.commit.raise(to);
         }
     }
 
-    /// Notes what is flushed, and a commit position before it is shown: only a power cut may set
-    /// a reader's view back. A failure to note it is harmless otherwise.
+    /// Notes what is flushed, and the commit position, which climbs to `commit` if it is lower. It
+    /// is noted before it is shown: only a power cut may set a reader's view back. Both happen
+    /// while the control file is locked, or another thread could note the lower one in between. A
+    /// failure to note it is harmless otherwise.
     pub(crate) fn note(&self, commit: Lsn) {
+        let early = canary("commit-noted-as-it-was").then(|| self.commit.get());
         let mut control = self.control.lock();
+        let commit = commit.max(early.unwrap_or_else(|| self.commit.get()));
         let mark = self.watermark(&control, commit);
         if let Err(error) = control.note_watermark(mark) {
             tracing::warn!(%error, "could not note the watermark; recovery will know less");
         }
+        self.commit.raise(commit);
     }
 
     /// Stops the log for good.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::Shared;
+use crate::canary;
 use crate::lsn::Lsn;
 use crate::wal::log_file::Progress;
 
@@ -16,6 +17,9 @@ pub(super) struct Publish<'a> {
 impl Progress for Publish<'_> {
     fn sealed(&mut self, at: Lsn, bytes: Bytes) {
         let end = at + bytes.len() as u64;
+        if canary("told-before-it-can-be-read") {
+            self.shared.sealed.raise(end);
+        }
         self.shared.tail.write().push(at, bytes);
         self.shared.sealed.raise(end);
     }
@@ -28,15 +32,7 @@ impl Progress for Publish<'_> {
     fn flushed(&mut self, lsn: Lsn) {
         self.shared.flushed.raise(lsn);
         let follows = self.shared.commit_follows.load(Ordering::Acquire);
-        let commit = if follows {
-            lsn
-        } else {
-            self.shared.commit.get()
-        };
-        self.shared.note(commit);
-        if follows {
-            self.shared.commit.raise(lsn);
-        }
+        self.shared.note(if follows { lsn } else { Lsn::ZERO });
     }
 
     fn segment(&mut self, number: u64, timeline: u32) {

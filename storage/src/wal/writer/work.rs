@@ -7,11 +7,11 @@
 use std::mem;
 use std::sync::atomic::Ordering;
 
-use parking_lot::MutexGuard;
-
 use super::publish::Publish;
 use super::{GROUP_BYTES_MAX, Queue, Shared};
+use crate::canary;
 use crate::error::{Error, Result};
+use crate::sync::MutexGuard;
 use crate::wal::log_file::Item;
 use crate::wal::record::record_len;
 
@@ -21,6 +21,9 @@ impl Shared {
         loop {
             let group = {
                 let mut queue = self.queue.lock();
+                if queue.closed && canary("leave-what-is-queued") {
+                    return;
+                }
                 while queue.items.is_empty() {
                     if queue.closed || queue.poisoned.is_some() {
                         return;
