@@ -34,7 +34,8 @@ fn valid_record(bytes: &[u8], place: &Place) -> Option<(usize, u32)> {
     let end = 32_usize.checked_add(payload)?;
     let len = end.next_multiple_of(8);
     let known = matches!(bytes.get(12)?, 1..=9 | 64..=67);
-    let zeros = bytes.get(14..16)? == [0; 2] && bytes.get(end..len)?.iter().all(|byte| *byte == 0);
+    let padding = bytes.get(end..len)?;
+    let zeros = bytes[14..16] == [0; 2] && padding.iter().all(|byte| *byte == 0);
     let covered = [
         &place.system_id.to_le_bytes()[..],
         &place.timeline.number.to_le_bytes(),

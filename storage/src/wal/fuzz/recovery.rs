@@ -67,6 +67,12 @@ pub(crate) fn recovery(data: &[u8]) {
     assert_eq!((again.end, again.torn), (flushed, None), "after {end}");
     assert_eq!(wal.control().checkpoint, durable);
     check_log(&disk, SYSTEM_ID, &history, begin.min(end), flushed);
+    // What nobody needs any more is removed, and nothing else is.
+    wal.checkpoint(flushed).expect("it is flushed");
+    let oldest = wal.remove_below(flushed).expect("a disk that works");
+    drop(wal);
+    let (_, last) = open(&disk).expect("what is left");
+    assert_eq!((last.end, last.torn), (flushed, None), "behind {oldest}");
 }
 
 fn open(disk: &SimDisk) -> crate::Result<(Wal, crate::wal::Recovered)> {
