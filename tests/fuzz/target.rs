@@ -10,7 +10,9 @@ use std::sync::LazyLock;
 static CHOSEN: LazyLock<fn(&[u8])> = LazyLock::new(|| {
     let name = std::env::var("MAINSTAY_FUZZ_TARGET").unwrap_or_default();
     let found = targets::all().find(|(target, _)| *target == name);
-    found.unwrap_or_else(|| panic!("no target is named {name:?}")).1
+    found
+        .unwrap_or_else(|| panic!("no target is named {name:?}"))
+        .1
 });
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| CHOSEN(data));

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::OsDisk;
+use crate::disk::{OsDisk, SimDisk};
 use crate::entry::WalEntryType;
 use crate::store::conformance::{Specimen, conformance, random_life};
 
@@ -187,12 +187,13 @@ proptest! {
         ),
         position: u64,
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let (disk, dir) = (SimDisk::new(1), Path::new("/copy"));
+        disk.create_dir(dir).unwrap();
         let rows = rows.into_iter();
         let image = rows.map(|((table, key), value)| ((table, key.into()), value.into()));
         let image = image.collect::<std::collections::BTreeMap<_, _>>();
-        super::snapshot::write(&OsDisk, dir.path(), &image, Lsn::new(position)).unwrap();
-        let read = super::snapshot::read(&OsDisk, dir.path()).unwrap();
+        super::snapshot::write(&disk, dir, &image, Lsn::new(position)).unwrap();
+        let read = super::snapshot::read(&disk, dir).unwrap();
         prop_assert_eq!(read, (image, Lsn::new(position)));
     }
 
