@@ -145,7 +145,7 @@ impl std::str::FromStr for Idle {
     }
 }
 
-mod file;
+pub(crate) mod file;
 mod store;
 
 pub(crate) use store::StoreSizes;

@@ -202,6 +202,9 @@ mod error;
 mod events;
 #[cfg(feature = "node")]
 mod export;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "node")]
 pub mod http;
 #[cfg(feature = "node")]

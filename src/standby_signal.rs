@@ -68,7 +68,7 @@ fn bad(path: &Path, why: &str) -> Error {
 }
 
 /// The last value of a setting `name = 'value'`.
-fn setting(text: &str, name: &str) -> Option<String> {
+pub(crate) fn setting(text: &str, name: &str) -> Option<String> {
     let mut lines = text.lines().rev().filter_map(|line| {
         let (key, value) = line.trim().split_once('=')?;
         let quoted = value.trim().strip_prefix('\'')?;
@@ -95,14 +95,14 @@ fn unquote(text: &str, doubled: bool) -> (String, &str) {
 
 /// What counts here of libpq's connection parameters.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Upstream {
-    user: Option<String>,
-    password: Option<String>,
-    addresses: Vec<String>,
+pub(crate) struct Upstream {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) addresses: Vec<String>,
 }
 
 impl Upstream {
-    fn parse(conninfo: &str) -> Result<Self, String> {
+    pub(crate) fn parse(conninfo: &str) -> Result<Self, String> {
         let mut upstream = Self::default();
         let (mut hosts, mut ports) = (String::new(), "5433".to_owned());
         let mut rest = conninfo.trim_start();

@@ -11,6 +11,7 @@ mod events;
 mod examples;
 mod exposure;
 mod failover;
+mod fuzz;
 mod large_transaction;
 mod linear;
 mod node;

@@ -224,6 +224,8 @@ fn codec() -> impl bincode::config::Config {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn member(name: &str, priority: u32) -> Member {
@@ -275,5 +277,45 @@ mod tests {
             config.register(member("over", 1)),
             Err(Error::Refused(_))
         ));
+    }
+
+    fn any_member() -> impl Strategy<Value = Member> {
+        let name = "[a-z][a-z0-9 _é-]{0,8}[a-z]";
+        (
+            name,
+            any::<[u128; 2]>(),
+            "[a-z:0-9]{0,20}",
+            any::<u32>(),
+            any::<bool>(),
+        )
+            .prop_map(|(name, ids, address, priority, votes)| Member {
+                name: name.parse().unwrap(),
+                node_id: Uuid::from_u128(ids[0]),
+                incarnation: Uuid::from_u128(ids[1]),
+                address,
+                priority,
+                votes,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn every_configuration_round_trips_and_no_byte_may_follow(
+            policy in prop::sample::select(vec!["off", "ANY 2 (*)", "FIRST 1 (a, \"b c\")"]),
+            primary in any_member(),
+            standbys in prop::collection::vec(any_member(), 0..6),
+            slots in prop::collection::vec(("[a-z0-9_]{1,20}", any::<u64>()), 0..6),
+        ) {
+            let slots = slots.into_iter().map(|(name, at)| (name, Lsn::new(at)));
+            let config = ClusterConfig {
+                policy: policy.parse().unwrap(),
+                primary,
+                standbys,
+                slots: slots.collect(),
+            };
+            let bytes = config.encode().unwrap();
+            prop_assert_eq!(ClusterConfig::decode(&bytes).unwrap(), Some(config));
+            prop_assert!(ClusterConfig::decode(&[&bytes[..], b"x"].concat()).is_err());
+        }
     }
 }

@@ -4,6 +4,9 @@ mod cluster;
 mod config;
 mod error;
 mod event;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(all(test, turmoil))]
 mod partitions;
 mod policy;

@@ -23,6 +23,8 @@ mod clock;
 mod core;
 mod failover;
 mod follower;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod going_on;
 mod handover;
 mod health;

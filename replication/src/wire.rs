@@ -15,6 +15,7 @@
 //! refuses to know sockets, disks, clocks, randomness and what an answer should be: times and
 //! nonces come in as arguments, and a session decides.
 
+mod admission;
 mod backend;
 mod backup;
 pub mod command;
@@ -24,6 +25,7 @@ mod frame;
 mod frontend;
 #[cfg(test)]
 mod goldens;
+mod login;
 pub mod replication;
 mod report;
 pub mod result;
@@ -33,11 +35,14 @@ mod secret;
 pub mod sqlstate;
 mod startup;
 
+pub use admission::{Admission, Admitted, Guard};
 pub use backend::{Authentication, BackendMessage, CopyFormat, TransactionStatus};
 pub use backup::BackupMessage;
 pub use error::{Result, WireError};
 pub use frame::*;
 pub use frontend::{FrontendMessage, SaslInitialResponse};
+pub(crate) use login::DESCRIPTION;
+pub use login::{LoggedIn, Login};
 pub use report::{ERROR_FIELD_MAX, ErrorFields, Severity};
 pub use row::{Column, Row, oid};
 pub use secret::Secret;

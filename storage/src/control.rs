@@ -401,6 +401,8 @@ fn read_watermark(file: &dyn DiskFile, index: u64) -> Option<Watermark> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::disk::SimDisk;
 
@@ -620,6 +622,63 @@ mod tests {
                 let opened = ControlFile::open(&disk, path()).unwrap().0;
                 assert_eq!(opened.get(), &sample(), "bit {bit}");
             }
+        }
+    }
+
+    fn any_control() -> impl Strategy<Value = Control> {
+        let ids = any::<[[u8; 16]; 5]>();
+        let numbers = (any::<u64>(), any::<[u32; 5]>(), any::<[u64; 7]>());
+        let lists = (
+            prop::collection::vec(any::<u8>(), 0..200),
+            prop::collection::vec(any::<u8>(), 0..200),
+        );
+        (ids, numbers, any::<[bool; 3]>(), lists).prop_map(
+            |(ids, (system_id, small, large), flags, (config, slots))| Control {
+                system_id,
+                node_id: ids[0],
+                incarnation: ids[1],
+                segment_size: small[0],
+                timeline_number: small[1],
+                timeline_id: ids[2],
+                log_begin: Lsn::new(large[0]),
+                history_begin: Lsn::new(large[1]),
+                history_crc: small[2],
+                promised_number: small[3],
+                promised_id: ids[3],
+                attempted_number: small[4],
+                attempted_id: ids[4],
+                clean: flags[0],
+                overlapped: flags[1],
+                own_from: Lsn::new(large[2]),
+                watermark: Lsn::new(large[3]),
+                checkpoint: Lsn::new(large[4]),
+                flush_bound: Lsn::new(large[5]),
+                store_created: flags[2],
+                config,
+                config_lsn: Lsn::new(large[6]),
+                slots,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_state_and_watermark_is_read_back(
+            control in any_control(),
+            (flushed, commit, timeline_number, failed) in any::<(u64, u64, u32, bool)>(),
+        ) {
+            let disk = disk_with(sample());
+            let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(control.clone()).unwrap();
+            let mark = Watermark {
+                flushed: Lsn::new(flushed),
+                commit: Lsn::new(commit),
+                timeline_number,
+                failed,
+            };
+            file.note_in_both(mark).unwrap();
+            let (again, noted) = ControlFile::open(&disk, path()).unwrap();
+            prop_assert_eq!((again.get(), noted), (&control, mark));
         }
     }
 }

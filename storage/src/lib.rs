@@ -6,6 +6,9 @@ mod control;
 mod disk;
 mod entry;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod lsn;
 mod redo;
 #[cfg(all(test, shuttle))]

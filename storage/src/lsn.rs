@@ -228,4 +228,11 @@ mod tests {
         assert!(SegmentSize::new(512 << 10).is_none());
         assert!(SegmentSize::new(1 << 31).is_none());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_position_is_read_back(value: u64) {
+            proptest::prop_assert_eq!(Lsn(value).to_string().parse(), Ok(Lsn(value)));
+        }
+    }
 }

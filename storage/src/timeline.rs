@@ -317,6 +317,7 @@ fn parse_line(line: &str) -> Result<Line, HistoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn timeline(number: u32, id: u128) -> Timeline {
         Timeline {
@@ -418,5 +419,31 @@ mod tests {
         let mut later = history.clone();
         assert!(later.open(timeline(2, 0xE), Lsn::new(300), "").is_err());
         assert!(later.open(timeline(3, 0xE), Lsn::new(150), "").is_err());
+    }
+
+    fn any_history() -> impl Strategy<Value = TimelineHistory> {
+        let step = (1u32..1000, any::<u128>(), 0u64..1 << 40, "\\PC{0,20}");
+        let steps = prop::collection::vec(step, 0..8);
+        (any::<u128>(), 0u64..1 << 40, steps).prop_map(|(id, begin, steps)| {
+            let mut history = TimelineHistory::new(timeline(1, id), Lsn::new(begin));
+            for (climb, id, bytes, reason) in steps {
+                let number = history.current().number + climb;
+                let fork = history.current_begin() + bytes;
+                history.open(timeline(number, id), fork, &reason).unwrap();
+            }
+            history
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_history_is_read_back_for_its_timeline_and_no_other(history in any_history()) {
+            let (current, begin) = (history.current(), history.spans()[0].begin);
+            let text = history.to_text();
+            prop_assert_eq!(TimelineHistory::parse(&text, current, begin), Ok(history.clone()));
+            let other = timeline(current.number, current.id.as_u128() ^ 1);
+            let read = TimelineHistory::parse(&text, other, begin);
+            prop_assert!(read.is_err() || text.is_empty());
+        }
     }
 }

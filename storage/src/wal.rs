@@ -41,6 +41,8 @@ mod broken;
 mod check;
 mod cut;
 mod directory;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod inspect;
 mod log_file;
 mod reader;

@@ -107,7 +107,7 @@ fn each_direct_dependency_has_its_reason() {
     for (manifest, _) in CRATES {
         for section in ["dependencies", "dev-dependencies"] {
             for package in declared(&read(manifest), section) {
-                let own = package.starts_with("mainstay-");
+                let own = package.split('-').next() == Some("mainstay");
                 if !own && !reasons.contains(&format!("| `{package}` |")) {
                     bare.push(format!("{package} of {manifest}"));
                 }

@@ -11,6 +11,8 @@
 //! that does not start, and that the next attempt fills again. A transfer that breaks off is
 //! begun again, at the next address if there are several.
 
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
 mod install;
 mod receive;
 mod restore;

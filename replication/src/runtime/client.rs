@@ -10,15 +10,14 @@ use mainstay_storage::{Lsn, Timeline, TimelineHistory};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::config::WalStreamingConfig;
+use crate::config::{Password, WalStreamingConfig};
 use crate::error::{Error, Result};
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::session::authentication::random_nonce;
 use crate::wire::command::{Command, SlotKind};
 use crate::wire::result::{Answer, Collector, HistoryFile, Progress, SystemIdentity};
-use crate::wire::scram::ScramClient;
 use crate::wire::{
-    Authentication, BackendDecoder, BackendMessage, FrontendMessage, ReplicationMode,
+    BackendDecoder, BackendMessage, FrontendMessage, LoggedIn, Login, ReplicationMode,
     StartupMessage, WireError, sqlstate,
 };
 
@@ -233,78 +232,27 @@ async fn open(config: &WalStreamingConfig, address: &str) -> Result<Client> {
 
 /// Proves who we are, and returns what the server says about itself.
 async fn authenticate(client: &mut Client, config: &WalStreamingConfig) -> Result<Option<String>> {
-    let mut native = None;
-    let mut proven = config.follow_password.is_none();
+    let password = config.follow_password.as_ref();
+    let mut login = Login::new(password.map(Password::expose), random_nonce());
     loop {
-        match client.message().await? {
-            BackendMessage::Authentication(Authentication::Sasl(mechanisms)) => {
-                let Some(password) = &config.follow_password else {
-                    return Err(client.broken(
-                        "it asks for a password, and none is configured; give one for following",
-                    ));
-                };
-                let scram = ScramClient::new(&mechanisms, password.expose(), random_nonce(), None);
-                prove(client, scram.map_err(|source| client.wire(source))?).await?;
-                proven = true;
+        let message = client.message().await?;
+        let mut out = BytesMut::new();
+        let step = login.on(message, &mut out);
+        match step.map_err(|source| client.wire(source))? {
+            LoggedIn::More => {
+                client.link.queue(out.freeze());
+                client.link.flush().await?;
             }
-            BackendMessage::Authentication(Authentication::Ok) if proven => {}
-            BackendMessage::Authentication(Authentication::Ok) => {
-                return Err(client.broken("it accepted us without asking for the password"));
-            }
-            BackendMessage::Authentication(_) => {
-                return Err(client.broken("it asks for a password in a way that is not safe"));
-            }
-            BackendMessage::ParameterStatus { name, value } if name == "mainstay.repl" => {
-                native = Some(value);
-            }
-            BackendMessage::ErrorResponse(error) => {
+            LoggedIn::Refused(error) => {
                 return Err(Error::Answer {
                     peer: client.link.peer().to_owned(),
                     sqlstate: error.sqlstate.into_owned(),
                     message: error.message,
                 });
             }
-            BackendMessage::ReadyForQuery(_) => return Ok(native),
-            _ => {}
+            LoggedIn::In { description } => return Ok(description),
         }
     }
-}
-
-async fn prove(client: &mut Client, scram: ScramClient) -> Result<()> {
-    send(client, FrontendMessage::Password(scram.first().encode())).await?;
-    let challenge = match client.message().await? {
-        BackendMessage::Authentication(Authentication::SaslContinue(bytes)) => bytes,
-        other => return Err(unexpected(client, other)),
-    };
-    let (scram, answer) = scram
-        .answer(&challenge)
-        .map_err(|source| client.wire(source))?;
-    let answer = crate::wire::Secret::new(answer.into_bytes());
-    send(client, FrontendMessage::Password(answer)).await?;
-    match client.message().await? {
-        BackendMessage::Authentication(Authentication::SaslFinal(bytes)) => {
-            scram.verify(&bytes).map_err(|source| client.wire(source))
-        }
-        other => Err(unexpected(client, other)),
-    }
-}
-
-fn unexpected(client: &Client, message: BackendMessage) -> Error {
-    match message {
-        BackendMessage::ErrorResponse(error) => Error::Answer {
-            peer: client.link.peer().to_owned(),
-            sqlstate: error.sqlstate.into_owned(),
-            message: error.message,
-        },
-        _ => client.broken("an unexpected message during authentication"),
-    }
-}
-
-async fn send(client: &mut Client, message: FrontendMessage) -> Result<()> {
-    let mut out = BytesMut::new();
-    message.encode(&mut out);
-    client.link.queue(out.freeze());
-    client.link.flush().await
 }
 
 /// Reads `1;node=..;name=..;timeline=..;id=..;begin=..`.

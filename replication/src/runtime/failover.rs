@@ -153,7 +153,7 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: FailOver) -> Answer {
     Ok(written(&promoted.map_err(refused)?))
 }
 
-fn written(promotion: &Promotion) -> ResultSet {
+pub(super) fn written(promotion: &Promotion) -> ResultSet {
     let loss = promotion.possible_loss;
     let number = |number: Option<u64>| number.map(|number| number.to_string());
     let seen = loss
@@ -174,7 +174,7 @@ fn written(promotion: &Promotion) -> ResultSet {
     ResultSet::new(columns, "FAIL_OVER").with_row(Row::new(row))
 }
 
-fn read(set: &RowSet) -> Option<Promotion> {
+pub(super) fn read(set: &RowSet) -> Option<Promotion> {
     let [row] = &set.rows[..] else { return None };
     let optional = |at: usize| match row.text(at) {
         Some(text) => text.parse::<u64>().ok().map(Some),

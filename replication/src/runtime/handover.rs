@@ -195,7 +195,7 @@ pub(crate) async fn ask(core: &Core, address: &str, end: Lsn) -> HandedOver {
     }
 }
 
-fn opened(set: Option<&crate::wire::result::RowSet>) -> Option<Timeline> {
+pub(super) fn opened(set: Option<&crate::wire::result::RowSet>) -> Option<Timeline> {
     let [row] = &set?.rows[..] else { return None };
     Some(Timeline {
         number: row.text(0)?.parse().ok()?,

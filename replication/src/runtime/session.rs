@@ -34,9 +34,9 @@ use crate::wire::command::{Command, Dialect, SlotKind};
 use crate::wire::replication::ReceiverMessage;
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
 use crate::wire::{
-    Authentication, BackendMessage, ErrorFields, FirstPacket, Frame, FrontendDecoder,
-    FrontendMessage, FrontendPhase, NATIVE_VERSION, ReplicationMode, Secret, Severity,
-    StartupDecoder, StartupMessage, TransactionStatus, WireError, sqlstate,
+    Admission, Admitted, Authentication, BackendMessage, DESCRIPTION, ErrorFields, Frame,
+    FrontendDecoder, FrontendMessage, FrontendPhase, Guard, NATIVE_VERSION, ReplicationMode,
+    Secret, Severity, StartupMessage, TransactionStatus, WireError, sqlstate,
 };
 
 /// Longest time from the connection to the end of authentication, PostgreSQL's default.
@@ -116,7 +116,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
 pub(crate) async fn turn_away(stream: TcpStream) {
     let mut link = Link::new(stream);
     let text = "sorry, too many clients already";
-    let error = fatal(&link, sqlstate::TOO_MANY_CONNECTIONS, text);
+    let error = wire(&link, fatal(sqlstate::TOO_MANY_CONNECTIONS, text));
     refuse(&mut link, &error).await;
 }
 
@@ -136,55 +136,39 @@ async fn refuse(link: &mut Link, error: &Error) {
     }
 }
 
-/// Startup and authentication; `None` when the connection wanted something else.
+/// Startup and authentication; `None` when the connection wanted something else, or ended.
 async fn start(core: &Core, link: &mut Link) -> Result<Option<Opened>> {
-    let mut decoder = StartupDecoder::new();
-    let startup = loop {
-        let packet = decoder
-            .next(&mut link.input)
-            .map_err(|source| wire(link, source))?;
-        match packet {
-            None => {
+    let mut admission = Admission::new();
+    loop {
+        let mut out = BytesMut::new();
+        let admitted = admission.on(&mut link.input, &mut out, |startup| admit(core, startup));
+        link.queue(out.split().freeze());
+        match admitted.map_err(|source| wire(link, source))? {
+            Admitted::More => {
+                link.flush().await?;
                 if link.turn().await? == Turn::Ended {
                     return Ok(None);
                 }
             }
-            Some(FirstPacket::TlsHello | FirstPacket::Cancel(_)) => return Ok(None),
-            Some(FirstPacket::SslRequest | FirstPacket::GssRequest) => {
-                link.queue(&b"N"[..]);
+            Admitted::Left => return Ok(None),
+            Admitted::In { startup, native } => {
+                greet(core, native, &startup, &mut out);
+                link.queue(out.freeze());
                 link.flush().await?;
+                return Ok(Some(Opened { startup, native }));
             }
-            Some(FirstPacket::Startup(startup)) => break startup,
         }
-    };
-    let native = startup
-        .native_version()
-        .map_err(|source| wire(link, source))?
-        .is_some();
-    let mut out = BytesMut::new();
-    if let Some(negotiation) = startup.negotiation() {
-        BackendMessage::NegotiateProtocolVersion(negotiation).encode(&mut out);
     }
-    link.queue(out.split().freeze());
-    if core.is_stopping() {
-        return Err(fatal(
-            link,
-            sqlstate::CANNOT_CONNECT_NOW,
-            "this node is stopping",
-        ));
+}
+
+/// Whether this node takes anybody at the moment, and what it asks for then.
+fn admit(core: &Core, startup: &StartupMessage) -> Result<Guard, WireError> {
+    let stopping = core.is_stopping().then_some("this node is stopping");
+    let fenced = core.role() == Role::Fenced && startup.replication == ReplicationMode::None;
+    match stopping.or(fenced.then_some("this node is fenced")) {
+        Some(why) => Err(fatal(sqlstate::CANNOT_CONNECT_NOW, why)),
+        None => Ok(authentication::guard(core, startup)),
     }
-    if core.role() == Role::Fenced && startup.replication == ReplicationMode::None {
-        return Err(fatal(
-            link,
-            sqlstate::CANNOT_CONNECT_NOW,
-            "this node is fenced",
-        ));
-    }
-    authentication::prove(core, link, &startup).await?;
-    greet(core, native, &startup, &mut out);
-    link.queue(out.freeze());
-    link.flush().await?;
-    Ok(Some(Opened { startup, native }))
 }
 
 fn greet(core: &Core, native: bool, startup: &StartupMessage, out: &mut BytesMut) {
@@ -220,7 +204,7 @@ fn greet(core: &Core, native: bool, startup: &StartupMessage, out: &mut BytesMut
         core.wal.control().history_begin,
     );
     if native {
-        parameters.push(("mainstay.repl", &native_value));
+        parameters.push((DESCRIPTION, &native_value));
     }
     BackendMessage::Authentication(Authentication::Ok).encode(out);
     for (name, value) in parameters {
@@ -273,7 +257,7 @@ impl Session {
                 turn = self.link.turn() => turn? == Turn::Ended,
                 _ = stopped(stopping) => {
                     let text = "terminating connection because this node is stopping";
-                    let error = fatal(&self.link, sqlstate::ADMIN_SHUTDOWN, text);
+                    let error = wire(&self.link, fatal(sqlstate::ADMIN_SHUTDOWN, text));
                     refuse(&mut self.link, &error).await;
                     true
                 }
@@ -500,15 +484,12 @@ pub(crate) fn wire(link: &Link, source: WireError) -> Error {
     }
 }
 
-fn fatal(link: &Link, sqlstate: &'static str, message: &str) -> Error {
-    wire(
-        link,
-        WireError::Fatal {
-            sqlstate,
-            message: message.to_owned(),
-            hint: None,
-        },
-    )
+fn fatal(sqlstate: &'static str, message: &str) -> WireError {
+    WireError::Fatal {
+        sqlstate,
+        message: message.to_owned(),
+        hint: None,
+    }
 }
 
 fn unsupported(text: &str) -> Box<ErrorFields> {

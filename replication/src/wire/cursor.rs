@@ -93,6 +93,14 @@ impl Cursor {
         std::mem::take(&mut self.rest)
     }
 
+    /// Everything that is left, as log from `start` on; it has to end at a position.
+    pub(super) fn log(&mut self, start: Lsn) -> Result<Bytes> {
+        match start.checked_add(self.rest.len() as u64) {
+            Some(_) => Ok(self.rest()),
+            None => Err(self.bad("its log ends behind the last position")),
+        }
+    }
+
     /// The bytes before the next NUL, which is skipped.
     pub(super) fn cstr_bytes(&mut self) -> Result<Bytes> {
         let end = self.rest.iter().position(|&byte| byte == 0);

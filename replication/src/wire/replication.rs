@@ -246,12 +246,15 @@ impl SenderMessage {
     pub fn decode(payload: Bytes, native: bool) -> Result<Self> {
         let mut cursor = Cursor::new("streaming message", payload);
         let message = match cursor.u8()? {
-            b'w' => Self::WalData {
-                start: cursor.lsn()?,
-                end: cursor.lsn()?,
-                time_us: time(&mut cursor)?,
-                payload: cursor.rest(),
-            },
+            b'w' => {
+                let start = cursor.lsn()?;
+                Self::WalData {
+                    start,
+                    end: cursor.lsn()?,
+                    time_us: time(&mut cursor)?,
+                    payload: cursor.log(start)?,
+                }
+            }
             b'k' => Self::Keepalive {
                 end: cursor.lsn()?,
                 time_us: time(&mut cursor)?,
@@ -515,10 +518,10 @@ mod tests {
     fn any_sender_message() -> impl Strategy<Value = SenderMessage> {
         let bytes = prop::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from);
         prop_oneof![
-            (any_lsn(), any_lsn(), any::<i64>(), bytes).prop_map(
+            (0..u64::MAX - 64, any_lsn(), any::<i64>(), bytes).prop_map(
                 |(start, end, time_us, payload)| {
                     SenderMessage::WalData {
-                        start,
+                        start: Lsn::new(start),
                         end,
                         time_us,
                         payload,
@@ -549,6 +552,9 @@ mod tests {
                     })
                 }),
             any_fence().prop_map(SenderMessage::Fence),
+            (any_lsn(), any::<u64>()).prop_map(|(at, transactions)| SenderMessage::Tally(
+                TallyMark { at, transactions }
+            )),
         ]
     }
 
@@ -603,6 +609,21 @@ mod tests {
                 ),
             any_fence().prop_map(ReceiverMessage::Fence),
         ]
+    }
+
+    #[test]
+    fn log_cannot_lie_behind_the_last_position() {
+        let log = |start| SenderMessage::WalData {
+            start: Lsn::new(start),
+            end: Lsn::MAX,
+            time_us: 0,
+            payload: Bytes::from_static(b"12345678"),
+        };
+        let read = |message: &SenderMessage| {
+            SenderMessage::decode(payload(|out| message.encode(out)), false)
+        };
+        assert_eq!(read(&log(u64::MAX - 8)), Ok(log(u64::MAX - 8)));
+        assert!(read(&log(u64::MAX - 7)).is_err());
     }
 
     proptest! {

@@ -76,3 +76,6 @@ pub fn encode_stream_end(next: Option<NextTimeline>, out: &mut BytesMut) {
 }
 
 const STREAMING_TAG: &str = "START_STREAMING";
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::wire::scram::Verifier;
+use mainstay_replication::wire::{Authentication, BackendMessage, TransactionStatus};
 use mainstay_replication::{Error, Password, WalReplicator, WalStreamingConfig, bootstrap};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::proxy::Proxy;
 use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
@@ -64,6 +67,45 @@ async fn a_standby_must_prove_its_password() {
     until("it has the log", || flushed(&b) > lsn).await;
     b.stop().await.unwrap();
     a.stop().await.unwrap();
+}
+
+/// Whoever answers at the address of the primary could otherwise feed a standby any log, without
+/// knowing the password.
+#[tokio::test]
+async fn a_server_that_does_not_ask_for_the_password_is_asked_for_nothing() {
+    let native =
+        "1;node=n;name=a;timeline=1;id=00000000-0000-0000-0000-000000000001;begin=0/100000";
+    let (name, value) = ("mainstay.repl".to_owned(), native.to_owned());
+    let described = BackendMessage::ParameterStatus { name, value };
+    let ready = BackendMessage::ReadyForQuery(TransactionStatus::Idle);
+    let accepted = BackendMessage::Authentication(Authentication::Ok);
+    for said in [
+        vec![&described, &ready],
+        vec![&accepted, &described, &ready],
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dir = TempDir::new().unwrap();
+        let config = WalStreamingConfig {
+            follow: vec![listener.local_addr().unwrap().to_string()],
+            follow_password: Some(Password::new("open sesame")),
+            ..config(dir.path(), "b")
+        };
+        let mut bytes = bytes::BytesMut::new();
+        said.iter().for_each(|message| message.encode(&mut bytes));
+        let impostor = tokio::spawn(async move {
+            let (mut line, _) = listener.accept().await.unwrap();
+            let startup = line.read_u32().await.unwrap();
+            let mut rest = vec![0; startup as usize - 4];
+            line.read_exact(&mut rest).await.unwrap();
+            line.write_all(&bytes).await.unwrap();
+            let mut asked = Vec::new();
+            line.read_to_end(&mut asked).await.unwrap();
+            asked
+        });
+        let error = within(bootstrap(&config)).await.unwrap_err();
+        assert!(error.to_string().contains("password"), "{error}");
+        assert_eq!(within(impostor).await.unwrap(), b"");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

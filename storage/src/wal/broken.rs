@@ -230,6 +230,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn every_mark_is_read_back_on_one_line(at: u64, why in "(?s).{0,40}") {
+            let mark = BrokenMark { at: Lsn::new(at), why };
+            let read = BrokenMark::decode(&mark.encode()).unwrap();
+            prop_assert_eq!(read.at, mark.at);
+            prop_assert_eq!(read.why, mark.why.replace('\n', " "));
+        }
+
+        #[test]
         fn a_flipped_bit_is_never_another_mark(bit in 0usize..8 * 60) {
             let mut bytes = mark().encode();
             let at = bit / 8 % bytes.len();

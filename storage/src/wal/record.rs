@@ -261,6 +261,7 @@ fn u64_at(header: &[u8; RECORD_HEADER_LEN], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     fn place(lsn: u64) -> Place {
@@ -369,6 +370,30 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(parse(&flipped, 1 << 20, &here, None).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_parses_as_it_was_sealed(
+            number in prop::sample::select(vec![1u8, 2, 3, 4, 5, 6, 7, 8, 9, 64, 65, 66, 67]),
+            (flags, tx_id, flushed_upto, prev) in any::<(u8, u64, u64, u32)>(),
+            at in 0u64..1 << 40,
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let here = place(8 * at);
+            let head = RecordHead {
+                entry_type: WalEntryType::from_number(number).unwrap(),
+                flags,
+                tx_id,
+                flushed_upto: Lsn::new(flushed_upto),
+            };
+            let (header, crc) = seal(&here, prev, &head, &PayloadCrc::of(&payload));
+            let mut bytes = [&header[..], &payload].concat();
+            bytes.resize(record_len(payload.len()), 0);
+            let parsed = parse(&bytes, 1 << 20, &here, Some(prev)).unwrap();
+            let read = (parsed.head, parsed.crc, parsed.prev_crc, parsed.payload_len);
+            prop_assert_eq!(read, (head, crc, prev, payload.len()));
         }
     }
 }

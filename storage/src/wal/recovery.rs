@@ -442,7 +442,7 @@ impl Recovery<'_> {
     /// that this may tear does no harm.
     fn rewrite(&self, from: Lsn, to: Lsn, segments: &BTreeMap<u64, u32>) -> Result<()> {
         let size = self.owner.size;
-        for (&number, &timeline) in segments.range(size.segment_of(from)..) {
+        for (&number, &timeline) in segments.range(size.segment_of(from)..=size.segment_of(to)) {
             let start = from.max(size.start_of(number));
             let end = to.min(size.start_of(number + 1));
             if start < end {

@@ -32,8 +32,9 @@ impl Owner {
     /// The timeline that the file of segment `number` is named after: that of its last byte, as far
     /// as the history goes. A timeline that only begins further on may never be reached.
     pub(crate) fn file_timeline(&self, number: u64) -> Timeline {
-        let end = self.size.start_of(number + 1);
-        self.history.owner(Lsn::new(end.get() - 1))
+        // The number comes from a file's name, and where the last segment ends is no position.
+        let last = self.size.bytes() - 1;
+        self.history.owner(self.size.start_of(number) + last)
     }
 
     /// Checks that the record at `at`, which `bytes` begin with, is this segment's header where a

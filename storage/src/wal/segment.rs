@@ -233,6 +233,7 @@ pub(crate) const REST_MAX: u64 = RECORD_HEADER_LEN as u64 - 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn golden_bytes_of_a_segment_header() {
@@ -333,5 +334,59 @@ mod tests {
             size.segment_of(placed.at),
             size.segment_of(Lsn::new(cursor.next.get() - 1))
         );
+    }
+
+    fn any_timeline() -> impl Strategy<Value = Timeline> {
+        (any::<u32>(), any::<u128>()).prop_map(|(number, id)| Timeline {
+            number,
+            id: Uuid::from_u128(id),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_segment_header_round_trips(
+            (segment_size, system_id, segment_id) in any::<(u32, u64, u64)>(),
+            timeline in any_timeline(),
+            (start, created_at, previous_crc) in any::<(u64, i64, u32)>(),
+        ) {
+            let header = SegmentHeader {
+                segment_size,
+                system_id,
+                timeline,
+                segment_id,
+                start_lsn: Lsn::new(start),
+                created_at,
+                previous_crc,
+            };
+            prop_assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+        }
+
+        #[test]
+        fn every_description_of_a_segment_round_trips(
+            (segment_id, start, end) in any::<(u64, u64, u64)>(),
+            (size, checksum, created_at) in any::<(u64, u32, i64)>(),
+        ) {
+            let segment = WalSegment {
+                segment_id,
+                start_lsn: Lsn::new(start),
+                end_lsn: Lsn::new(end),
+                size,
+                checksum,
+                created_at,
+            };
+            let mut bytes = segment.encode();
+            prop_assert_eq!(WalSegment::decode(&bytes).unwrap(), segment);
+            bytes.push(0);
+            prop_assert!(WalSegment::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn every_name_of_a_segment_is_read_back(timeline: u32, at: u64, shift in 20u32..31) {
+            let size = SegmentSize::new(1 << shift).unwrap();
+            let number = size.segment_of(Lsn::new(at));
+            let name = segment_file_name(timeline, number, size);
+            prop_assert_eq!(parse_segment_file_name(&name, size), Some((timeline, number)));
+        }
     }
 }

@@ -279,7 +279,8 @@ impl Wal {
         let shared = self.shared();
         // The segment that ends exactly at the limit stays: its last record is the next one's
         // predecessor.
-        let keep = |number: u64| size.start_of(number + 1) >= limit;
+        let needed = limit.get().div_ceil(size.bytes());
+        let keep = |number: u64| number + 1 >= needed;
         shared.segments.write().retain(|&number, _| keep(number));
         let dir = self.wal_dir();
         let names = self.disk().list(&dir);

@@ -185,6 +185,23 @@ fn damaged_text_is_refused() {
 }
 
 proptest! {
+    #[test]
+    fn every_list_is_read_back(
+        slots in prop::collection::btree_map("[a-z0-9_]{1,20}", (any::<bool>(), any::<u64>()), 0..8)
+    ) {
+        let mut set = SlotSet::new();
+        for (name, (physical, at)) in slots {
+            let kind = if physical { SlotKind::Physical } else { SlotKind::Logical };
+            set.create(&name, kind, Lsn::new(at), false).unwrap();
+        }
+        let text = set.encode();
+        let read = SlotSet::decode(&text).unwrap();
+        prop_assert_eq!(read.encode(), text);
+        let all = |set: &SlotSet| set.iter().map(|it| (it.name.clone(), it.restart_lsn, it.kind))
+            .collect::<Vec<_>>();
+        prop_assert_eq!(all(&read), all(&set));
+    }
+
     /// Whatever the order of changes and writes, retention never passes what a crash would
     /// bring back from disk.
     #[test]

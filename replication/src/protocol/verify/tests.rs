@@ -309,6 +309,34 @@ fn damaged(theirs: &Rows, damages: &[Damage]) -> Rows {
     ours
 }
 
+#[test]
+fn sizes_that_cannot_be_are_counted_as_far_as_numbers_go() {
+    let mut machine = Verify::whole(Moment::ZERO);
+    let mut actions = Vec::new();
+    machine.on(Event::Held, Moment::ZERO, &mut actions);
+    let part = |upto| Part {
+        upto,
+        digest: Digest {
+            rows: 1,
+            bytes: u64::MAX,
+            hash: [0; 32],
+        },
+    };
+    let theirs = vec![part(Some(key(1))), part(None)];
+    let ours = theirs.iter().map(|part| Own {
+        digest: part.digest,
+        first: None,
+    });
+    let ours = ours.collect::<Vec<_>>();
+    for (theirs, ours) in [(theirs, vec![]), (vec![], ours)] {
+        machine.on(Event::Seen { theirs, ours }, Moment::ZERO, &mut actions);
+    }
+    let Some(Action::Done(findings)) = actions.pop() else {
+        panic!("it is not over");
+    };
+    assert_eq!((findings.rows, findings.bytes), (2, u64::MAX));
+}
+
 proptest! {
     /// A failing case is printed with the seed that brings it back.
     #[test]

@@ -120,6 +120,7 @@ pub(crate) const LABEL_BYTES_MAX: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     #[test]
@@ -160,5 +161,28 @@ mod tests {
         let name = "x\nSYSTEM ID: 8\nHISTORY:\n".to_owned();
         let odd = Label { name, ..label };
         assert_eq!(Label::parse(&odd.to_text()).unwrap().system_id, 7);
+    }
+
+    proptest! {
+        #[test]
+        fn every_label_is_read_back(
+            (system_id, replay, copy, begin) in any::<(u64, u64, u64, u64)>(),
+            (number, id, begun) in any::<(u32, u128, u32)>(),
+            shift in 20u32..31,
+            name in "\\PC{0,30}",
+        ) {
+            let label = Label {
+                system_id,
+                segment_size: SegmentSize::new(1 << shift).unwrap(),
+                replay: Lsn::new(replay),
+                copy: Lsn::new(copy),
+                timeline: Timeline { number, id: Uuid::from_u128(id) },
+                history_begin: Lsn::new(begin),
+                history: String::new(),
+                begun: i64::from(begun),
+                name,
+            };
+            prop_assert_eq!(Label::parse(&label.to_text()), Ok(label));
+        }
     }
 }

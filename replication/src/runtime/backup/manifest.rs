@@ -223,6 +223,8 @@ pub(super) fn date(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LOG: LogStretch = LogStretch {
@@ -296,5 +298,30 @@ mod tests {
         assert_eq!(date(951_782_400), "2000-02-29 00:00:00 GMT");
         assert_eq!(date(1_798_761_599), "2026-12-31 23:59:59 GMT");
         assert_eq!(date(4_107_542_400), "2100-03-01 00:00:00 GMT");
+    }
+
+    proptest! {
+        #[test]
+        fn every_manifest_is_read_back(
+            files in prop::collection::vec(
+                ("[a-z0-9_.é]{1,9}[a-z](/[a-z0-9_]{1,9}){0,2}", any::<u64>(), "[0-9a-f]{8}"), 0..6,
+            ),
+            encode: bool,
+            summed: bool,
+            (timeline, start, end) in any::<(u32, u64, u64)>(),
+        ) {
+            let mode = if encode { ManifestMode::ForceEncode } else { ManifestMode::Yes };
+            let algorithm = ChecksumAlgorithm::Crc32c;
+            let mut writer = ManifestWriter::new(mode, algorithm, 0);
+            let mut expected = Vec::new();
+            for (path, size, digits) in files {
+                writer.add(&path, size, summed.then_some(&digits));
+                let checksum = summed.then_some((algorithm, digits));
+                expected.push(ManifestFile { path, size, checksum });
+            }
+            let log = LogStretch { timeline, start: Lsn::new(start), end: Lsn::new(end) };
+            let read = Manifest::parse(writer.finish(log).as_bytes());
+            prop_assert_eq!(read, Ok(Manifest { files: expected, log }));
+        }
     }
 }

@@ -55,6 +55,10 @@ impl Checked {
         if !agree || log.end < label.copy {
             return Err(damaged(&path, "it speaks of other log than the manifest"));
         }
+        let size = label.segment_size;
+        if log.end >= size.start_of(size.segment_of(Lsn::MAX)) {
+            return Err(damaged(&path, "it needs log from where no log lies"));
+        }
         let checked = Self {
             label,
             history,
@@ -212,5 +216,48 @@ fn check_extra(root: &Path, manifest: &Manifest) -> Result<()> {
     match extra {
         Some((path, _)) => Err(damaged(&root.join(path), "it is not in the manifest")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_storage::{SegmentSize, Timeline};
+    use uuid::Uuid;
+
+    use super::super::manifest::{LogStretch, ManifestWriter};
+    use super::*;
+    use crate::wire::command::{ChecksumAlgorithm, ManifestMode};
+
+    #[test]
+    fn a_backup_that_needs_log_from_the_end_of_all_positions_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let timeline = Timeline {
+            number: 1,
+            id: Uuid::from_u128(1),
+        };
+        let label = Label {
+            system_id: 42,
+            segment_size: SegmentSize::MIN,
+            replay: Lsn::new(u64::MAX - 9),
+            copy: Lsn::new(u64::MAX - 9),
+            timeline,
+            history_begin: SegmentSize::MIN.first_lsn(),
+            history: String::new(),
+            begun: 0,
+            name: String::new(),
+        };
+        let text = label.to_text();
+        std::fs::write(dir.path().join(BACKUP_LABEL), &text).unwrap();
+        let mut manifest = ManifestWriter::new(ManifestMode::Yes, ChecksumAlgorithm::None, 0);
+        manifest.add(BACKUP_LABEL, text.len() as u64, None);
+        let (start, end) = (label.replay, Lsn::MAX);
+        let manifest = manifest.finish(LogStretch {
+            timeline: 1,
+            start,
+            end,
+        });
+        std::fs::write(dir.path().join(MANIFEST), manifest).unwrap();
+        let refused = Checked::of(dir.path()).unwrap_err();
+        assert!(matches!(refused, Error::DamagedBackup { .. }), "{refused}");
     }
 }

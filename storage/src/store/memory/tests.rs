@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::OsDisk;
+use crate::disk::{OsDisk, SimDisk};
 use crate::entry::WalEntryType;
 use crate::store::conformance::{Specimen, conformance, random_life};
 
@@ -178,6 +178,25 @@ fn a_copy_of_a_newer_format_says_so() {
 }
 
 proptest! {
+    #[test]
+    fn every_copy_holds_what_was_copied(
+        rows in prop::collection::btree_map(
+            (1u32..4, prop::collection::vec(any::<u8>(), 1..20)),
+            prop::collection::vec(any::<u8>(), 0..20),
+            0..20,
+        ),
+        position: u64,
+    ) {
+        let (disk, dir) = (SimDisk::new(1), Path::new("/copy"));
+        disk.create_dir(dir).unwrap();
+        let rows = rows.into_iter();
+        let image = rows.map(|((table, key), value)| ((table, key.into()), value.into()));
+        let image = image.collect::<std::collections::BTreeMap<_, _>>();
+        super::snapshot::write(&disk, dir, &image, Lsn::new(position)).unwrap();
+        let read = super::snapshot::read(&disk, dir).unwrap();
+        prop_assert_eq!(read, (image, Lsn::new(position)));
+    }
+
     #[test]
     fn a_damaged_copy_is_refused(at: usize, flip in 1u8.., cut: usize) {
         let (dir, bytes) = copied();

@@ -476,3 +476,21 @@ fn what_a_rival_of_the_same_number_left_of_a_segment_never_stands_for_it() {
     let (rival, _) = open(disk).unwrap();
     assert!(entries(&rival) == entries(&primary));
 }
+
+#[test]
+fn a_file_named_after_the_last_segment_that_can_be_does_no_harm() {
+    let disk = SimDisk::new(1);
+    let wal = create(disk.clone());
+    fill(&wal, 12, 200_000);
+    let end = wal.appended();
+    drop(wal);
+    for timeline in [1, 7] {
+        let last = SIZE.segment_of(Lsn::MAX);
+        let name = segment_file_name(timeline, last, SIZE);
+        disk.write_file(Path::new(WAL).join(name), &[0; 100]);
+    }
+    let (wal, recovered) = open(disk).unwrap();
+    assert_eq!((recovered.end, recovered.torn), (end, None));
+    wal.checkpoint(end).unwrap();
+    assert!(wal.remove_below(end).unwrap() > SIZE.first_lsn());
+}
