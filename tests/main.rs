@@ -11,6 +11,7 @@ mod events;
 mod examples;
 mod exposure;
 mod failover;
+mod kills;
 mod large_transaction;
 mod node;
 mod outcome;

@@ -15,7 +15,7 @@ mod cluster;
 mod net;
 mod node;
 mod oracle;
-mod random;
+pub(crate) mod random;
 
 use std::time::Instant;
 

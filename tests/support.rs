@@ -6,6 +6,7 @@
 
 mod hold;
 mod http;
+mod mesh;
 mod node;
 mod proxy;
 mod run;
@@ -15,11 +16,12 @@ mod writers;
 
 pub(crate) use hold::Relay;
 pub(crate) use http::Http;
+pub(crate) use mesh::Mesh;
 pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
 pub(crate) use skip::{find_tool, skipped};
-pub(crate) use valve::{Valve, Way};
+pub(crate) use valve::{End, Line, Valve, Way};
 pub(crate) use writers::{Ledger, Writers};
 
 use std::collections::BTreeMap;

@@ -191,6 +191,28 @@ impl Node {
         }
     }
 
+    /// Stops it where it is with SIGSTOP: it does nothing, and its connections stay.
+    #[track_caller]
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    #[track_caller]
+    pub(crate) fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    #[track_caller]
+    fn signal(&self, name: &str) {
+        signal(name, self.child.as_ref().expect("it runs").id());
+    }
+
+    /// Whether it was not killed or ended by this test.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Kills it and starts it again on the same ports.
     #[track_caller]
     pub(crate) fn kill_and_restart(&mut self) {
@@ -201,8 +223,8 @@ impl Node {
     /// Ends it with SIGTERM.
     #[track_caller]
     pub(crate) fn terminate(&mut self) {
+        self.signal("TERM");
         let child = self.child.as_mut().expect("it runs");
-        signal("TERM", child.id());
         let ended = wait(child);
         let code = ended.and_then(|status| status.code());
         assert_eq!(
