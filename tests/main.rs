@@ -15,6 +15,7 @@ mod kills;
 mod large_transaction;
 mod node;
 mod outcome;
+mod power;
 mod promotions;
 mod rejoin;
 mod resync;

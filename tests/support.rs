@@ -20,7 +20,7 @@ pub(crate) use mesh::Mesh;
 pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
 pub(crate) use run::{Background, Done, mainstay, run, scrub};
-pub(crate) use skip::{find_tool, skipped};
+pub(crate) use skip::{find_tool, find_tool_of, skipped};
 pub(crate) use valve::{End, Line, Valve, Way};
 pub(crate) use writers::{Ledger, Writers};
 

@@ -195,8 +195,8 @@ fn fail_over(
     }
 }
 
-/// Asks a node for a failover until it is accepted, again and again while a primary counts as alive,
-/// which it may be.
+/// Asks a node for a failover until it is accepted, again while a primary counts as alive, which it
+/// may be.
 pub(super) fn order(http: Http) -> JoinHandle<Option<String>> {
     thread::spawn(move || {
         for _ in 0..FAILOVER_TRIES {
