@@ -13,6 +13,7 @@ mod exposure;
 mod failover;
 mod kills;
 mod large_transaction;
+mod networks;
 mod node;
 mod outcome;
 mod power;

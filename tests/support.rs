@@ -19,7 +19,7 @@ pub(crate) use http::Http;
 pub(crate) use mesh::Mesh;
 pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
-pub(crate) use run::{Background, Done, mainstay, run, scrub};
+pub(crate) use run::{Background, Done, mainstay, program, run, scrub};
 pub(crate) use skip::{find_tool, find_tool_of, skipped};
 pub(crate) use valve::{End, Line, Valve, Way};
 pub(crate) use writers::{Ledger, Writers};
