@@ -231,7 +231,7 @@ impl Cluster {
         self.at(old, &["follow", &url(new)]).ok();
         self.until_streaming(new);
         self.put_some(new);
-        for node in 0..NAMES.len() {
+        for (node, name) in NAMES.iter().enumerate() {
             until("it has everything", || {
                 let rows = self.at(node, &["scan", "t"]).ok().out;
                 self.acknowledged
@@ -241,7 +241,7 @@ impl Cluster {
             let rows = self.at(node, &["scan", "t"]).ok().out;
             let lost = self.acknowledged.iter().filter(|key| !rows.contains(*key));
             let lost = lost.collect::<Vec<_>>();
-            assert!(lost.is_empty(), "LOST at {}: {lost:?}", NAMES[node]);
+            assert!(lost.is_empty(), "LOST at {name}: {lost:?}");
         }
     }
 }
