@@ -42,7 +42,7 @@ impl Disk {
         }
         std::fs::create_dir_all(at).unwrap();
         let mut this = Self {
-            at: at.to_owned(),
+            at: at.canonicalize().unwrap(),
             image: Arc::new(Mutex::new(Image::new())),
             session: None,
         };
@@ -71,23 +71,35 @@ impl Disk {
     /// Cuts the power and gives it back: nobody may have a file open. Nothing of what the kernel
     /// remembers outlasts it.
     pub(super) fn cut(&mut self, pages: Survives, entries: Survives, random: &mut Random) {
-        let session = self.session.take().expect("it is mounted");
-        session.umount_and_join().expect("nobody uses the disk");
+        let ended = self.unmount();
+        assert!(!self.is_mounted(), "somebody uses the disk: {ended:?}");
         self.image().cut(pages, entries, random);
         self.begin().expect("it was mounted before");
+    }
+
+    /// Ends the session. An error may say no more than that its thread was woken by the end.
+    fn unmount(&mut self) -> std::io::Result<()> {
+        let session = self.session.take();
+        session.map_or(Ok(()), BackgroundSession::umount_and_join)
+    }
+
+    fn is_mounted(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let at = self.at.to_string_lossy();
+        mounts
+            .lines()
+            .any(|line| line.split(' ').nth(1) == Some(&*at))
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let Some(session) = self.session.take() else {
-            return;
-        };
-        if session.umount_and_join().is_err() {
+        let ended = self.unmount();
+        if self.is_mounted() {
             // Somebody still has a file open. The name goes now, and the rest with them.
             let lazy = run(Command::new("umount").arg("--lazy").arg(&self.at));
             if lazy.code != Some(0) {
-                eprintln!("cannot unmount {}: {}", self.at.display(), lazy.err);
+                eprintln!("cannot unmount: {ended:?}, {}", lazy.err);
             }
         }
     }
