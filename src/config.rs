@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::ToSocketAddrs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ use crate::{Level, LsmOptions, Lsn, OnMiss, SegmentSize, SyncPolicy};
 
 /// Longest config, password or token file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Silence after which a peer may count as gone.
+const HEARTBEAT_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
 
 /// Where the replication side listens when nothing else is said.
 pub(crate) const LISTEN_DEFAULT: &str = "127.0.0.1:5433";
@@ -67,6 +72,7 @@ pub(crate) struct Stated {
     pub(crate) slot_idle_timeout: Option<Idle>,
     pub(crate) max_replication_slots: Option<usize>,
     pub(crate) max_wal_senders: Option<usize>,
+    pub(crate) heartbeat_timeout: Option<Delay>,
     pub(crate) max_lag: Option<Size>,
     pub(crate) rebuild_from: Option<Size>,
     pub(crate) store: StoreSizes,
@@ -97,6 +103,7 @@ pub(crate) struct Settings {
     pub(crate) slot_idle_timeout: Option<Duration>,
     pub(crate) max_replication_slots: Option<usize>,
     pub(crate) max_wal_senders: Option<usize>,
+    pub(crate) heartbeat_timeout: Option<Duration>,
     pub(crate) max_lag: Option<u64>,
     pub(crate) rebuild_from: Option<u64>,
     pub(crate) store: LsmOptions,
@@ -183,6 +190,7 @@ impl Stated {
             slot_idle_timeout: self.slot_idle_timeout.or(other.slot_idle_timeout),
             max_replication_slots: self.max_replication_slots.or(other.max_replication_slots),
             max_wal_senders: self.max_wal_senders.or(other.max_wal_senders),
+            heartbeat_timeout: self.heartbeat_timeout.or(other.heartbeat_timeout),
             max_lag: self.max_lag.or(other.max_lag),
             rebuild_from: self.rebuild_from.or(other.rebuild_from),
             store: self.store.or(other.store),
@@ -244,12 +252,22 @@ impl Stated {
             slot_idle_timeout: self.slot_idle_timeout.map(|idle| idle.0),
             max_replication_slots: self.max_replication_slots,
             max_wal_senders: self.max_wal_senders,
+            heartbeat_timeout: self.heartbeat_timeout.map(heartbeat_timeout).transpose()?,
             max_lag: self.max_lag.map(|size| size.0),
             rebuild_from: self.rebuild_from.map(|size| size.0),
             store: self.store.settle()?,
             accept_loss_from,
         })
     }
+}
+
+/// A peer is not to count as gone between two of its heartbeats, nor to be waited for all day.
+fn heartbeat_timeout(Delay(timeout): Delay) -> Result<Duration, ConfigError> {
+    if HEARTBEAT_TIMEOUTS.contains(&timeout) {
+        return Ok(timeout);
+    }
+    let what = "replication.heartbeat_timeout must be from 100ms to 60m, such as 10s";
+    Err(ConfigError::Unusable(what.to_owned()))
 }
 
 fn segment_size(size: Size) -> Result<SegmentSize, ConfigError> {

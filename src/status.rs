@@ -218,7 +218,11 @@ impl NodeStatus {
             Some(upstream) => Some((name.to_owned(), upstream.lag_bytes)),
             None => worst.map(|standby| (standby.name.clone(), standby.lag_bytes)),
         };
-        let record = ReplicationRecord::of(name, &role, replicator, lag);
+        let mut record = ReplicationRecord::of(name, &role, replicator, lag);
+        let stopped = engine.store.stopped().map(|error| error.to_string());
+        if stopped.is_some() {
+            record.replication_status = "broken".to_owned();
+        }
         let applied = match (&role, replicator.applied()) {
             (Role::Standby, Ok(applied)) => applied.get().max(engine.store.applied()),
             _ => engine.store.applied(),
@@ -231,7 +235,7 @@ impl NodeStatus {
             timeline: timeline.number,
             promotion_id: timeline.id.to_string(),
             status: record.replication_status.clone(),
-            problem: problem(replicator),
+            problem: stopped.or_else(|| problem(replicator)),
             apply_paused: replicator.is_apply_paused(),
             lsn: Positions {
                 appended: wal.appended().to_string(),

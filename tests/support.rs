@@ -6,6 +6,7 @@
 
 mod hold;
 mod http;
+mod mesh;
 mod node;
 mod proxy;
 mod run;
@@ -16,12 +17,13 @@ mod writers;
 
 pub(crate) use hold::Relay;
 pub(crate) use http::{Answer, Http};
+pub(crate) use mesh::Mesh;
 pub(crate) use node::{Node, Start};
 pub(crate) use proxy::{Proxy, Then};
-pub(crate) use run::{Background, Done, mainstay, run, scrub};
-pub(crate) use skip::{find_tool, skipped};
+pub(crate) use run::{Background, Done, mainstay, program, run, scrub};
+pub(crate) use skip::{find_tool, find_tool_of, skipped};
 pub(crate) use twin::{Twin, say};
-pub(crate) use valve::{Valve, Way};
+pub(crate) use valve::{End, Line, Valve, Way};
 pub(crate) use writers::{Ledger, Writers};
 
 use std::collections::BTreeMap;

@@ -28,6 +28,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long everything may take when the node is told to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How many heartbeats of a peer have to be missed before it counts as gone.
+const HEARTBEATS: u32 = 10;
+
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// Directory that holds this node's log and store; created if missing
@@ -96,6 +99,9 @@ pub(crate) struct StartArgs {
     /// Most streams and base backups that are served at once [default: 10]
     #[arg(long, value_name = "N", env = "MAINSTAY_MAX_WAL_SENDERS")]
     max_wal_senders: Option<usize>,
+    /// How long a peer may be silent before it counts as gone [default: 10s]
+    #[arg(long, value_name = "TIME", env = "MAINSTAY_HEARTBEAT_TIMEOUT")]
+    heartbeat_timeout: Option<Delay>,
     /// The most log that this node may lack when it is promoted [default: any amount]
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_MAX_LAG")]
     max_lag: Option<Size>,
@@ -154,6 +160,7 @@ impl StartArgs {
             slot_idle_timeout: self.slot_idle_timeout,
             max_replication_slots: self.max_replication_slots,
             max_wal_senders: self.max_wal_senders,
+            heartbeat_timeout: self.heartbeat_timeout,
             max_lag: self.max_lag,
             rebuild_from: self.rebuild_from,
             store: self.store,
@@ -281,6 +288,9 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     }
     if let Some(max) = settings.max_wal_senders {
         builder = builder.max_wal_senders(max);
+    }
+    if let Some(timeout) = settings.heartbeat_timeout {
+        builder = builder.heartbeat(timeout / HEARTBEATS, timeout);
     }
     if let Some(bytes) = settings.max_lag {
         builder = builder.max_lag(bytes);

@@ -13,6 +13,7 @@
 //! advertise = "a.example:5433"
 //! password_file = "/etc/mainstay/replication.password"
 //! max_wal_senders = 10
+//! heartbeat_timeout = "10s"  # silence after which a peer counts as gone
 //!
 //! [http]
 //! listen = "10.0.0.1:8008"
@@ -95,6 +96,7 @@ struct Replication {
     advertise: Option<String>,
     password_file: Option<PathBuf>,
     max_wal_senders: Option<usize>,
+    heartbeat_timeout: Option<Delay>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,6 +226,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Stated, ConfigError> {
         slot_idle_timeout: idle,
         max_replication_slots: file.slots.max_replication_slots,
         max_wal_senders: file.replication.max_wal_senders,
+        heartbeat_timeout: file.replication.heartbeat_timeout,
         max_lag: file.failover.max_lag,
         rebuild_from: file.upstream.rebuild_from,
         store: file.store,

@@ -49,6 +49,7 @@ fn a_file_with_every_key_is_read() {
         advertise = "a:1"
         password_file = "/p"
         max_wal_senders = 3
+        heartbeat_timeout = "750ms"
         [http]
         listen = "127.0.0.1:2"
         token_file = "/t"
@@ -91,6 +92,8 @@ fn a_file_with_every_key_is_read() {
         (stated.max_replication_slots, stated.max_wal_senders),
         (Some(4), Some(3))
     );
+    let silence = std::time::Duration::from_millis(750);
+    assert_eq!(stated.heartbeat_timeout, Some(Delay(silence)));
 }
 
 #[test]
@@ -98,10 +101,27 @@ fn an_unknown_key_is_named_with_its_line() {
     assert_eq!(
         error("[node]\nname = \"a\"\n\n[replication]\nlisen = \"x\"\n"),
         "m.toml line 5: unknown field `lisen`, expected one of `listen`, `advertise`, \
-         `password_file`, `max_wal_senders`"
+         `password_file`, `max_wal_senders`, `heartbeat_timeout`"
     );
     assert!(error("\n[nod]\n").starts_with("m.toml line 2: unknown field `nod`, expected one of"));
     assert!(error("name = \"a\"").starts_with("m.toml line 1: unknown field `name`"));
+}
+
+#[test]
+fn a_heartbeat_timeout_that_is_too_short_or_too_long_is_refused() {
+    for (text, good) in [
+        ("99ms", false),
+        ("100ms", true),
+        ("60m", true),
+        ("61m", false),
+    ] {
+        let text = format!(
+            "node = {{ name = \"a\", data_dir = \"/srv/a\" }}\n\
+             [replication]\nheartbeat_timeout = \"{text}\""
+        );
+        let settled = read(&text).unwrap().settle(None);
+        assert_eq!(settled.is_ok(), good, "{text}");
+    }
 }
 
 #[test]

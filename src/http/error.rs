@@ -111,7 +111,9 @@ fn of_storage(error: &mainstay_storage::Error, text: String) -> ApiError {
         Storage::TooLarge { .. } => ApiError::new(413, text),
         Storage::Conflict { .. } | Storage::SnapshotTooOld { .. } => ApiError::new(409, text),
         Storage::Full { .. } => ApiError::new(507, text),
-        Storage::Poisoned { .. } | Storage::Behind { .. } => ApiError::new(503, text),
+        Storage::Poisoned { .. } | Storage::Behind { .. } | Storage::Store(_) => {
+            ApiError::new(503, text)
+        }
         Storage::Closed => stopping(),
         _ => ApiError::new(500, text),
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use serde_json::Value;
 
-use super::run::{Background, Done, scrub, signal, wait};
+use super::run::{Background, Done, program, scrub, signal, wait};
 use super::{DEADLINE, Http, mainstay};
 
 /// Lines of a node's log that are shown when its test fails.
@@ -20,6 +20,8 @@ pub(crate) struct Start {
     name: String,
     dir: PathBuf,
     args: Vec<String>,
+    /// The network namespace that it runs in, if it is not that of the test.
+    namespace: Option<String>,
 }
 
 impl Start {
@@ -29,6 +31,7 @@ impl Start {
             name: name.to_owned(),
             dir: dir.to_owned(),
             args: Vec::new(),
+            namespace: None,
         };
         this.arg("--listen", "127.0.0.1:0")
             .arg("--http", "127.0.0.1:0")
@@ -47,6 +50,12 @@ impl Start {
         if let Some(at) = self.args.iter().position(|arg| arg == flag) {
             self.args.drain(at..at + 2);
         }
+        self
+    }
+
+    /// Runs it in a network namespace, where its HTTP side cannot be reached from outside.
+    pub(crate) fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
         self
     }
 
@@ -72,8 +81,7 @@ impl Start {
     #[track_caller]
     pub(crate) fn start(&self) -> Node {
         let log = self.dir.join(format!("{}.log", self.name));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-        scrub(&mut command);
+        let mut command = program(self.namespace.as_deref());
         command.args(self.command_line()).arg("--until-stdin-ends");
         let out = File::options()
             .create(true)
@@ -191,6 +199,28 @@ impl Node {
         }
     }
 
+    /// Stops it where it is with SIGSTOP: it does nothing, and its connections stay.
+    #[track_caller]
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    #[track_caller]
+    pub(crate) fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    #[track_caller]
+    fn signal(&self, name: &str) {
+        signal(name, self.child.as_ref().expect("it runs").id());
+    }
+
+    /// Whether it was not killed or ended by this test.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Kills it and starts it again on the same ports.
     #[track_caller]
     pub(crate) fn kill_and_restart(&mut self) {
@@ -201,8 +231,8 @@ impl Node {
     /// Ends it with SIGTERM.
     #[track_caller]
     pub(crate) fn terminate(&mut self) {
+        self.signal("TERM");
         let child = self.child.as_mut().expect("it runs");
-        signal("TERM", child.id());
         let ended = wait(child);
         let code = ended.and_then(|status| status.code());
         assert_eq!(

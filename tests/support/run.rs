@@ -29,9 +29,22 @@ impl Done {
 
 /// Runs `mainstay` with `args`.
 pub(crate) fn mainstay<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Done {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    run(program(None).args(args))
+}
+
+/// The command `mainstay`, in a network namespace if one is given.
+pub(crate) fn program(namespace: Option<&str>) -> Command {
+    let mainstay = env!("CARGO_BIN_EXE_mainstay");
+    let mut command = match namespace {
+        None => Command::new(mainstay),
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace, mainstay]);
+            command
+        }
+    };
     scrub(&mut command);
-    run(command.args(args))
+    command
 }
 
 /// Takes settings of somebody's real node away from a command.

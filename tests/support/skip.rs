@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
-/// Finds a program of Debian's `postgresql-client` (or `coreutils` and the like). `None` when it
-/// is missing and may be: a SKIPPED line says so.
+/// Finds a program of Debian's `postgresql-client`; see [`find_tool_of`].
+#[track_caller]
+pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
+    find_tool_of(name, "postgresql-client")
+}
+
+/// Finds a program of a package of Debian. `None` when it is missing and may be: a SKIPPED line
+/// says so.
 ///
 /// # Panics
 /// When it is missing and `MAINSTAY_REQUIRE_ALL=1` is set: it can be installed.
 #[track_caller]
-pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_tool_of(name: &str, package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs = std::env::split_paths(&path).collect::<Vec<_>>();
     let versions = std::fs::read_dir("/usr/lib/postgresql")
@@ -26,13 +32,9 @@ pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file());
     if found.is_none() {
         let required = std::env::var("MAINSTAY_REQUIRE_ALL").is_ok_and(|value| value == "1");
-        assert!(
-            !required,
-            "{name} is missing; install Debian's package postgresql-client"
-        );
-        skipped(&format!(
-            "{name} is missing; install Debian's package postgresql-client"
-        ));
+        let why = format!("{name} is missing; install Debian's package {package}");
+        assert!(!required, "{why}");
+        skipped(&why);
     }
     found
 }

@@ -239,6 +239,11 @@ impl LsmStore {
         LsmReader::new(self.handle.shared.clone())
     }
 
+    /// The error that every later call ends with, if a failed edit stopped the store.
+    pub fn stopped(&self) -> Option<Error> {
+        self.shared().work.fault.check().err()
+    }
+
     /// What the store is busy with.
     pub fn status(&self) -> LsmStatus {
         let shared = self.shared();

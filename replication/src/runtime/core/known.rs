@@ -132,8 +132,10 @@ impl Core {
             self.lacks_vote()
                 .then(|| PromiseRefusal::NoVote.to_string())
         };
-        let wrong = self.check_rows().err().map(|error| error.to_string());
-        wrong.or_else(no_vote)
+        // It could not even write that a timeline begins.
+        let stopped = self.wal.poisoned().map(|error| error.to_string());
+        let wrong = || self.check_rows().err().map(|error| error.to_string());
+        stopped.or_else(wrong).or_else(no_vote)
     }
 
     /// Whether this node's data are not the life that votes for it: they were copied, and have not

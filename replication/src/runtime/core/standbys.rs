@@ -72,6 +72,7 @@ impl Core {
     pub(crate) fn health(&self) -> Health {
         let thresholds = LagThresholds::default();
         match self.role() {
+            _ if self.wal.poisoned().is_some() => return Health::Broken,
             Role::Fenced => return Health::Broken,
             Role::Standby if self.broken().is_some() => return Health::Broken,
             Role::Standby => {

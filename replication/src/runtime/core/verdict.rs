@@ -172,7 +172,12 @@ impl Core {
     /// wrong whatever else happens.
     pub(crate) fn problem(&self) -> Option<String> {
         let fenced = || (self.role() == Role::Fenced).then(|| self.why_fenced());
-        self.wrong_rows().or_else(|| self.trouble()).or_else(fenced)
+        let stopped = self.wal.poisoned().map(|error| error.to_string());
+        let wrong_rows = || self.wrong_rows();
+        stopped
+            .or_else(wrong_rows)
+            .or_else(|| self.trouble())
+            .or_else(fenced)
     }
 
     fn wrong_rows(&self) -> Option<String> {
