@@ -234,10 +234,11 @@ impl ControlFile {
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.generation = generation;
         self.current = control;
-        if slots == 2 && !canary("control-without-copy") {
-            if let Err(error) = self.write_slot(&slot, 1 - index) {
-                tracing::warn!(%error, "could not copy the control file's slot");
-            }
+        if slots == 2
+            && !canary("control-without-copy")
+            && let Err(error) = self.write_slot(&slot, 1 - index)
+        {
+            tracing::warn!(%error, "could not copy the control file's slot");
         }
         Ok(())
     }
