@@ -10,10 +10,10 @@
 //! ```
 //!
 //! A change goes to one slot and is synced before it counts, then to the other one as well. A crash
-//! leaves at least one valid slot, and the valid one of the higher generation is the truth. One that
-//! is damaged later has its copy beside it; otherwise an older state, with older promises, would
-//! pass for the newest. The watermarks are written in turn after every flush of the log and never
-//! synced: they survive the process, and after a power cut they are either there, older or
+//! leaves at least one valid slot, and the valid one of the higher generation is the truth. A slot
+//! that is damaged later has its copy beside it; otherwise an older state, with older promises,
+//! would pass for the newest. The watermarks are written in turn after every flush of the log and
+//! never synced: they survive the process, and after a power cut they are either there, older or
 //! unreadable, never ahead of the truth. The CRC of each covers everything before and after it in
 //! its slot. Both slots unreadable is corruption, not a new node.
 
@@ -234,10 +234,11 @@ impl ControlFile {
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.generation = generation;
         self.current = control;
-        if slots == 2 && !canary("control-without-copy") {
-            if let Err(error) = self.write_slot(&slot, 1 - index) {
-                tracing::warn!(%error, "could not copy the control file's slot");
-            }
+        if slots == 2
+            && !canary("control-without-copy")
+            && let Err(error) = self.write_slot(&slot, 1 - index)
+        {
+            tracing::warn!(%error, "could not copy the control file's slot");
         }
         Ok(())
     }
@@ -331,8 +332,8 @@ impl From<std::io::Error> for BadSlot {
     }
 }
 
-/// The newest valid slot and its generation; one more where only the copy of a slot is left, so that
-/// the next change goes to the damaged one. Fails as [`ControlFile::open`] does.
+/// The newest valid slot and its generation; one more where only the copy of a slot is left, so
+/// that the next change goes to the damaged one. Fails as [`ControlFile::open`] does.
 fn newest_slot(file: &dyn DiskFile, path: &Path) -> Result<Option<(u64, Control)>> {
     let mut newest = None;
     for index in [0, 1] {

@@ -1,8 +1,8 @@
 //! Damage to a simulated disk: bits that flip, sectors that cannot be read, writes that go astray.
 //!
 //! What is chosen at random is chosen by the seed that is given, not by the disk's own dice, so
-//! that a fault changes nothing else about a run. Only bytes that hold something are chosen: a fault
-//! among the zeros of a preallocated file would hit nothing anybody relies on.
+//! that a fault changes nothing else about a run. Only bytes that hold something are chosen: a
+//! fault among the zeros of a preallocated file would hit nothing anybody relies on.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ impl SimDisk {
 
     /// Makes the device put the next write to `path`, or to a file below it, at other sectors of
     /// the same file, which `seed` chooses; where it should have gone the old bytes stay. Whole
-    /// sectors move, as a device moves them. Reads show it where it belongs until a crash. A file of
-    /// a single sector has no other place: such a write is lost.
+    /// sectors move, as a device moves them. Reads show it where it belongs until a crash. A file
+    /// of a single sector has no other place: such a write is lost.
     pub fn misdirect_next_write_below(&self, path: impl AsRef<Path>, seed: u64) {
         self.mislay(path.as_ref(), Mishap::Astray(seed));
     }

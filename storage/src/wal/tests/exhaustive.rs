@@ -43,8 +43,8 @@ fn seeds(count: u64) -> Vec<u64> {
 /// through the bits of a log meets every bit of a byte and every place in a sector.
 const STRIDE: u64 = 9;
 
-/// Which cases of a large enumeration are tried: from which one on, and every how many-th. The usual
-/// run begins elsewhere every day, or as `MAINSTAY_SEED` says, and tells where.
+/// Which cases of a large enumeration are tried: from which one on, and every how many-th. The
+/// usual run begins elsewhere every day, or as `MAINSTAY_SEED` says, and tells where.
 fn sampled() -> (u64, usize) {
     let replayed = std::env::var("MAINSTAY_SEED").ok();
     let start = match replayed.and_then(|seed| seed.parse::<u64>().ok()) {

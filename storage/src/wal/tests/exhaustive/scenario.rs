@@ -1,8 +1,9 @@
 //! The life of a log, and what it promised to whom while its disk failed.
 //!
 //! Everything that changes the directory of a log happens once: creation, appends, new segments,
-//! checkpoint, slots, promises, removal, a new timeline, a cut, a rewind, another's history, the mark
-//! on the store, closing and opening again. Any step may fail; what matters is what was answered.
+//! checkpoint, slots, promises, removal, a new timeline, a cut, a rewind, another's history, the
+//! mark on the store, closing and opening again. Any step may fail; what matters is what was
+//! answered.
 
 use std::collections::BTreeSet;
 use std::path::Path;
