@@ -16,8 +16,6 @@ mod rules;
 mod stage;
 mod torn;
 
-use crate::disk::{DiskCall, DiskOp};
-
 /// Whether everything is to be enumerated, however long that takes.
 fn whole() -> bool {
     std::env::var_os("MAINSTAY_EXHAUSTIVE").is_some_and(|value| value != "0")
@@ -35,22 +33,6 @@ fn seeds(count: u64) -> Vec<u64> {
 /// How to see a failure of `test` again.
 fn replay(test: &str, seed: u64) -> String {
     format!("replay: MAINSTAY_SEED={seed} cargo test -p mainstay-storage {test}")
-}
-
-/// Whether a call may have changed the disk.
-fn changes(call: &DiskCall) -> bool {
-    let op = call.op;
-    !matches!(
-        op,
-        DiskOp::Open
-            | DiskOp::List
-            | DiskOp::Exists
-            | DiskOp::Lock
-            | DiskOp::Read
-            | DiskOp::Len
-            | DiskOp::SyncData
-            | DiskOp::SyncDir
-    )
 }
 
 /// A small generator: enough to choose samples and payloads.
