@@ -1,7 +1,7 @@
 //! The fuzz targets as usual tests: over the committed inputs, and over others made from them.
 //!
-//! What a target does, and what must hold, stands in each crate's `src/fuzz.rs`; the long run, which
-//! is led by what of the code an input reaches, is
+//! What a target does, and what must hold, stands in each crate's `src/fuzz.rs`; the long run,
+//! which is led by what of the code an input reaches, is
 //!
 //! ```text
 //! ./tests/fuzz/run [--seconds N] [TARGET..]

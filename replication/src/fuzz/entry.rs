@@ -216,7 +216,7 @@ impl Connection {
 /// A server that says anything, in any order, to a client that has a password.
 pub(super) fn login(data: &[u8]) {
     let mut input = Input::new(data);
-    let guarded = input.byte() % 4 != 0;
+    let guarded = !input.byte().is_multiple_of(4);
     let mut login = Login::new(guarded.then_some("pencil"), "cnonce".to_owned());
     let mut server = Server::default();
     for _ in 0..EVENTS_MAX {

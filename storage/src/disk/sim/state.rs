@@ -99,6 +99,16 @@ pub struct DiskCall {
 }
 
 impl DiskCall {
+    /// Whether a call of this kind may have changed a content or a name; a sync changes neither.
+    pub fn changes(&self) -> bool {
+        use DiskOp::{Exists, Len, List, Lock, Open, Read, SyncData, SyncDir};
+        let op = self.op;
+        !matches!(
+            op,
+            Open | List | Exists | Lock | Read | Len | SyncData | SyncDir
+        )
+    }
+
     pub(super) fn new(op: DiskOp, path: impl Into<Arc<Path>>) -> Self {
         Self {
             number: 0,

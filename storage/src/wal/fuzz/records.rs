@@ -25,7 +25,7 @@ pub(crate) fn record(data: &[u8]) {
     };
     let previous = input.flag().then(|| input.u32());
     let space = match input.flag() {
-        true => SIZE.bytes(),
+        true => 1 << 14,
         false => u64::from(input.u16()),
     };
     let mut bytes = input.rest().to_vec();
@@ -37,7 +37,7 @@ pub(crate) fn record(data: &[u8]) {
         Ok(parsed) => parsed,
         Err(why) => {
             if why == Invalid::Short {
-                bytes.resize(RECORD_HEADER_LEN + SIZE.payload_max() * 8, 0);
+                bytes.resize(RECORD_HEADER_LEN + (1 << 16), 0);
                 let longer = parse(&bytes, space, &place, previous);
                 assert_ne!(longer, Err(Invalid::Short), "more bytes decide nothing");
             } else if !matches!(why, Invalid::Chain { .. } | Invalid::Length(_)) {

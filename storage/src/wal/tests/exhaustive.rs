@@ -23,8 +23,6 @@ mod torn;
 
 use std::time::SystemTime;
 
-use crate::disk::{DiskCall, DiskOp};
-
 /// Whether everything is to be enumerated, however long that takes.
 fn whole() -> bool {
     std::env::var_os("MAINSTAY_EXHAUSTIVE").is_some_and(|value| value != "0")
@@ -62,22 +60,6 @@ fn sampled() -> (u64, usize) {
 /// How to see a failure of `test` again.
 fn replay(test: &str, seed: u64) -> String {
     format!("replay: MAINSTAY_SEED={seed} cargo test -p mainstay-storage {test}")
-}
-
-/// Whether a call may have changed the disk.
-fn changes(call: &DiskCall) -> bool {
-    let op = call.op;
-    !matches!(
-        op,
-        DiskOp::Open
-            | DiskOp::List
-            | DiskOp::Exists
-            | DiskOp::Lock
-            | DiskOp::Read
-            | DiskOp::Len
-            | DiskOp::SyncData
-            | DiskOp::SyncDir
-    )
 }
 
 /// A small generator: enough to choose samples and payloads.

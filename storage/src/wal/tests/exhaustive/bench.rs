@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 use uuid::Uuid;
 
-use super::{Dice, changes};
+use super::Dice;
 use crate::control::{Control, ControlFile, Watermark};
-use crate::disk::{Disk, SimDisk};
+use crate::disk::{Disk, DiskCall, SimDisk};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
@@ -429,7 +429,11 @@ pub(super) fn check(
         Err(Error::Corrupt { at, proven: p, .. }) => {
             assert!(end < proven, "{}: {at} called damage, proven {p}", case());
             assert_eq!((at, p), (end, proven), "{}", case());
-            assert!(!disk.trace().iter().any(changes), "{}: changed", case());
+            assert!(
+                !disk.trace().iter().any(DiskCall::changes),
+                "{}: changed",
+                case()
+            );
             None
         }
         Err(error) => panic!("{}: {error}", case()),
