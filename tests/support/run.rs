@@ -148,6 +148,12 @@ impl Background {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("a child can be waited for");
+        ended.is_some()
+    }
+
     /// Asks it to end, as Ctrl-C does, and returns its exit code.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) -> Option<i32> {
