@@ -120,7 +120,7 @@ fn run_all(first: u64, kills: u64) -> Tally {
 fn clusters_of_processes_that_are_killed_stopped_and_cut_off_keep_what_was_acknowledged() {
     let tally = run_all(number("MAINSTAY_KILLS_SEED", 1), KILLS);
     assert!(tally.acknowledged > 1_000, "{tally:?} tests little");
-    assert!(tally.failovers > 5, "{tally:?} tests little");
+    assert!(tally.failovers > 1, "{tally:?} tests little");
 }
 
 #[test]
