@@ -129,6 +129,28 @@ fn a_primary_that_was_replaced_and_is_back_agrees_although_no_log_names_it() {
 }
 
 #[test]
+fn a_node_that_took_over_and_crashed_still_finds_the_primary_that_it_replaced() {
+    let dir = TempDir::new().unwrap();
+    let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (a, b, c)");
+    let mut b = start("b").start();
+    let [mut a, c] = ["a", "c"].map(|name| start(name).follow(&b).start());
+    until_streaming(&b, 2);
+    b.kill();
+    let (status, answer) = order(&a, "/v1/failover", &json!({ "to": "a" }));
+    assert_eq!(status, 200, "{answer}");
+    let end = a.http.put(TABLE, "k", b"v").ok().lsn();
+    a.kill();
+    let a = a.same_ports().follow(&c).start();
+    let b = b.same_ports().start();
+    until("b is fenced", || b.http.status()["role"] == "fenced");
+    // The policy counts b, which never was a standby of a.
+    let (status, answer) = order(&a, "/v1/failover", &json!({ "to": "a" }));
+    assert_eq!(status, 200, "{answer}");
+    a.http.wait_for(end);
+    assert_eq!(a.http.get(TABLE, "k").status, 200, "LOST");
+}
+
+#[test]
 fn another_cluster_at_the_address_of_a_member_hears_of_no_timeline() {
     let dir = TempDir::new().unwrap();
     let mut a = Start::new(dir.path(), "a").start();

@@ -118,10 +118,13 @@ fn write_until_cut(
 fn start_and_cut(start: &Start, disk: &mut Disk, random: &mut Random) -> String {
     let calls = random.below(60);
     disk.image().faults.die_after(calls);
-    let node = start.begin();
-    until("the disk dies, or the node is ready", || {
-        disk.image().faults.is_dead() || node.said().contains("is ready")
+    let mut node = start.begin();
+    until("the disk dies, or the node is ready, or ends", || {
+        let ready = node.said().contains("is ready");
+        ready || disk.image().faults.is_dead() || node.has_ended()
     });
+    let died = disk.image().faults.is_dead() || !node.has_ended();
+    assert!(died, "it does not start: {}", node.said());
     drop(node);
     format!("; at call {calls} of the start, {}", cut(disk, random))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -191,10 +191,33 @@ impl Cluster {
                 // Refused as long as somebody heard a primary just now.
                 let one = &self.nodes[random.index(self.nodes.len())];
                 let _ = one.http.send("POST", "/v1/failover", b"{}");
+                if begun.elapsed() > NOBODY_FOR {
+                    self.show_themselves(&all);
+                }
             }
             thread::sleep(LOOK_EVERY);
         }
         unreachable!("it goes on until the cluster is healed");
+    }
+
+    /// Has primaries that were replaced follow the standby of the newest timeline, which may not
+    /// know where they are.
+    fn show_themselves(&mut self, all: &[Value]) {
+        let timeline = |at: &usize| all[*at]["timeline"].as_u64();
+        let Some(newest) = (0..all.len()).max_by_key(timeline) else {
+            return;
+        };
+        for at in (0..all.len()).filter(|&at| all[at]["role"] == "fenced" && at != newest) {
+            self.order_to_follow(at, newest);
+        }
+    }
+
+    fn order_to_follow(&mut self, at: usize, upstream: usize) {
+        self.primaries.remove(&at);
+        let order = json!({ "url": url(&self.mesh, upstream) }).to_string();
+        let http = &self.nodes[at].http;
+        // One that cannot be told now is told again.
+        let _ = http.send("POST", "/v1/follow", order.as_bytes());
     }
 
     /// Tells those who do not follow the primary whom to follow; says whether all do.
@@ -210,11 +233,7 @@ impl Cluster {
             // An older primary is fenced once it hears of the newer one, and others dial again by
             // themselves; whoever does not is told.
             if last[at]["role"] == "fenced" || looks.is_multiple_of(TOLD_EVERY) {
-                self.primaries.remove(&at);
-                let order = json!({ "url": url(&self.mesh, primary) }).to_string();
-                let _ = self.nodes[at]
-                    .http
-                    .send("POST", "/v1/follow", order.as_bytes());
+                self.order_to_follow(at, primary);
             }
         }
         all
@@ -245,6 +264,9 @@ impl Cluster {
         faults
     }
 }
+
+/// How long an operator waits for a failover before looking for who is missing.
+const NOBODY_FOR: Duration = Duration::from_secs(15);
 
 /// So many looks after one another at a node that does not follow, it is told to.
 const TOLD_EVERY: u64 = 200;

@@ -10,7 +10,7 @@ use crate::support::{End, Http, Line, Way};
 
 /// How often an order of failover is repeated while it is refused, and how long after: for longer
 /// than a primary may be silent.
-const FAILOVER_TRIES: u64 = 100;
+const FAILOVER_TRIES: u64 = 60;
 const FAILOVER_PAUSE: Duration = Duration::from_millis(25);
 
 /// A disturbance that outlasts every time that a node waits for another, and how rare it is.
@@ -43,7 +43,7 @@ pub(super) fn run(
 ) -> Told {
     let mut told = Told::default();
     let primary = cluster.primary().unwrap_or(0);
-    let disturbed = random.one_in(3).then(|| {
+    let disturbed = random.one_in(2).then(|| {
         let one = disturb(cluster, primary, random, &mut told);
         let (some, most) = (1 + random.below(30), moment(random, 300));
         clients.acknowledges_within(some, most);
@@ -51,7 +51,10 @@ pub(super) fn run(
     });
     // One that was disturbed and lives on has to find its place again.
     let spared = disturbed.filter(|_| random.one_in(2));
-    for victim in victims(primary, random) {
+    // One that lags while the primary dies must not take over alone.
+    let lags = disturbed.filter(|&one| one != primary && !random.one_in(3));
+    let victims = lags.map_or_else(|| victims(primary, random), |_| vec![primary]);
+    for victim in victims {
         if Some(victim) == spared || told.kills >= kills_max {
             continue;
         }
@@ -66,7 +69,8 @@ pub(super) fn run(
     let in_doubt = disturbed == Some(primary) || !cluster.awake().contains(&primary);
     let odds = if in_doubt { 4 } else { 1 };
     if random.below(5) < odds {
-        fail_over(cluster, clients, random, kills_max, &mut told);
+        let asked = lags.filter(|_| random.one_in(2));
+        fail_over(cluster, clients, random, (asked, kills_max), &mut told);
         clients.acknowledges_within(1 + random.below(40), moment(random, 500));
     }
     if disturbed.is_some() && random.one_in(LONG_ONE_IN) {
@@ -103,9 +107,9 @@ fn victims(primary: usize, random: &mut Random) -> Vec<usize> {
 
 /// Stops a node, or does something to the lines around it; returns which one.
 fn disturb(cluster: &mut Cluster, primary: usize, random: &mut Random, told: &mut Told) -> usize {
-    let one = match random.one_in(2) {
+    let one = match random.one_in(3) {
         true => primary,
-        false => random.index(NAMES.len()),
+        false => (primary + 1 + random.index(2)) % NAMES.len(),
     };
     let way = match random.one_in(2) {
         true => Way::ToNode,
@@ -113,25 +117,25 @@ fn disturb(cluster: &mut Cluster, primary: usize, random: &mut Random, told: &mu
     };
     let bytes = 1 + random.index(40_000);
     let around = cluster.mesh.around(one);
-    let what = match random.below(7) {
+    let what = match random.below(9) {
         0 => {
             drop(around);
             cluster.pause(one);
             "stopped".to_owned()
         }
-        1 => {
+        1..4 => {
             around.for_each(silence);
             "cut off silently".to_owned()
         }
-        2 => {
+        4 => {
             around.for_each(|line| line.hold(way));
             format!("cut off one way, {way:?}")
         }
-        3 => {
+        5 => {
             around.for_each(|line| line.hold_after(way, bytes));
             format!("half open after {bytes} bytes {way:?}")
         }
-        4 => {
+        6 => {
             let end = if random.one_in(2) {
                 End::Close
             } else {
@@ -140,7 +144,7 @@ fn disturb(cluster: &mut Cluster, primary: usize, random: &mut Random, told: &mu
             around.for_each(|line| line.break_after(way, bytes, end));
             format!("{end:?} after {bytes} bytes {way:?}")
         }
-        5 => {
+        7 => {
             let morsel = 1 + bytes % 100;
             around.for_each(|line| line.trickle(way, morsel));
             format!("trickles by {morsel} bytes {way:?}")
@@ -161,19 +165,21 @@ fn silence(line: &Line) {
     line.hold(Way::FromNode);
 }
 
-/// Orders a failover of a node that is awake, and sometimes kills one of them while it runs.
+/// Orders a failover, of a node of choice or of any that is awake, and sometimes kills one of those
+/// that are while it runs.
 fn fail_over(
     cluster: &mut Cluster,
     clients: &Clients,
     random: &mut Random,
-    kills_max: u64,
+    (asked, kills_max): (Option<usize>, u64),
     told: &mut Told,
 ) {
     let awake = cluster.awake();
     if awake.is_empty() {
         return;
     }
-    let asked = awake[random.index(awake.len())];
+    let any = awake[random.index(awake.len())];
+    let asked = asked.filter(|asked| awake.contains(asked)).unwrap_or(any);
     let ordered = order(cluster.nodes[asked].http.clone());
     if told.kills < kills_max && random.one_in(4) {
         clients.acknowledges_within(1 + random.below(20), moment(random, 150));

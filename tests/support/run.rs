@@ -47,10 +47,14 @@ pub(crate) fn program(namespace: Option<&str>) -> Command {
     command
 }
 
-/// Takes settings of somebody's real node away from a command.
+/// Takes settings of somebody's real node away from a command. Which rule a build breaks on purpose
+/// is none of them.
 pub(crate) fn scrub(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
+        if text == "MAINSTAY_CANARY" {
+            continue;
+        }
         if text.starts_with("MAINSTAY_") || text.starts_with("PG") {
             command.env_remove(&name);
         }
@@ -142,6 +146,12 @@ impl Background {
             .read_to_end(&mut bytes)
             .unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("a child can be waited for");
+        ended.is_some()
     }
 
     /// Asks it to end, as Ctrl-C does, and returns its exit code.

@@ -233,7 +233,7 @@ impl Core {
             .unwrap_or_else(|| ClusterConfig::new(config.sync.clone().unwrap_or_default(), me));
         let standing = SyncStanding::idle(cluster.policy.clone(), config.on_miss);
         let state = State::new(cluster, admitted, config.sync.clone());
-        Ok(Self {
+        let core = Self {
             name,
             wal,
             clock: Clock::new(),
@@ -269,7 +269,9 @@ impl Core {
             observer,
             state: Mutex::new(state),
             config,
-        })
+        };
+        core.meet_by_log()?;
+        Ok(core)
     }
 
     pub(crate) fn role(&self) -> Role {

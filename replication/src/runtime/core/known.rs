@@ -57,6 +57,17 @@ impl Core {
         }
     }
 
+    /// Notes where primaries of before could be reached, as far as the log still says it: after a
+    /// restart nobody else may, and a candidate has to ask them.
+    pub(super) fn meet_by_log(&self) -> Result<()> {
+        for (bytes, _) in self.wal.binding_configs(Lsn::ZERO) {
+            if let Some(config) = ClusterConfig::decode(&bytes)? {
+                self.primary_was(config.primary, &self.state.lock().cluster);
+            }
+        }
+        Ok(())
+    }
+
     /// Where the node `name` can be reached: by the log, or as it was met.
     pub(crate) fn address_of(&self, name: &NodeName) -> Option<String> {
         let cluster = self.cluster();
