@@ -232,8 +232,7 @@ impl ControlFile {
         let index = generation % slots;
         self.write_slot(&slot, index)
             .map_err(|source| Error::io("write", &self.path, source))?;
-        self.generation = generation;
-        self.current = control;
+        (self.generation, self.current) = (generation, control);
         if slots == 2
             && !canary("control-without-copy")
             && let Err(error) = self.write_slot(&slot, 1 - index)
@@ -256,8 +255,7 @@ impl ControlFile {
         self.closed = true;
     }
 
-    /// Overwrites both watermarks with `mark`, durably, so that none speaks of log that is given
-    /// up.
+    /// Overwrites both watermarks durably, so that none speaks of log that is given up.
     ///
     /// # Errors
     /// Disk errors.

@@ -301,6 +301,29 @@ fn a_restart_knows_again_that_nothing_was_confirmed_while_a_star_counted_too_few
     );
 }
 
+#[test]
+fn no_change_is_logged_behind_a_policy_that_counts_too_few() {
+    let own = name("n1");
+    let counts = |voters: &[NodeName]| {
+        let policy = "ANY 2 (*)".parse().unwrap();
+        let policy = BoundPolicy::new(policy, voters, &own, Lsn::new(8));
+        let config = CommitConfig {
+            name: own.clone(),
+            timeline: script::timeline("1:a"),
+            flushed: Lsn::new(800),
+            commit: Lsn::new(8),
+            hold_until: Lsn::ZERO,
+            policies: vec![policy],
+            on_miss: OnMiss::Block,
+        };
+        Committer::new(config, Moment::ZERO)
+    };
+    assert!(counts(&[name("a"), name("b")]).may_change_policy());
+    let short = counts(&[name("a")]);
+    assert!(!short.may_change_policy());
+    assert_eq!(short.unsatisfiable().unwrap().counted(), [name("a")]);
+}
+
 fn any_event() -> impl Strategy<Value = (u8, u8, u64, u64, bool)> {
     (0u8..12, 0u8..4, 0u64..60, 0u64..4, any::<bool>())
 }
