@@ -59,6 +59,9 @@ impl Core {
             let end = newest.unwrap_or_default();
             return Ok(PolicyLogged { end, before });
         }
+        if let Some(short) = committer.unsatisfiable().filter(|_| !force) {
+            return Err(never_confirmed(short));
+        }
         // Before the entry is in the log, since it may be flushed before this returns.
         self.wal.set_commit_follows(false);
         let end = self.log_config(&cluster).inspect_err(|_| {
@@ -85,14 +88,7 @@ impl Core {
             let why = "this primary asks the members whether it may go on; try again when it does";
             return Err(Error::Refused(why.to_owned()));
         }
-        if let Some(short) = committer.unsatisfiable().filter(|_| !force) {
-            let (policy, counted) = (short.policy(), short.counted().len());
-            return Err(Error::Refused(format!(
-                "the policy {policy} counts {counted} standbys, too few to confirm anything, a \
-                 change included; let enough standbys come first, or use force"
-            )));
-        }
-        if !force && !committer.may_change_policy() {
+        if !force && !committer.may_change_policy() && committer.unsatisfiable().is_none() {
             let why = "earlier changes of the policy are not confirmed yet; start the standbys \
                        that they wait for, or use force, which puts an end to all of them";
             return Err(Error::Refused(why.to_owned()));
@@ -205,6 +201,15 @@ impl Core {
             policy: cluster.policy,
         }
     }
+}
+
+/// Why nothing can be changed while `short` binds.
+fn never_confirmed(short: &BoundPolicy) -> Error {
+    let (policy, counted) = (short.policy(), short.counted().len());
+    Error::Refused(format!(
+        "the policy {policy} counts {counted} standbys, too few to confirm anything, a change \
+         included; let enough standbys come first, or use force"
+    ))
 }
 
 /// Takes the registration of `name` out of `cluster`.
