@@ -191,7 +191,7 @@ impl ControlFile {
         let watermark = marks
             .into_iter()
             .flatten()
-            .max_by_key(|mark| (mark.flushed, mark.commit));
+            .max_by_key(|mark| (mark.flushed, mark.commit, mark.failed));
         let this = Self {
             path: path.to_owned(),
             file,
@@ -265,10 +265,10 @@ impl ControlFile {
             .map_err(|source| Error::io("write", &self.path, source))
     }
 
-    /// Notes `mark` in place of both watermarks, without syncing.
+    /// Notes `mark` in place of both watermarks, without syncing; in one where the other fails.
     pub(crate) fn note_in_both(&mut self, mark: Watermark) -> std::io::Result<()> {
-        self.note_watermark(mark)?;
-        self.note_watermark(mark)
+        let (one, other) = (self.note_watermark(mark), self.note_watermark(mark));
+        one.and(other)
     }
 
     /// Notes what was flushed, without syncing. A failure is harmless: the mark only helps to tell
