@@ -20,7 +20,7 @@ use mainstay_replication::protocol::level::{Level, OnMiss};
 use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::protocol::policy::BoundPolicy;
 use mainstay_replication::protocol::promotion::{
-    Beginning, Candidate, LogEnd, Standstill, standstill,
+    Beginning, Candidate, LogEnd, Standstill, held_until, standstill,
 };
 use mainstay_replication::protocol::receiver::Receiver;
 use mainstay_replication::time::Moment;
@@ -251,7 +251,7 @@ impl Node {
     }
 
     /// Serves as the primary of the log's timeline.
-    fn lead(&mut self, hold_until: Lsn, world: &mut World<'_>) -> Done {
+    fn lead(&mut self, began: Lsn, world: &mut World<'_>) -> Done {
         let (name, now) = (self.name.clone(), world.moment());
         let was_standby = self.life().role == Role::Standby;
         if was_standby {
@@ -260,19 +260,23 @@ impl Node {
             }
         }
         let life = self.life();
+        let (flushed, commit) = (life.wal.flushed().get(), life.wal.commit().get());
         let config = CommitConfig {
             name,
             timeline: life.wal.timeline(),
-            flushed: life.wal.flushed().get(),
-            commit: life.wal.commit().get(),
-            hold_until,
+            flushed,
+            commit,
+            hold_until: match began.is_zero() {
+                true => held_until(&life.wal.history(), commit, flushed),
+                false => began,
+            },
             policies: policies(&life.wal)?,
             on_miss: OnMiss::Block,
         };
         life.committer = Some(Committer::new(config, now));
         life.role = Role::Primary;
         life.receiver = None;
-        if !hold_until.is_zero() {
+        if !began.is_zero() {
             life.standstill = None;
         }
         let (name, timeline) = (self.name.clone(), self.life().wal.timeline());
