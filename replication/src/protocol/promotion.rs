@@ -39,7 +39,9 @@ pub use candidate::{
     Event as CandidateEvent, LagLimit, Phase,
 };
 pub use choice::{Choice, Contender, NoChoice, choose};
-pub use going_on::{ATTEMPT_BACKOFF_BASE, ATTEMPT_BACKOFF_MAX, Beginning, Standstill, standstill};
+pub use going_on::{
+    ATTEMPT_BACKOFF_BASE, ATTEMPT_BACKOFF_MAX, Beginning, Standstill, held_until, standstill,
+};
 pub use loss::{Announced, PossibleLoss};
 pub use refusal::{Notice, Refusal};
 
@@ -129,6 +131,8 @@ pub fn fencing(own: &TimelineHistory, claimed: Timeline, opened: bool) -> Fencin
     }
 }
 
+#[cfg(test)]
+mod exhaustive;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

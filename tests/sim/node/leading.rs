@@ -7,7 +7,7 @@ use mainstay_replication::protocol::level::{Level, OnMiss};
 use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::protocol::policy::{BoundPolicy, ChangeRule, change_rule};
 use mainstay_replication::protocol::promotion::{
-    Beginning, Fencing, Standstill, fencing, standstill,
+    Beginning, Fencing, Standstill, fencing, held_until, standstill,
 };
 use mainstay_storage::{Error as StorageError, Lsn, Timeline};
 
@@ -32,24 +32,28 @@ impl Node {
     }
 
     /// Serves as the primary of the log's timeline.
-    pub(super) fn lead(&mut self, hold_until: Lsn, world: &mut World<'_>) -> Done {
+    pub(super) fn lead(&mut self, began: Lsn, world: &mut World<'_>) -> Done {
         let (name, now) = (self.name.clone(), world.moment());
         if self.life().role == Role::Standby {
             for conn in self.life().sessions.keys().copied().collect::<Vec<_>>() {
                 self.hang_up(conn, world);
             }
-            if !hold_until.is_zero() {
+            if !began.is_zero() {
                 self.take_over_slots()?;
             }
         }
         self.look_at_all()?;
         let life = self.life();
+        let (flushed, commit) = (life.wal.flushed().get(), life.wal.commit().get());
         let config = CommitConfig {
             name,
             timeline: life.wal.timeline(),
-            flushed: life.wal.flushed().get(),
-            commit: life.wal.commit().get(),
-            hold_until,
+            flushed,
+            commit,
+            hold_until: match began.is_zero() {
+                true => held_until(&life.wal.history(), commit, flushed),
+                false => began,
+            },
             policies: policies(&life.wal)?,
             on_miss: OnMiss::Block,
         };
@@ -58,7 +62,7 @@ impl Node {
         life.role = Role::Primary;
         life.receiver = None;
         life.copying = None;
-        if !hold_until.is_zero() {
+        if !began.is_zero() {
             life.standstill = None;
         }
         let (name, timeline) = (self.name.clone(), self.life().wal.timeline());

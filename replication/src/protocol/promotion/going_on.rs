@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use mainstay_storage::{Lsn, TimelineHistory};
+
 use super::Purpose;
 
 /// Bound on the time before a second attempt; it doubles from attempt to attempt.
@@ -55,6 +57,17 @@ pub const fn standstill(beginning: Beginning) -> Option<Standstill> {
     }
 }
 
+/// Up to where a primary that starts again confirms nothing, zero for nowhere; `commit` is what it
+/// knows committed, and `flushed` where its log ends.
+///
+/// What began its timeline may not be committed yet. Until it is, nothing older may be confirmed by
+/// counting alone: a node with another timeline in its log could still be preferred to all who
+/// counted. Where that record ends is not remembered; the log as it is contains it.
+pub fn held_until(history: &TimelineHistory, commit: Lsn, flushed: Lsn) -> Lsn {
+    let begun = history.spans().len() > 1 && commit <= history.current_begin();
+    if begun { flushed } else { Lsn::ZERO }
+}
+
 impl Standstill {
     /// The rule by which attempt number `attempt` (from 0) asks.
     pub const fn purpose(self, attempt: u32) -> Purpose {
@@ -82,6 +95,7 @@ impl Standstill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::script::timeline;
 
     #[test]
     fn a_primary_asks_before_it_goes_on_after_a_crash_under_a_policy_or_a_promise() {
@@ -99,6 +113,25 @@ mod tests {
                 _ => None,
             };
             assert_eq!(standstill(beginning), expected, "{beginning:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_does_not_end_the_wait_for_what_began_the_timeline() {
+        let at = Lsn::new;
+        let mut history = TimelineHistory::new(timeline("1:a"), at(8));
+        assert_eq!(
+            held_until(&history, at(8), at(80)),
+            Lsn::ZERO,
+            "nothing began it"
+        );
+        history.open(timeline("2:b"), at(40), "").unwrap();
+        for (commit, expected) in [(8, 80), (32, 80), (40, 80), (48, 0), (80, 0)] {
+            assert_eq!(
+                held_until(&history, at(commit), at(80)),
+                at(expected),
+                "{commit}"
+            );
         }
     }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::event::ReplicationEvent;
 use crate::protocol::commit::{Action, CommitConfig, Committer, Condition, Event};
 use crate::protocol::policy::BoundPolicy;
-use crate::protocol::promotion::{Beginning, Fencing, Standstill, fencing, standstill};
+use crate::protocol::promotion::{Beginning, Fencing, Standstill, fencing, held_until, standstill};
 use crate::time::Moment;
 
 impl Core {
@@ -58,15 +58,15 @@ impl Core {
     }
 
     /// Begins to serve as the primary of the current timeline, unless this node is no `was` any
-    /// more. `hold_until` is the end of its NewTimeline entry if it was opened just now, else zero.
+    /// more. `began` is the end of its NewTimeline entry if it was opened just now, else zero.
     ///
     /// # Errors
     /// When the configuration cannot be read or logged.
-    pub(crate) fn become_primary(&self, was: &Role, hold_until: Lsn) -> Result<()> {
+    pub(crate) fn become_primary(&self, was: &Role, began: Lsn) -> Result<()> {
         let commit = self.wal.commit().get();
         let mut cluster = self.cluster();
         let mut policies = self.policies()?;
-        let waits = hold_until.is_zero() && self.standstill.borrow().is_some();
+        let waits = began.is_zero() && self.standstill.borrow().is_some();
         let (me, chosen) = (self.me(), self.state.lock().chosen.clone());
         let policy = chosen.unwrap_or_else(|| cluster.policy.clone());
         let current = cluster.primary == me && cluster.policy == policy;
@@ -76,20 +76,24 @@ impl Core {
             let end = self.log_config(&cluster)?;
             policies.push(cluster.bound(end));
         }
+        let flushed = self.wal.flushed().get();
         let config = CommitConfig {
             name: self.name.clone(),
             timeline: self.wal.timeline(),
-            flushed: self.wal.flushed().get(),
+            flushed,
             commit,
-            hold_until,
+            hold_until: match began.is_zero() {
+                true => held_until(&self.wal.history(), commit, flushed),
+                false => began,
+            },
             policies,
             on_miss: self.config.on_miss,
         };
-        let opened = !hold_until.is_zero() && *was != Role::Primary;
-        if opened {
+        let opened = !began.is_zero();
+        if opened && *was != Role::Primary {
             self.take_over_slots();
         }
-        self.serve(was, cluster, config);
+        self.serve(was, cluster, config, opened);
         self.log_slots(false);
         if waits {
             tracing::warn!("this primary must ask the members before it confirms anything");
@@ -99,8 +103,7 @@ impl Core {
         Ok(())
     }
 
-    fn serve(&self, was: &Role, cluster: ClusterConfig, config: CommitConfig) {
-        let opened = !config.hold_until.is_zero();
+    fn serve(&self, was: &Role, cluster: ClusterConfig, config: CommitConfig, opened: bool) {
         let follows = config.policies.iter().all(|bound| bound.needed() == 0);
         let mut state = self.state.lock();
         // One that was fenced while it opened a timeline stays so.
