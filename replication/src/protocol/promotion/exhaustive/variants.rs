@@ -62,6 +62,19 @@ fn two_of_one_number() -> Vec<Action> {
     ]
 }
 
+/// A asks for a third timeline before B opens the second, which C follows.
+fn asked_before() -> [Action; 7] {
+    [
+        Suspend(A),
+        Begin(A, Raise, 3),
+        Begin(B, Promote, 2),
+        Promise(C, B),
+        Open(B, OF_C, false),
+        Follow(C, B),
+        Receive(C, B),
+    ]
+}
+
 fn variants() -> Vec<Variant> {
     let variant = |without, first, bounds, before: &[Action], breaks| Variant {
         without,
@@ -70,23 +83,13 @@ fn variants() -> Vec<Variant> {
         before: before.to_vec(),
         breaks,
     };
-    // A asks for a third timeline before B opens the second, which C follows.
-    let early = [
-        Suspend(A),
-        Begin(A, Raise, 3),
-        Begin(B, Promote, 2),
-        Promise(C, B),
-        Open(B, OF_C, false),
-        Follow(C, B),
-        Receive(C, B),
-    ];
     let changed = [Configure(A), Receive(B, A)];
     vec![
         variant(
             Rule::TimelineFirst,
             ONE,
             bounds(3, 1, 0),
-            &early,
+            &asked_before(),
             (LATER_HAVE_IT, 4),
         ),
         variant(Rule::Promises, ONE, bounds(2, 1, 0), &[], (ONE_LOG, 9)),
