@@ -10,10 +10,10 @@
 //!
 //! * *No messages.* Log that is on its way to a standby can be received at once instead: nobody
 //!   else sees the difference, and what was sent before a crash was there before it. A confirmation
-//!   counts when the primary takes the step [`Commit`](Action::Commit); that it came late, or never,
-//!   is the same as taking the step later, or never. One that arrives after its sender followed
-//!   another timeline could have been taken before, since a standby confirms what it has and its
-//!   primary only gains by it.
+//!   counts when the primary takes the step `Commit`; that it came late, or never, is the same as
+//!   taking the step later, or never. One that arrives after its sender followed another timeline
+//!   could have been taken before, since a standby confirms what it has, and who confirms more is
+//!   held to more.
 //! * *A promise is answered when it is made.* That the answer was lost, or came too late, is the
 //!   same as a candidate that goes on without it: it may with any part of what it was answered. The
 //!   round that binds nobody only chooses the number, so any number above its own may be chosen.

@@ -62,7 +62,21 @@ fn two_of_one_number() -> Vec<Action> {
     ]
 }
 
-fn variants() -> Vec<Variant> {
+/// A asks for a third timeline before B opens the second, which C follows.
+const LATE: [Action; 7] = [
+    Suspend(A),
+    Begin(A, Raise, 3),
+    Begin(B, Promote, 2),
+    Promise(C, B),
+    Open(B, OF_C, false),
+    Follow(C, B),
+    Receive(C, B),
+];
+
+/// B has the change of policy that A logged.
+const CHANGED: [Action; 2] = [Configure(A), Receive(B, A)];
+
+fn variants() -> [Variant; 9] {
     let variant = |without, first, bounds, before: &[Action], breaks| Variant {
         without,
         first,
@@ -70,69 +84,21 @@ fn variants() -> Vec<Variant> {
         before: before.to_vec(),
         breaks,
     };
-    // A asks for a third timeline before B opens the second, which C follows.
-    let early = [
-        Suspend(A),
-        Begin(A, Raise, 3),
-        Begin(B, Promote, 2),
-        Promise(C, B),
-        Open(B, OF_C, false),
-        Follow(C, B),
-        Receive(C, B),
-    ];
-    let changed = [Configure(A), Receive(B, A)];
-    vec![
-        variant(
-            Rule::TimelineFirst,
-            ONE,
-            bounds(3, 1, 0),
-            &early,
-            (LATER_HAVE_IT, 4),
-        ),
-        variant(Rule::Promises, ONE, bounds(2, 1, 0), &[], (ONE_LOG, 9)),
-        variant(
-            Rule::PromisesMeetConfirmations,
-            ONE,
-            bounds(2, 1, 0),
-            &[],
-            (ONE_LOG, 9),
-        ),
-        variant(
-            Rule::BeginFirst,
-            MAJORITY,
-            bounds(4, 1, 1),
-            &two_logs_of_one_record(),
-            (LATER_HAVE_IT, 6),
-        ),
-        variant(Rule::OneId, MAJORITY, bounds(2, 1, 0), &[], (ONE_ID, 6)),
-        variant(
-            Rule::BothPolicies,
-            TWO,
-            bounds(2, 2, 1),
-            &changed,
-            (ONE_LOG, 7),
-        ),
-        variant(
-            Rule::Fencing,
-            MAJORITY,
-            bounds(2, 1, 0),
-            &[],
-            (ONE_CONFIRMS, 7),
-        ),
-        variant(
-            Rule::AskAfterCrash,
-            TWO,
-            bounds(2, 2, 0),
-            &[],
-            (LATER_HAVE_IT, 8),
-        ),
-        variant(
-            Rule::Ids,
-            TWO,
-            bounds(3, 1, 0),
-            &two_of_one_number(),
-            (LATER_HAVE_IT, 6),
-        ),
+    let (small, two_writes) = (bounds(2, 1, 0), bounds(2, 2, 0));
+    let (third, fourth) = (bounds(3, 1, 0), bounds(4, 1, 1));
+    let (log, later) = (|steps| (ONE_LOG, steps), |steps| (LATER_HAVE_IT, steps));
+    let (uncounted, twins) = (two_logs_of_one_record(), two_of_one_number());
+    use Rule::*;
+    [
+        variant(TimelineFirst, ONE, third, &LATE, later(4)),
+        variant(Promises, ONE, small, &[], log(9)),
+        variant(PromisesMeetConfirmations, ONE, small, &[], log(9)),
+        variant(BeginFirst, MAJORITY, fourth, &uncounted, later(6)),
+        variant(OneId, MAJORITY, small, &[], (ONE_ID, 6)),
+        variant(BothPolicies, TWO, bounds(2, 2, 1), &CHANGED, log(7)),
+        variant(Fencing, MAJORITY, small, &[], (ONE_CONFIRMS, 7)),
+        variant(AskAfterCrash, TWO, two_writes, &[], later(8)),
+        variant(Ids, TWO, third, &twins, later(6)),
     ]
 }
 
