@@ -69,7 +69,7 @@ impl Cluster {
             return Ok(());
         }
         self.orders += 1;
-        let restarts = self.orders % 3 == 0;
+        let restarts = self.orders.is_multiple_of(3);
         // A member without the vote of its name may be the one without which nobody can be
         // promoted. Giving the policy up is then what is left.
         let gives_up = self.orders > PATIENT_ORDERS && self.lacks_votes()?;

@@ -189,7 +189,7 @@ impl Cluster {
                 let name = super::name_of(index);
                 self.nodes.iter().any(|node| node.counts(&name, data))
             });
-            self.nodes[index].missing &= !(back && !self.nodes[index].rotten);
+            self.nodes[index].missing &= !back || self.nodes[index].rotten;
         }
         let voters = &self.nodes[..self.plan.voters];
         let missing = voters.iter().filter(|node| node.missing).count();
