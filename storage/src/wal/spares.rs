@@ -142,24 +142,32 @@ impl Spares {
             .map(|name| self.dir.join(name))
     }
 
-    /// Turns a segment that is not needed any more into a spare, or removes it when there are
-    /// enough. Returns whether it became a spare.
-    pub(crate) fn recycle(&self, segment: &Path) -> Result<bool> {
+    /// Gives a segment that is not needed any more the name of a spare, or removes it when there
+    /// are enough with `others` that were renamed just now. It becomes one by [`add`](Self::add).
+    pub(crate) fn recycle(&self, segment: &Path, others: usize) -> Result<Option<String>> {
         let mut ready = self.ready.lock();
-        if ready.names.len() >= SPARES_MAX {
+        if ready.names.len() + others >= SPARES_MAX {
             self.disk
                 .remove(segment)
                 .map_err(|source| Error::io("remove", segment, source))?;
-            return Ok(false);
+            return Ok(None);
         }
         let name = format!("{READY_PREFIX}{}", ready.made);
         self.disk
             .rename(segment, &self.dir.join(&name))
             .map_err(|source| Error::io("rename", segment, source))?;
         ready.made += 1;
-        ready.names.push_back(name);
-        ready.covered_until = ready.covered_until + self.size.bytes();
-        Ok(true)
+        Ok(Some(name))
+    }
+
+    /// Takes over recycled segments as spares, once their names are durable: what is written to one
+    /// before is found under its old name after a power cut.
+    pub(crate) fn add(&self, names: Vec<String>) {
+        let mut ready = self.ready.lock();
+        for name in names {
+            ready.names.push_back(name);
+            ready.covered_until = ready.covered_until + self.size.bytes();
+        }
     }
 
     fn fill(&self, path: &Path) -> io::Result<()> {

@@ -289,14 +289,17 @@ impl Wal {
         removed.retain(|name| {
             parse_segment_file_name(name, size).is_some_and(|(_, number)| !keep(number))
         });
+        let mut spares = Vec::new();
         for name in &removed {
-            if shared.spares.recycle(&dir.join(name))? {
-                shared.spare_returned();
-            }
+            spares.extend(shared.spares.recycle(&dir.join(name), spares.len())?);
         }
         if !removed.is_empty() {
             let synced = self.disk().sync_dir(&dir);
             synced.map_err(|source| Error::io("sync", &dir, source))?;
+        }
+        if !spares.is_empty() {
+            shared.spares.add(spares);
+            shared.spare_returned();
         }
         Ok(self.oldest())
     }

@@ -154,7 +154,8 @@ impl<'a> Parser<'a> {
             name.push('.');
             name += &self.name()?;
         }
-        Ok(Command::Show(name))
+        // The names of settings have no case, quoted or not.
+        Ok(Command::Show(name.to_ascii_lowercase()))
     }
 
     fn drop_slot(&mut self) -> Result<Command> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::SimDisk;
+use crate::disk::{CrashMode, DiskFault, SimDisk};
 use crate::entry::{WalEntry, WalEntryType};
 use crate::lsn::SegmentSize;
 use crate::wal::{NewLog, Wal, WalOptions};
@@ -51,4 +51,44 @@ fn a_driven_log_writes_when_it_is_driven_and_where_an_append_needs_room() {
     }
     disk.clear_capacity();
     wal.append(&put(250_000)).unwrap();
+}
+
+#[test]
+fn a_segment_whose_removal_is_not_durable_is_never_written_to() {
+    let options = WalOptions {
+        driven: true,
+        segment_size: SegmentSize::MIN,
+        ..WalOptions::new(|| 7)
+    };
+    let dir = Path::new("/node");
+    let put = || [WalEntry::new(WalEntryType::Insert, None, vec![7; 250_000])];
+    let mut failed = 0;
+    for call in 1..12 {
+        let disk = SimDisk::new(call);
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let wal = Wal::create(Arc::new(disk.until_crash()), dir, new, &options).unwrap();
+        for _ in 0..13 {
+            wal.append(&put()).unwrap();
+        }
+        while wal.drive() {}
+        let end = wal.flushed().get();
+        wal.advance_commit(end);
+        wal.checkpoint(end).unwrap();
+        disk.fail_call(call, DiskFault::Io);
+        failed += u64::from(wal.remove_below(end).is_err());
+        disk.clear_faults();
+        // What comes next is written to whatever became a spare.
+        for _ in 0..20 {
+            wal.append(&put()).unwrap();
+        }
+        while wal.drive() {}
+        wal.stop();
+        drop(wal);
+        disk.crash(CrashMode::LoseUnsynced);
+        let (wal, _) = Wal::open(Arc::new(disk), dir, &options).unwrap();
+        let mut reader = wal.reader(wal.oldest()).unwrap();
+        let upto = wal.flushed().get();
+        while reader.next_entry(upto).unwrap().is_some() {}
+    }
+    assert!(failed > 3, "{failed} removals failed");
 }
