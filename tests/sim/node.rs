@@ -430,7 +430,7 @@ impl Node {
         self.tick_receiver(world)?;
         self.tick_candidate(world)?;
         self.tick_handover(world)?;
-        self.tick_copying(world);
+        self.tick_copying(world)?;
         self.pump(world)
     }
 

@@ -12,7 +12,7 @@ use mainstay_storage::{LogBytes, Lsn, MemoryStore, NewLog, SimDisk, Store, Wal};
 use uuid::Uuid;
 
 use super::reading::COPY;
-use super::{DIR, Done, Node, World, options};
+use super::{DIR, Done, Node, Role, World, options};
 use crate::sim::net::{Copy, Packet};
 
 /// Pause before a copy is asked for again, in microseconds.
@@ -26,10 +26,12 @@ impl Node {
         attempt: u64,
         world: &mut World<'_>,
     ) -> Done {
-        if self.life().copying.is_some() {
+        // Of a primary: data that are a copy of a standby which lags behind, and older than their own
+        // registration, are taken for a vote (see FINDINGS.md).
+        let life = self.life();
+        if life.copying.is_some() || life.role != Role::Primary {
             return Ok(());
         }
-        let life = self.life();
         // A power cut may take the memory of what was committed further back than the store.
         let end = life.wal.commit().get().min(life.wal.flushed().get());
         let end = end.max(self.store.durable());
@@ -88,11 +90,18 @@ impl Node {
         self.ask_for_copy(world);
     }
 
-    pub(super) fn tick_copying(&mut self, world: &mut World<'_>) {
+    /// Asks again; data that are as good as ever are gone on with instead.
+    pub(super) fn tick_copying(&mut self, world: &mut World<'_>) -> Done {
         let copying = self.life.as_ref().and_then(|life| life.copying);
-        if copying.is_some_and(|(at, _)| at <= world.local) {
-            self.ask_for_copy(world);
+        match copying.filter(|(at, _)| *at <= world.local) {
+            Some((_, at_least)) if at_least.is_zero() => self.ask_for_copy(world),
+            Some(_) => {
+                self.life().copying = None;
+                return self.follow(world);
+            }
+            None => {}
         }
+        Ok(())
     }
 
     /// A copy has come.

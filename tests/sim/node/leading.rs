@@ -217,7 +217,12 @@ impl Node {
         }
         match fencing(&life.wal.history(), timeline, opened) {
             Fencing::Ignore => Ok(()),
-            Fencing::AskAbove(_) if life.wal.control().attempted() == Some(timeline) => Ok(()),
+            Fencing::AskAbove(_)
+                if life.standstill.is_some()
+                    && life.wal.control().attempted() == Some(timeline) =>
+            {
+                Ok(())
+            }
             Fencing::AskAbove(_) => {
                 let name = &self.name;
                 world.tell(format!(

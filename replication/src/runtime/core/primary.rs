@@ -228,7 +228,7 @@ impl Core {
         match fencing(&self.wal.history(), timeline, opened) {
             Fencing::Ignore => {}
             // Asking for it is under way, or its members will be asked for more.
-            Fencing::AskAbove(_) if self.wal.control().attempted() == Some(timeline) => {}
+            Fencing::AskAbove(_) if self.asks_for(timeline) => {}
             Fencing::AskAbove(_) if self.is_primary() => {
                 tracing::warn!(%timeline, "a newer timeline was promised elsewhere; commits wait");
                 self.observer.tell(ReplicationEvent::Suspended);
@@ -242,6 +242,13 @@ impl Core {
             }
             Fencing::Fence(_) => {}
         }
+    }
+
+    /// Whether this node asks for `timeline`, or for one above it. What it asked for in an earlier
+    /// life does not count: nobody asks for that any more, and who promised it waits.
+    fn asks_for(&self, timeline: Timeline) -> bool {
+        let asks = !self.is_primary() || self.standstill.borrow().is_some();
+        asks && self.wal.control().attempted() == Some(timeline)
     }
 
     /// Whether this node may take the role that its configuration asks for.
