@@ -206,7 +206,7 @@ impl Cluster {
         let policy = self.plan.policies[policy].clone();
         let force = self.random.one_in(2);
         match fault {
-            // Nobody promotes data that were lost just now (see FINDINGS.md on what would come of it).
+            // Nobody promotes data that were lost just now; FINDINGS.md says what would come of it.
             Fault::Promote if self.plan.votes(at) && !self.nodes[at].missing => {
                 self.with(at, |node, world| {
                     node.ask(Purpose::Promote, force, world)?;

@@ -26,8 +26,8 @@ impl Node {
         attempt: u64,
         world: &mut World<'_>,
     ) -> Done {
-        // Of a primary: data that are a copy of a standby which lags behind, and older than their own
-        // registration, are taken for a vote (see FINDINGS.md).
+        // Of a primary: a copy of a standby which lags behind may be older than the registration of
+        // who gets it, and is taken for data with a vote then (see FINDINGS.md).
         let life = self.life();
         if life.copying.is_some() || life.role != Role::Primary {
             return Ok(());

@@ -41,8 +41,8 @@
 //! cargo test --release -p mainstay-replication --lib exhaustive -- --ignored --nocapture
 //! ```
 //!
-//! It visits 17,015,531 states under `ANY 1` with a change of policy, at most 32 steps apart, in 197
-//! seconds on one core.
+//! It visits 17,015,531 states under `ANY 1` with a change of policy, at most 32 steps apart, in
+//! 197 seconds on one core.
 
 use std::time::Instant;
 
