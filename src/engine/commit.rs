@@ -114,8 +114,8 @@ impl Engine {
         Ok(end)
     }
 
-    /// Writes a transaction that does not fit in memory to the log in pieces, waits until it is
-    /// committed, and inserts it from there.
+    /// Writes a transaction that does not fit in memory to the log in pieces, waits until it can be
+    /// read there, and inserts it from there.
     fn commit_large(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
         let id = commits.next_id();
         let unit = self.wal.unit();
@@ -155,10 +155,19 @@ impl Engine {
             to: end,
             id,
         };
-        let transaction = Transaction::new(id, first.start, end, bytes, Box::new(source));
-        let inserted = self.while_stalled(|| self.store.apply(&transaction));
+        let inserted = self.while_stalled(|| self.insert_logged(source, bytes));
         inserted.map_err(|error| self.not_inserted(end, &error))?;
         Ok(end)
+    }
+
+    /// Inserts a transaction of `bytes` from the log, once all of it can be read there: the end of
+    /// what was appended is still queued while the disk is slow.
+    fn insert_logged(&self, source: FromLog, bytes: u64) -> mainstay_storage::Result<()> {
+        let (id, from, to) = (source.id, source.from, source.to);
+        let readable = self.wal.sealed().wait_blocking(to, None);
+        readable.map_err(|_| self.wal.poisoned().unwrap_or(StorageError::Closed))?;
+        let transaction = Transaction::new(id, from, to, bytes, Box::new(source));
+        self.store.apply(&transaction)
     }
 
     pub(super) fn while_stalled<T>(&self, run: impl FnOnce() -> T) -> T {
@@ -214,5 +223,62 @@ impl EntrySource for FromLog {
             .entries(self.from, self.to)
             .map(|item| item.map(|(entry, _)| entry));
         Box::new(entries.filter(move |item| item.as_ref().map_or(true, ours)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mainstay_storage::{LsmOptions, NewLog, OsDisk, ReadAt, SegmentSize, WalOptions};
+
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_read_back_from_the_log_only_once_it_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        // Such a log writes nothing by itself, as if the disk were slow.
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            driven: true,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let wal = Wal::create(Arc::new(OsDisk), dir.path(), new, &options).unwrap();
+        while wal.flushed().get() < wal.appended() {
+            wal.drive();
+        }
+        let end = wal.appended();
+        let (engine, _) = Engine::open(wal.clone(), LsmOptions::default(), end).unwrap();
+        let change = Change::Put {
+            table: 1,
+            key: Bytes::from_static(b"ada"),
+            value: Bytes::from_static(b"1815"),
+        };
+        let id = 7;
+        let entry = |entry_type, data| WalEntry::new(entry_type, Some(id), data);
+        let entries = [
+            entry(WalEntryType::TxBegin, Bytes::new()),
+            entry(change.entry_type(), change.encode()),
+            entry(WalEntryType::TxCommit, Bytes::new()),
+        ];
+        let placed = wal.append(&entries).unwrap();
+        let source = FromLog {
+            wal: wal.clone(),
+            from: placed.start,
+            to: placed.end,
+            id,
+        };
+        let inserting = engine.clone();
+        let inserted = std::thread::spawn(move || inserting.insert_logged(source, 4));
+        while wal.sealed().waiters() == 0 && !inserted.is_finished() {
+            std::thread::yield_now();
+        }
+        while wal.flushed().get() < placed.end {
+            wal.drive();
+        }
+        inserted.join().unwrap().unwrap();
+        let row = engine.reader().get(1, b"ada", placed.end).unwrap();
+        assert_eq!(row.as_deref(), Some(&b"1815"[..]));
     }
 }
