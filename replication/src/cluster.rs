@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{BoundPolicy, SyncPolicy};
+use crate::protocol::vote::Lives;
 
 /// Most standbys that may be registered.
 pub const MEMBERS_MAX: usize = 64;
@@ -18,7 +19,12 @@ pub const MEMBERS_MAX: usize = 64;
 /// Longest advertised address in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 
-const FORMAT: u16 = 1;
+/// Most names of which the last life is kept after they are no members any more.
+pub const FORMER_MAX: usize = MEMBERS_MAX;
+
+const FORMAT: u16 = 2;
+/// The format that does not say who was a member.
+const FORMAT_WITHOUT_FORMER: u16 = 1;
 
 /// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +33,7 @@ pub struct Member {
     pub name: NodeName,
     /// The node.
     pub node_id: Uuid,
-    /// The life of its data that has a vote.
+    /// The life of its data that has its vote; the nil one if none has.
     pub incarnation: Uuid,
     /// Where it can be reached, `host:port`.
     pub address: String,
@@ -48,6 +54,9 @@ pub struct ClusterConfig {
     pub standbys: Vec<Member>,
     /// Slots: name, and the position from which log is kept.
     pub slots: Vec<(String, Lsn)>,
+    /// Nodes that were the primary or a standby, each with the life of its data that had the vote,
+    /// in the order in which they left: what they promised may still count.
+    pub former: Vec<(NodeName, Uuid)>,
 }
 
 impl ClusterConfig {
@@ -58,6 +67,7 @@ impl ClusterConfig {
             primary,
             standbys: Vec::new(),
             slots: Vec::new(),
+            former: Vec::new(),
         }
     }
 
@@ -71,6 +81,47 @@ impl ClusterConfig {
     /// The standby of this name.
     pub fn standby(&self, name: &NodeName) -> Option<&Member> {
         self.standbys.iter().find(|member| &member.name == name)
+    }
+
+    /// The life of the data of this name that has its vote; the nil one if none has it any more,
+    /// `None` if the name was never heard of.
+    pub fn life_of(&self, name: &NodeName) -> Option<Uuid> {
+        self.lives().get(name).copied()
+    }
+
+    /// All of them.
+    pub fn lives(&self) -> Lives {
+        let former = self.former.iter().cloned();
+        let members = self.standbys.iter().chain([&self.primary]);
+        let members = members.map(|member| (member.name.clone(), member.incarnation));
+        former.chain(members).collect()
+    }
+
+    /// `primary` is the primary from now on, and no standby.
+    pub fn take_over(&mut self, primary: Member) {
+        let before = std::mem::replace(&mut self.primary, primary);
+        self.leaves(before.name, before.incarnation);
+        let own = &self.primary.name;
+        self.standbys.retain(|member| member.name != *own);
+        self.former.retain(|(name, _)| name != own);
+    }
+
+    /// Takes a standby out; its last life stays known. Whether there was one.
+    pub fn remove(&mut self, name: &NodeName) -> bool {
+        let at = self.standbys.iter().position(|known| known.name == *name);
+        let removed = at.map(|at| self.standbys.remove(at));
+        if let Some(member) = &removed {
+            self.leaves(member.name.clone(), member.incarnation);
+        }
+        removed.is_some()
+    }
+
+    fn leaves(&mut self, name: NodeName, life: Uuid) {
+        self.former.retain(|(known, _)| *known != name);
+        if self.former.len() >= FORMER_MAX {
+            self.former.remove(0);
+        }
+        self.former.push((name, life));
     }
 
     /// The address of the node of this name, standby or primary.
@@ -106,6 +157,7 @@ impl ClusterConfig {
                 "{MEMBERS_MAX} standbys are registered already; remove one first"
             )));
         }
+        self.former.retain(|(name, _)| *name != member.name);
         self.standbys.push(member);
         self.standbys
             .sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
@@ -124,7 +176,10 @@ impl ClusterConfig {
             standbys: self.standbys.iter().map(EncodedMember::from).collect(),
             slots: self.slots.clone(),
         };
-        let bytes = bincode::encode_to_vec(&encoded, codec())
+        let former = self.former.iter();
+        let former = former.map(|(name, life)| (name.as_str(), *life.as_bytes()));
+        let former = former.collect::<Vec<_>>();
+        let bytes = bincode::encode_to_vec((&encoded, former), codec())
             .map_err(|error| Error::Invalid(format!("cluster configuration: {error}")))?;
         if bytes.len() > CONFIG_BYTES_MAX {
             let len = bytes.len();
@@ -144,17 +199,31 @@ impl ClusterConfig {
             return Ok(None);
         }
         let bad = |why: String| Error::Invalid(format!("cluster configuration in the log: {why}"));
-        let (encoded, read): (EncodedConfig, _) =
+        let (encoded, mut read): (EncodedConfig, _) =
             bincode::decode_from_slice(bytes, codec()).map_err(|error| bad(error.to_string()))?;
-        if read != bytes.len() {
-            return Err(bad(format!("{} bytes too many", bytes.len() - read)));
-        }
-        if encoded.format != FORMAT {
+        if !(FORMAT_WITHOUT_FORMER..=FORMAT).contains(&encoded.format) {
             return Err(bad(format!(
-                "format {} is newer than {FORMAT}",
+                "format {}, where {FORMAT} is the newest known here",
                 encoded.format
             )));
         }
+        let mut former = Vec::<(String, [u8; 16])>::new();
+        if encoded.format > FORMAT_WITHOUT_FORMER {
+            let rest = bytes.get(read..).unwrap_or_default();
+            let decoded = bincode::decode_from_slice(rest, codec());
+            let (names, more) = decoded.map_err(|error| bad(error.to_string()))?;
+            (former, read) = (names, read + more);
+        }
+        if read != bytes.len() {
+            return Err(bad(format!("{} bytes too many", bytes.len() - read)));
+        }
+        if former.len() > FORMER_MAX {
+            return Err(bad(format!("{} former members", former.len())));
+        }
+        let former = former.into_iter().map(|(name, life)| {
+            let name = name.parse().map_err(|error| bad(format!("{error}")))?;
+            Ok((name, Uuid::from_bytes(life)))
+        });
         if encoded.standbys.len() > MEMBERS_MAX {
             return Err(bad(format!("{} standbys", encoded.standbys.len())));
         }
@@ -167,6 +236,7 @@ impl ClusterConfig {
             primary: encoded.primary.decode()?,
             standbys: standbys.collect::<Result<_>>()?,
             slots: encoded.slots,
+            former: former.collect::<Result<_>>()?,
         }))
     }
 }
@@ -246,6 +316,9 @@ mod tests {
         assert!(config.register(member("b", 1)).unwrap());
         assert!(!config.register(member("b", 1)).unwrap());
         config.slots.push(("backup".to_owned(), Lsn::new(64)));
+        config
+            .former
+            .push(("d".parse().unwrap(), Uuid::from_u128(9)));
         let bound = config.bound(Lsn::new(8));
         let names = bound.counted();
         assert_eq!(
@@ -262,6 +335,39 @@ mod tests {
             // The log's own checksum guards the content; here it must only not panic or explode.
             let _ = ClusterConfig::decode(&damaged);
         }
+    }
+
+    #[test]
+    fn one_from_before_former_members_were_kept_is_read() {
+        let config = ClusterConfig::new("ANY 1 (*)".parse().unwrap(), member("a", 1));
+        let encoded = |format| EncodedConfig {
+            format,
+            policy: config.policy.to_string(),
+            primary: EncodedMember::from(&config.primary),
+            standbys: Vec::new(),
+            slots: Vec::new(),
+        };
+        let payload = |format| bincode::encode_to_vec(encoded(format), codec()).unwrap();
+        let old = ClusterConfig::decode(&payload(FORMAT_WITHOUT_FORMER)).unwrap();
+        assert_eq!(old, Some(config.clone()));
+        for other in [0, FORMAT, FORMAT + 1] {
+            assert!(ClusterConfig::decode(&payload(other)).is_err());
+        }
+    }
+
+    #[test]
+    fn so_many_former_members_are_known_and_the_last_ones_stay() {
+        let mut config = ClusterConfig::new(SyncPolicy::Off, member("a", 1));
+        for n in 0..=FORMER_MAX {
+            let name = format!("n{n}");
+            config.register(member(&name, 1)).unwrap();
+            assert!(config.remove(&name.parse().unwrap()));
+            assert!(!config.remove(&name.parse().unwrap()));
+        }
+        assert_eq!(config.former.len(), FORMER_MAX);
+        assert_eq!(config.life_of(&"n0".parse().unwrap()), None);
+        assert!(config.life_of(&"n1".parse().unwrap()).is_some());
+        assert!(config.encode().unwrap().len() < CONFIG_BYTES_MAX);
     }
 
     #[test]
@@ -305,6 +411,7 @@ mod tests {
             primary in any_member(),
             standbys in prop::collection::vec(any_member(), 0..6),
             slots in prop::collection::vec(("[a-z0-9_]{1,20}", any::<u64>()), 0..6),
+            former in prop::collection::vec(any_member(), 0..4),
         ) {
             let slots = slots.into_iter().map(|(name, at)| (name, Lsn::new(at)));
             let config = ClusterConfig {
@@ -312,6 +419,7 @@ mod tests {
                 primary,
                 standbys,
                 slots: slots.collect(),
+                former: former.into_iter().map(|left| (left.name, left.incarnation)).collect(),
             };
             let bytes = config.encode().unwrap();
             prop_assert_eq!(ClusterConfig::decode(&bytes).unwrap(), Some(config));

@@ -95,14 +95,14 @@ impl Cluster {
         }
     }
 
-    /// Whether the data of a node lack the vote of its name.
+    /// Whether the data of a node have not the vote of its name.
     fn lacks_votes(&mut self) -> Result<bool, String> {
         let mut lacks = false;
         for index in 0..self.plan.voters {
             lacks |= self.nodes[index].life.is_none();
             if self.nodes[index].life.is_some() {
-                let vote = self.touch(index, |node, _| node.lacks_vote());
-                lacks |= vote.map_err(|trouble| format!("{trouble:?}"))?;
+                let vote = self.touch(index, |node, _| node.has_vote());
+                lacks |= !vote.map_err(|trouble| format!("{trouble:?}"))?;
             }
         }
         Ok(lacks)

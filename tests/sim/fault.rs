@@ -206,13 +206,10 @@ impl Cluster {
         let policy = self.plan.policies[policy].clone();
         let force = self.random.one_in(2);
         match fault {
-            // Nobody promotes data that were lost just now; FINDINGS.md says what would come of it.
-            Fault::Promote if self.plan.votes(at) && !self.nodes[at].missing => {
-                self.with(at, |node, world| {
-                    node.ask(Purpose::Promote, force, world)?;
-                    node.pump(world)
-                })
-            }
+            Fault::Promote if self.plan.votes(at) => self.with(at, |node, world| {
+                node.ask(Purpose::Promote, force, world)?;
+                node.pump(world)
+            }),
             Fault::Switchover => self.with(at, |node, world| node.hand_over(to, world)),
             Fault::ChangePolicy => self.with(at, |node, world| node.change_policy(&policy, world)),
             Fault::Resync => self.with(at, |node, world| node.resync(false, world)),

@@ -30,6 +30,7 @@ use crate::time::Moment;
 mod confirmed;
 mod event;
 mod quorum;
+mod standbys;
 
 pub use confirmed::Confirmation;
 pub use event::{Action, CommitConfig, CommitStatus, Condition, Event, StandbyPart};
@@ -116,74 +117,13 @@ impl Committer {
                 }
             }
             Event::Tick => {}
-            event => self.on_standby(event, out),
+            event => self.on_standby(event),
         }
         self.settle(now, out);
         let after = (self.commit, self.written, self.applied);
         let never = before.0 <= after.0 && before.1 <= after.1 && before.2 <= after.2;
         assert!(never, "positions regressed: {before:?} to {after:?}");
         self.check();
-    }
-
-    fn on_standby(&mut self, event: Event, out: &mut Vec<Action>) {
-        match event {
-            Event::Connected {
-                name,
-                session,
-                vote_after,
-            } => {
-                let known = self.standbys.get(&name);
-                if known.is_some_and(|known| known.session > session) {
-                    // What an earlier connection asked for may arrive after a later one streams.
-                    return;
-                }
-                if vote_after.is_some() {
-                    // What its old self held is gone.
-                    self.reached.remove(&name);
-                }
-                let standby = Standby {
-                    session,
-                    streaming: false,
-                    vote_after,
-                    reported: Positions::default(),
-                };
-                self.standbys.insert(name, standby);
-            }
-            Event::Streaming { name, session } => {
-                if let Some(standby) = self.session(&name, session) {
-                    standby.streaming = true;
-                }
-            }
-            Event::Reported {
-                name,
-                session,
-                timeline,
-                positions,
-            } => {
-                let ours = timeline == self.timeline || canary("reports-of-any-timeline");
-                let standby = self.session(&name, session).filter(|_| ours);
-                let Some(standby) = standby else { return };
-                standby.reported = positions;
-                if standby
-                    .vote_after
-                    .is_some_and(|after| positions.flush >= after)
-                {
-                    standby.vote_after = None;
-                    out.push(Action::VoteGranted(name));
-                }
-            }
-            Event::Disconnected { name, session } => {
-                if self.session(&name, session).is_some() {
-                    self.standbys.remove(&name);
-                }
-            }
-            _ => unreachable!("handled by the caller"),
-        }
-    }
-
-    fn session(&mut self, name: &NodeName, session: u64) -> Option<&mut Standby> {
-        let standby = self.standbys.get_mut(name);
-        standby.filter(|standby| standby.session == session)
     }
 
     /// The next moment at which `Tick` may change something.
@@ -273,6 +213,7 @@ impl Committer {
         while self.retire_policy(out) {
             self.confirm();
         }
+        self.settle_votes(out);
         self.note_waiting(before.0, now);
         self.settle_condition(now, out);
         if matches!(self.condition, Condition::Degraded(_)) && !self.suspended {

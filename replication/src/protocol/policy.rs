@@ -172,6 +172,11 @@ impl BoundPolicy {
         self.config_end
     }
 
+    /// The primary that set it; `None` if nobody did.
+    pub const fn author(&self) -> Option<&NodeName> {
+        self.author.as_ref()
+    }
+
     /// `S`: the nodes it counts, in order of priority.
     pub fn counted(&self) -> &[NodeName] {
         &self.counted

@@ -11,6 +11,16 @@ use mainstay_storage::{Lsn, Timeline};
 use uuid::Uuid;
 
 use crate::protocol::level::parse_duration;
+use crate::protocol::name::NodeName;
+use crate::protocol::vote::Lives;
+
+/// The life of everybody's data where none are lost.
+pub(crate) const FIRST_LIFE: Uuid = Uuid::from_u128(1);
+
+/// All of these, in it.
+pub(crate) fn first_lives(names: impl IntoIterator<Item = NodeName>) -> Lives {
+    names.into_iter().map(|name| (name, FIRST_LIFE)).collect()
+}
 
 /// One command line.
 pub(crate) struct Command {

@@ -1,10 +1,14 @@
 //! Which data speak for a standby's name.
 //!
 //! A name has one vote, and one life of its data that has it: the one whose incarnation the log
-//! names. Data that were copied, or an old copy put back, may lack what their old self confirmed.
-//! So they are followed by no count and no candidate before they are past that.
+//! names. Data that were copied, or an old copy put back, may lack what their old self confirmed,
+//! and do not know what it promised. So another life gets the vote in three steps: the log says
+//! that no life has it; the others confirm that without its help, after which no candidate can be
+//! promoted by what the old self promised and not know of it; the log names the new life.
 //!
 //! This room only compares; it knows neither connections nor the log.
+
+use std::collections::BTreeMap;
 
 use mainstay_storage::{Lsn, canary};
 use uuid::Uuid;
@@ -14,48 +18,104 @@ use super::policy::BoundPolicy;
 use super::promotion::Purpose;
 use crate::cluster::{ClusterConfig, Member};
 
-/// From where on a standby counts whose stream begins at `from`; `None` if it counts at once.
-///
-/// `another_life` says that the log names other data under its name: what those confirmed is below
-/// `sealed`, the end of the primary's log. `confirmed` is the most that a standby of this name ever
-/// confirmed to this primary: one that begins below it was rolled back.
-pub fn vote_after(another_life: bool, from: Lsn, confirmed: Lsn, sealed: Lsn) -> Option<Lsn> {
-    let confirmed = confirmed.min(sealed);
-    match another_life {
-        true => Some(sealed),
-        false => (from < confirmed).then_some(confirmed),
+/// The life of each name's data that has its vote, as a log names them. The nil incarnation is no
+/// life's.
+pub type Lives = BTreeMap<NodeName, Uuid>;
+
+/// Whether and when a standby that connects counts.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Vote {
+    /// It has the vote, and counts when it has flushed this far, to where it is named; zero for at
+    /// once.
+    From(Lsn),
+    /// It was rolled back, and counts when it has flushed what it had once.
+    Again(Lsn),
+    /// No life has the vote. This one gets it when it has flushed this far, and enough others have.
+    Lost(Lsn),
+}
+
+/// What a primary knows of a standby whose stream begins.
+#[derive(Debug, Copy, Clone)]
+pub struct Arrival {
+    /// The log names other data under its name, or none any more.
+    pub another_life: bool,
+    /// Where its stream begins.
+    pub from: Lsn,
+    /// The most that a standby of this name ever confirmed to this primary.
+    pub confirmed: Lsn,
+    /// The end of the newest Config entry, which names it.
+    pub named: Lsn,
+    /// The end of the primary's log.
+    pub sealed: Lsn,
+}
+
+impl Arrival {
+    /// Its vote. What another life's old self confirmed is below the end of the primary's log; one
+    /// that begins below what it confirmed was rolled back. Nobody counts whose own log would not
+    /// say so to a candidate.
+    pub fn vote(self) -> Vote {
+        if self.another_life {
+            return Vote::Lost(self.sealed);
+        }
+        let confirmed = self.confirmed.min(self.sealed);
+        match self.from {
+            from if from < confirmed => Vote::Again(confirmed.max(self.named)),
+            from if from < self.named => Vote::From(self.named),
+            _ => Vote::From(Lsn::ZERO),
+        }
     }
 }
 
-/// Whether a node may promise a timeline to `candidate`, if it `lacks` the vote of its name: only
-/// to the primary that its log names, and when that goes on after a crash, since it has all that
-/// was confirmed and may otherwise never go on. As a candidate for another reason it may be a
+/// Whether a node may promise a timeline to `candidate`, if it has not the vote of its name: only
+/// to the primary that its log names, if it names any, and when that goes on after a crash, which
+/// decides itself what such a promise is worth. As a candidate for another reason it may be a
 /// standby by now.
 pub fn may_promise(
-    lacks: bool,
+    votes: bool,
     purpose: Purpose,
     candidate: &NodeName,
     cluster: Option<&ClusterConfig>,
 ) -> bool {
-    let named = cluster.is_some_and(|cluster| cluster.primary.name == *candidate);
-    !lacks || (named && purpose == Purpose::Restart) || canary("copies-promise")
+    let named = cluster.is_none_or(|cluster| cluster.primary.name == *candidate);
+    votes || (named && purpose == Purpose::Restart) || canary("copies-promise")
+}
+
+/// Whether what `life` of a name's data promised counts under `policy`, where the log of who asks
+/// has the vote with the life `named`.
+///
+/// A primary that goes on also counts a name that its log never heard of, since that can have
+/// promised nobody anything; and all of a policy that needs them all, since whoever may have taken
+/// its place is among them: it has what a copy forgot, and says no itself.
+pub fn promise_counts(
+    purpose: Purpose,
+    policy: &BoundPolicy,
+    named: Option<&Uuid>,
+    life: &Uuid,
+) -> bool {
+    let asks_all = policy.needed() >= policy.counted().len();
+    let enough = purpose == Purpose::Restart && (asks_all || named.is_none());
+    named == Some(life) || enough || canary("promises-of-any-life")
 }
 
 impl ClusterConfig {
-    /// Lets the life that has the vote of `member`'s name keep it, if it is another: `member` is
-    /// then registered as that, and the life that asked is returned. It gets the vote later.
-    pub fn keep_vote(&self, member: &mut Member) -> Option<Uuid> {
-        let known = self.standby(&member.name)?;
-        let asked = std::mem::replace(&mut member.incarnation, known.incarnation);
-        (asked != known.incarnation).then_some(asked)
+    /// Takes the vote from the life that has it, if `member` comes with another: `member` is then
+    /// registered without one, and the life that asks is returned. It gets the vote later.
+    pub fn void_vote(&self, member: &mut Member) -> Option<Uuid> {
+        let known = self.life_of(&member.name)?;
+        let another = known != member.incarnation;
+        another.then(|| std::mem::take(&mut member.incarnation))
+    }
+
+    /// Whether the data `incarnation` have the vote of `name`.
+    pub fn has_vote(&self, name: &NodeName, incarnation: Uuid) -> bool {
+        self.life_of(name) == Some(incarnation)
     }
 
     /// Whether the data `incarnation` under `name` lack the vote that one of `policies` asks for.
     pub fn lacks_vote(&self, name: &NodeName, incarnation: Uuid, policies: &[BoundPolicy]) -> bool {
         let mut binding = policies.iter().filter(|policy| policy.needed() > 0);
         let counted = binding.any(|policy| policy.counted().contains(name));
-        let other = self.standby(name);
-        counted && other.is_some_and(|member| member.incarnation != incarnation)
+        counted && !self.has_vote(name, incarnation)
     }
 }
 
@@ -87,44 +147,104 @@ mod tests {
     }
 
     #[test]
-    fn another_life_counts_from_the_end_and_a_rolled_back_one_from_what_it_confirmed() {
+    fn another_life_asks_at_the_end_and_others_count_where_they_were_named_and_have_been() {
         let at = Lsn::new;
-        assert_eq!(vote_after(false, at(80), at(80), at(100)), None);
-        assert_eq!(vote_after(false, at(72), at(80), at(100)), Some(at(80)));
-        assert_eq!(vote_after(true, at(80), at(80), at(100)), Some(at(100)));
+        let arrival = |another_life, from, confirmed| Arrival {
+            another_life,
+            from: at(from),
+            confirmed: at(confirmed),
+            named: at(64),
+            sealed: at(100),
+        };
+        let vote = |another_life, from, confirmed| arrival(another_life, from, confirmed).vote();
+        assert_eq!(vote(false, 80, 80), Vote::From(Lsn::ZERO));
+        assert_eq!(vote(false, 64, 0), Vote::From(Lsn::ZERO));
+        assert_eq!(vote(false, 72, 80), Vote::Again(at(80)));
+        assert_eq!(vote(false, 56, 8), Vote::From(at(64)));
+        assert_eq!(vote(false, 48, 56), Vote::Again(at(64)));
+        assert_eq!(vote(true, 80, 80), Vote::Lost(at(100)));
+        assert_eq!(vote(true, 100, 100), Vote::Lost(at(100)));
         // What was confirmed above the end belongs to log that is gone.
-        assert_eq!(vote_after(false, at(100), at(120), at(100)), None);
+        assert_eq!(vote(false, 100, 120), Vote::From(Lsn::ZERO));
     }
 
     #[test]
-    fn a_name_keeps_the_life_that_has_its_vote() {
-        let cluster = cluster();
+    fn another_life_takes_the_vote_from_the_old_one_and_does_not_have_it() {
+        let mut cluster = cluster();
+        let life = Uuid::from_u128;
         let mut copy = member("b", 12);
-        assert_eq!(cluster.keep_vote(&mut copy), Some(Uuid::from_u128(12)));
-        assert_eq!(copy.incarnation, Uuid::from_u128(11));
-        assert_eq!(cluster.keep_vote(&mut member("b", 11)), None);
-        assert_eq!(cluster.keep_vote(&mut member("c", 13)), None);
+        assert_eq!(cluster.void_vote(&mut copy), Some(life(12)));
+        assert_eq!(copy.incarnation, Uuid::nil());
+        assert_eq!(cluster.void_vote(&mut member("b", 11)), None);
+        assert_eq!(cluster.void_vote(&mut member("c", 13)), None);
+        cluster.register(copy).unwrap();
+        assert!(!cluster.has_vote(&name("b"), life(11)));
+        assert!(!cluster.has_vote(&name("b"), life(12)));
+        // The old self is another life by now, too.
+        assert_eq!(cluster.void_vote(&mut member("b", 11)), Some(life(11)));
     }
 
     #[test]
     fn only_a_life_that_the_log_names_speaks_for_a_counted_name() {
-        let cluster = cluster();
+        let mut cluster = cluster();
         let (bound, off) = ([cluster.bound(Lsn::new(8))], [BoundPolicy::off()]);
         let life = Uuid::from_u128;
         assert!(cluster.lacks_vote(&name("b"), life(12), &bound));
         assert!(!cluster.lacks_vote(&name("b"), life(11), &bound));
         assert!(!cluster.lacks_vote(&name("b"), life(12), &off));
         assert!(!cluster.lacks_vote(&name("c"), life(12), &bound));
+        // A log from before it was registered does not name it, and may be a copy.
+        cluster.policy = "ANY 1 (b, c)".parse().unwrap();
+        assert!(cluster.lacks_vote(&name("c"), life(12), &[cluster.bound(Lsn::new(8))]));
+    }
+
+    #[test]
+    fn who_was_the_primary_and_who_was_removed_are_still_known() {
+        let mut cluster = cluster();
+        let life = Uuid::from_u128;
+        assert!(cluster.has_vote(&name("a"), life(10)));
+        cluster.take_over(member("b", 11));
+        assert!(cluster.standby(&name("b")).is_none());
+        assert!(cluster.has_vote(&name("a"), life(10)));
+        assert!(cluster.has_vote(&name("b"), life(11)));
+        assert_eq!(cluster.void_vote(&mut member("a", 14)), Some(life(14)));
+        cluster.register(member("a", 10)).unwrap();
+        assert!(cluster.former.is_empty());
+        cluster.remove(&name("a"));
+        assert!(cluster.has_vote(&name("a"), life(10)));
+        cluster.take_over(member("a", 15));
+        assert!(cluster.has_vote(&name("a"), life(15)));
+        assert_eq!(cluster.former, [(name("b"), life(11))]);
     }
 
     #[test]
     fn data_without_a_vote_promise_to_the_primary_of_their_log_alone_and_only_that_it_goes_on() {
         let cluster = cluster();
-        let may = |candidate, purpose| may_promise(true, purpose, &name(candidate), Some(&cluster));
+        let may =
+            |candidate, purpose| may_promise(false, purpose, &name(candidate), Some(&cluster));
         assert!(may("a", Purpose::Restart));
         assert!(!may("a", Purpose::Promote));
         assert!(!may("a", Purpose::Raise));
         assert!(!may("b", Purpose::Restart));
-        assert!(may_promise(false, Purpose::Promote, &name("b"), None));
+        assert!(may_promise(true, Purpose::Promote, &name("b"), None));
+        assert!(may_promise(false, Purpose::Restart, &name("b"), None));
+        assert!(!may_promise(false, Purpose::Promote, &name("b"), None));
+    }
+
+    #[test]
+    fn a_promise_counts_if_the_log_names_the_life_that_gave_it_or_all_are_asked() {
+        let life = Uuid::from_u128;
+        let counts = |purpose, policy: &str, named: Option<u128>| {
+            let policy = policy.parse().unwrap();
+            let policy = BoundPolicy::new(policy, &[], &name("a"), Lsn::new(8));
+            promise_counts(purpose, &policy, named.map(life).as_ref(), &life(11))
+        };
+        for purpose in [Purpose::Promote, Purpose::Raise, Purpose::Restart] {
+            assert!(counts(purpose, "ANY 1 (b, c)", Some(11)));
+            assert!(!counts(purpose, "ANY 1 (b, c)", Some(12)));
+            let unheard = counts(purpose, "ANY 1 (b, c)", None);
+            let all = counts(purpose, "ANY 2 (b, c)", Some(12));
+            assert_eq!([unheard, all], [purpose == Purpose::Restart; 2]);
+        }
     }
 }

@@ -10,6 +10,7 @@ use mainstay_storage::{Lsn, Timeline, TimelineHistory, Wal};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::config::Role;
 use crate::error::{Error, Result};
@@ -108,13 +109,22 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             .map_or(Purpose::Promote, |_| Purpose::Restart),
         opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
-    let (lacks, cluster) = (core.lacks_vote(), core.cluster());
-    let promise = match may_promise(lacks, request.purpose, &request.candidate, Some(&cluster)) {
+    let (life, cluster) = (core.wal.identity().incarnation, core.cluster());
+    let votes = cluster.has_vote(&core.name, life);
+    let promise = match may_promise(votes, request.purpose, &request.candidate, Some(&cluster)) {
         true => make(core, request, Some(&asked.address)).await,
         false => Ok(Promise::Refused(PromiseRefusal::NoVote)),
     };
     let promise = promise.map_err(|error| failed(error.to_string()))?;
-    let columns = ["accepted", "reason", "timeline", "promotion_id", "flushed"];
+    let columns = [
+        "accepted",
+        "reason",
+        "timeline",
+        "promotion_id",
+        "flushed",
+        "incarnation",
+    ];
+    let life = Some(life.to_string());
     let row = match promise {
         Promise::Accepted(end) => [
             Some("t".to_owned()),
@@ -122,6 +132,7 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             Some(end.timeline.number.to_string()),
             Some(end.timeline.id.to_string()),
             Some(end.flushed.to_string()),
+            life,
         ],
         Promise::Refused(why) => {
             let (PromiseRefusal::Outbid(newest) | PromiseRefusal::NotContinued(newest)) = why
@@ -135,6 +146,7 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
                 number,
                 Some(newest.id.to_string()),
                 None,
+                life,
             ]
         }
     };
@@ -188,21 +200,22 @@ async fn save(core: &Arc<Core>, promises: Promises) -> Result<()> {
         .map_err(|error| Error::Invalid(error.to_string()))??)
 }
 
-/// Reads the answer to PROMISE_TIMELINE.
+/// Reads the answer to PROMISE_TIMELINE: the life of the data that gave it, and what it says.
 ///
 /// # Errors
 /// [`Error::Invalid`] when it has another shape.
-pub(crate) fn read_promise(set: &RowSet) -> Result<Promise> {
-    let row = only_row(set, 5)?;
-    let timeline = timeline(row, 2)?;
-    match row.text(0) {
+pub(crate) fn read_promise(set: &RowSet) -> Result<(Uuid, Promise)> {
+    let row = only_row(set, 6)?;
+    let (timeline, life) = (timeline(row, 2)?, field(row.text(5))?);
+    let promise = match row.text(0) {
         Some("t") => Ok(Promise::Accepted(LogEnd {
             timeline,
             flushed: field(row.text(4))?,
         })),
         Some("f") => Ok(Promise::Refused(PromiseRefusal::Outbid(timeline))),
         _ => Err(unreadable()),
-    }
+    };
+    Ok((life, promise?))
 }
 
 /// Makes a promise, to another node at `address` or, without one, to this node itself.

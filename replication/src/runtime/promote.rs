@@ -243,7 +243,11 @@ impl Attempt<'_> {
                 }
                 let promise = self.own_promise(request).await?;
                 let policies = core.policies()?;
-                return Ok(Some(Event::OwnAnswered { promise, policies }));
+                return Ok(Some(Event::OwnAnswered {
+                    promise,
+                    policies,
+                    lives: core.cluster().lives(),
+                }));
             }
             Action::AskPromise(name, request) => {
                 let address = self.address_of(&name);
@@ -311,6 +315,7 @@ fn by_votes(config: &CandidateConfig) -> bool {
 
 fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<CandidateConfig> {
     let (cluster, policies) = (core.cluster(), core.policies()?);
+    let lives = cluster.lives();
     let mut also_probe = vec![cluster.primary.name];
     // Some need not agree, but one of them may be the primary by now. Whoever is forced does not
     // heed what they say, and neither does a running primary.
@@ -327,6 +332,8 @@ fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<Can
         end: promise::log_end(&core.wal),
         opened: (*core.wal.history()).clone(),
         policies,
+        lives,
+        life: core.wal.identity().incarnation,
         also_probe,
         highest_seen: core.wal.control().highest_number(),
         number: None,
@@ -347,8 +354,7 @@ fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<Can
 /// Opens the timeline in this node's log, together with the configuration that goes with it.
 async fn open(core: &Arc<Core>, timeline: Timeline) -> Result<(Lsn, Lsn)> {
     let mut new = core.cluster();
-    new.standbys.retain(|member| member.name != core.name);
-    new.primary = core.me();
+    new.take_over(core.me());
     if let Some(chosen) = core.chosen_policy() {
         new.policy = chosen;
     }

@@ -336,7 +336,7 @@ impl Session {
         self.visit = None;
         let name = &standby.member.name;
         self.core
-            .stream_started(name, self.number, from, standby.amnesiac);
+            .stream_started(name, self.number, from, standby.another_life);
     }
 
     fn reported(

@@ -99,8 +99,10 @@ async fn a_standby_that_comes_goes_and_comes_back_is_told_of_in_that_order() {
     };
     assert!(silence >= Duration::from_secs(2), "{silence:?}");
     assert_eq!(events.len(), 4, "{events:?}");
-    let met = told.lock().contains(&ReplicationEvent::PolicyMet);
-    assert!(met, "{told:?}");
+    until("the policy is met", || {
+        told.lock().contains(&ReplicationEvent::PolicyMet)
+    })
+    .await;
     b.stop().await.unwrap();
     a.stop().await.unwrap();
 }

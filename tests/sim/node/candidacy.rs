@@ -63,6 +63,8 @@ impl Node {
             end: log_end(&life.wal),
             opened: (*life.wal.history()).clone(),
             policies: policies(&life.wal)?,
+            lives: config.lives(),
+            life: life.wal.identity().incarnation,
             also_probe: known.filter(|known| *known != name).collect(),
             highest_seen: life.wal.control().highest_number(),
             number: None,
@@ -154,8 +156,13 @@ impl Node {
                     true => Some(Promise::Refused(PromiseRefusal::NoVote)),
                     false => self.promise(request, None, world)?,
                 };
-                let policies = policies(&self.life().wal)?;
-                Ok(promise.map(|promise| CandidateEvent::OwnAnswered { promise, policies }))
+                let wal = &self.life().wal;
+                let (policies, lives) = (policies(wal)?, cluster(wal)?.lives());
+                Ok(promise.map(|promise| CandidateEvent::OwnAnswered {
+                    promise,
+                    policies,
+                    lives,
+                }))
             }
             CandidateAction::OpenTimeline(timeline) => {
                 let (fork, end) = self.open(timeline, world)?;
@@ -187,8 +194,7 @@ impl Node {
             Some(cluster) => cluster.clone(),
             None => cluster(&self.life().wal)?,
         };
-        config.standbys.retain(|member| member.name != me.name);
-        config.primary = me;
+        config.take_over(me);
         let config = config.encode();
         let config = config.map_err(|error| Trouble::Broken(error.to_string()))?;
         let also = [WalEntry::new(WalEntryType::Config, None, config)];
@@ -323,16 +329,21 @@ impl Node {
             }
             CandidateAction::AskPromise(_, request) => {
                 let timeline = request.timeline;
-                let (lacks, cluster) = (self.lacks_vote()?, cluster_of(&self.life().wal)?);
+                let (votes, cluster) = (self.has_vote()?, cluster_of(&self.life().wal)?);
                 let (purpose, candidate) = (request.purpose, request.candidate.clone());
-                let promise = match may_promise(lacks, purpose, &candidate, cluster.as_ref()) {
+                let promise = match may_promise(votes, purpose, &candidate, cluster.as_ref()) {
                     true => self.promise(request, Some(from), world)?,
                     false => Some(Promise::Refused(PromiseRefusal::NoVote)),
                 };
                 let Some(promise) = promise else {
                     return Ok(());
                 };
-                CandidateEvent::PromiseAnswered(name, timeline, promise)
+                CandidateEvent::PromiseAnswered {
+                    name,
+                    timeline,
+                    life: self.life().wal.identity().incarnation,
+                    promise,
+                }
             }
             CandidateAction::FetchFrom { end, range, .. } => {
                 return self.give_log(from, attempt, range.start, end.flushed, world);
@@ -353,6 +364,12 @@ impl Node {
         world: &mut World<'_>,
     ) -> Done {
         let wal = self.life().wal.clone();
+        if from < wal.oldest() {
+            // Whoever has a copy may have less of the log than the candidate lacks.
+            let event = CandidateEvent::FetchFailed;
+            self.cast(to, Packet::Answer { attempt, event }, world);
+            return Ok(());
+        }
         let history = (*wal.history()).clone();
         let mut log = Vec::new();
         let (mut bytes, mut at) = (LogBytes::new(wal.clone()), from);
@@ -398,6 +415,7 @@ impl Node {
                 CandidateEvent::Fetched {
                     end: log_end(&life.wal),
                     policies: policies(&life.wal)?,
+                    lives: cluster(&life.wal)?.lives(),
                 }
             }
             false => CandidateEvent::FetchFailed,

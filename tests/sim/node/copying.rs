@@ -12,7 +12,7 @@ use mainstay_storage::{LogBytes, Lsn, MemoryStore, NewLog, SimDisk, Store, Wal};
 use uuid::Uuid;
 
 use super::reading::COPY;
-use super::{DIR, Done, Node, Role, World, options};
+use super::{DIR, Done, Node, World, options};
 use crate::sim::net::{Copy, Packet};
 
 /// Pause before a copy is asked for again, in microseconds.
@@ -26,10 +26,8 @@ impl Node {
         attempt: u64,
         world: &mut World<'_>,
     ) -> Done {
-        // Of a primary: a copy of a standby which lags behind may be older than the registration of
-        // who gets it, and is taken for data with a vote then (see FINDINGS.md).
         let life = self.life();
-        if life.copying.is_some() || life.role != Role::Primary {
+        if life.copying.is_some() {
             return Ok(());
         }
         // A power cut may take the memory of what was committed further back than the store.

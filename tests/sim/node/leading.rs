@@ -117,8 +117,14 @@ impl Node {
         if let Some(known) = known.find(|member| &member.name == name) {
             known.incarnation = incarnation;
         }
-        world.tell(format!("{name} has its vote again"));
-        self.log_config().map(|_| ())
+        world.tell(format!("{name} gets its vote"));
+        match self.log_config()? {
+            Some(end) => {
+                let name = name.clone();
+                self.commit(CommitEvent::VoteLogged { name, end }, world)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Logs the configuration, unless the disk is full or a timeline has to begin first.
@@ -142,7 +148,7 @@ impl Node {
         let Some(mut cluster) = life.cluster.clone() else {
             return broken("only a primary registers".to_owned());
         };
-        if let Some(asked) = cluster.keep_vote(&mut member) {
+        if let Some(asked) = cluster.void_vote(&mut member) {
             life.pending.insert(member.name.clone(), asked);
         }
         let old = cluster.bound(Lsn::ZERO);
@@ -277,8 +283,16 @@ impl Node {
         self.follow(world)
     }
 
+    /// Whether this node's data have the vote of its name, whoever counts it.
+    pub(in crate::sim) fn has_vote(&mut self) -> Done<bool> {
+        let name = self.name.clone();
+        let wal = &self.life().wal;
+        let cluster = cluster_of(wal)?;
+        Ok(cluster.is_some_and(|cluster| cluster.has_vote(&name, wal.identity().incarnation)))
+    }
+
     /// Whether this node's data lack the vote of its name.
-    pub(in crate::sim) fn lacks_vote(&mut self) -> Done<bool> {
+    pub(super) fn lacks_vote(&mut self) -> Done<bool> {
         let name = self.name.clone();
         let wal = &self.life().wal;
         let (own, policies) = (wal.identity().incarnation, policies(wal)?);

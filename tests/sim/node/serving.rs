@@ -9,7 +9,7 @@ use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::protocol::progress::Positions;
 use mainstay_replication::protocol::promotion::Standstill;
 use mainstay_replication::protocol::sender::{Action, Event, Sender, SenderConfig, State};
-use mainstay_replication::protocol::vote::vote_after;
+use mainstay_replication::protocol::vote::Arrival;
 use mainstay_replication::time::Moment;
 use mainstay_replication::wire::sqlstate;
 use mainstay_storage::{LogBytes, Lsn, Timeline};
@@ -176,7 +176,7 @@ impl Node {
         let life = self.life();
         let (name, incarnation) = (member.name.clone(), member.incarnation);
         let known = life.cluster.as_ref();
-        let known = known.and_then(|cluster| cluster.standby(&name).cloned());
+        let known = known.and_then(|cluster| cluster.life_of(&name));
         let primary = life.role == Role::Primary;
         let may = match primary {
             true => life.standstill != Some(Standstill::Crashed) && self.register(member, world)?,
@@ -205,7 +205,7 @@ impl Node {
         (session.timeline, session.sealed) = (timeline, flushed);
         (session.flushed, session.commit) = (flushed, commit);
         session.begin = from;
-        session.another_life = known.is_some_and(|known| known.incarnation != incarnation);
+        session.another_life = known.is_some_and(|life| life != incarnation);
         session.sender = Some(Sender::new(config, now));
         let request = Event::StartRequested {
             from,
@@ -334,11 +334,18 @@ impl Node {
         let life = self.life();
         let sealed = life.wal.sealed().get();
         let confirmed = life.confirmed.get(&name).copied().unwrap_or_default();
-        let vote_after = vote_after(another_life, begin, confirmed, sealed);
+        let arrival = Arrival {
+            another_life,
+            from: begin,
+            confirmed,
+            named: life.wal.config().1,
+            sealed,
+        };
+        let vote = arrival.vote();
         let connected = CommitEvent::Connected {
             name,
             session: conn,
-            vote_after,
+            vote,
         };
         self.commit(connected, world)
     }

@@ -9,6 +9,7 @@ use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{BoundPolicy, ChangeRule};
 use crate::protocol::progress::Positions;
+use crate::protocol::vote::Vote;
 use crate::time::Moment;
 
 /// What a [`Committer`](super::Committer) starts from.
@@ -42,9 +43,8 @@ pub enum Event {
         name: NodeName,
         /// Names the connection in later events.
         session: u64,
-        /// `Some` for an incarnation without a vote: it gets one when it has flushed this far,
-        /// past everything its old self may have acknowledged.
-        vote_after: Option<Lsn>,
+        /// Whether and from when on it counts.
+        vote: Vote,
     },
     /// It has caught up; from now on it counts, if it has a vote.
     Streaming {
@@ -70,6 +70,13 @@ pub enum Event {
         name: NodeName,
         /// Which connection.
         session: u64,
+    },
+    /// The log says, in an entry that ends here, that the life of its data that asked has the vote.
+    VoteLogged {
+        /// Whose.
+        name: NodeName,
+        /// End (exclusive) of that entry: it counts when it has that.
+        end: Lsn,
     },
     /// A Config entry that changes policy or voters is in the log.
     PolicyLogged {
@@ -97,8 +104,10 @@ pub enum Action {
     AppliedMoved(Lsn),
     /// The newest policy is known committed and binds alone, or with those logged after it.
     PolicySettled(BoundPolicy),
-    /// The standby's new incarnation has its vote; the log must say so.
+    /// The standby's new life may have the vote of its name; the log must say so first.
     VoteGranted(NodeName),
+    /// The standby, whose data were copied or rolled back, counts again.
+    CountsAgain(NodeName),
     /// As many standbys are there as every policy needs.
     PolicyMet,
     /// Fewer are there than some policy needs.

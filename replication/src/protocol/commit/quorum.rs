@@ -2,13 +2,14 @@
 //!
 //! Pure functions of one moment; nothing here remembers or climbs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_storage::{Lsn, canary};
 
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{BoundPolicy, SyncPolicy};
 use crate::protocol::progress::Positions;
+use crate::protocol::vote::Vote;
 
 /// What a standby is for the policy, in the words of `pg_stat_replication.sync_state`.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -40,14 +41,18 @@ impl SyncState {
 pub(super) struct Standby {
     pub(super) session: u64,
     pub(super) streaming: bool,
-    /// Set while it has no vote: a new incarnation gets one when it has flushed this far.
-    pub(super) vote_after: Option<Lsn>,
+    /// `None` while the log is to say that it has the vote.
+    pub(super) vote: Option<Vote>,
+    /// Its data were copied or rolled back, and nobody was told yet that it counts again.
+    pub(super) lost: bool,
     pub(super) reported: Positions,
 }
 
 impl Standby {
     pub(super) fn counts(&self) -> bool {
-        self.streaming && (self.vote_after.is_none() || canary("vote-without-catching-up"))
+        let flushed = self.reported.flush;
+        let votes = matches!(self.vote, Some(Vote::From(at) | Vote::Again(at)) if at <= flushed);
+        self.streaming && (votes || canary("vote-without-catching-up"))
     }
 }
 
@@ -74,6 +79,26 @@ impl Members<'_> {
         names
             .filter(|name| self.position(name, |at| at.flush).is_some())
             .count()
+    }
+
+    /// Whether `name`, whose data are another life, may have the vote under `policy`: enough others
+    /// have confirmed up to `end`, by where the log says that no life has it. Whoever asked them
+    /// for a promise before never gets it, and whoever asks later finds that there. All whom the
+    /// policy counts are enough as well, whatever their data: nobody is left out then.
+    pub(super) fn may_regain(&self, policy: &BoundPolicy, name: &NodeName, end: Lsn) -> bool {
+        let has = |(name, standby): (&NodeName, &Standby)| {
+            let has = standby.streaming && standby.reported.flush >= end;
+            has.then(|| name.clone())
+        };
+        let have = self.standbys.iter().filter_map(has);
+        let have = have.chain([self.own.0.clone()]);
+        let have = have.collect::<BTreeSet<_>>();
+        let counted = policy.counted();
+        let confirmed = || self.confirmed(policy, |at| at.flush);
+        !counted.contains(name)
+            || counted.iter().all(|name| have.contains(name))
+            || confirmed().is_some_and(|at| at >= end)
+            || canary("vote-by-catching-up")
     }
 
     /// The highest position that `policy` confirms, never above own flushed; `None` while fewer

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::protocol::policy::change_rule;
 use crate::protocol::script::{self, Command};
+use crate::protocol::vote::Vote;
 
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()
@@ -51,7 +52,15 @@ fn event(command: &Command, newest: &BoundPolicy) -> Event {
         "connected" => Event::Connected {
             name: who(),
             session,
-            vote_after: command.get("vote_after"),
+            vote: match (command.get("lost"), command.get("again")) {
+                (Some(end), _) => Vote::Lost(end),
+                (None, Some(at)) => Vote::Again(at),
+                (None, None) => Vote::From(command.get("from").unwrap_or_default()),
+            },
+        },
+        "vote" => Event::VoteLogged {
+            name: who(),
+            end: command.lsn("end"),
         },
         "streaming" => Event::Streaming {
             name: who(),
@@ -170,7 +179,7 @@ fn a_receipt_never_states_more_than_the_policy_gave() {
     let connected = Event::Connected {
         name: name.clone(),
         session,
-        vote_after: None,
+        vote: Vote::From(Lsn::ZERO),
     };
     let streaming = Event::Streaming {
         name: name.clone(),
@@ -211,11 +220,11 @@ fn a_receipt_names_whom_the_policy_counts_and_who_had_it_sorted() {
         ("b", 720, 0),
         ("x", 800, 0),
     ] {
-        let (name, vote_after, timeline) = (name(who), None, script::timeline("1:a"));
+        let (name, timeline) = (name(who), script::timeline("1:a"));
         on(Event::Connected {
             name: name.clone(),
             session,
-            vote_after,
+            vote: Vote::From(Lsn::ZERO),
         });
         on(Event::Streaming {
             name: name.clone(),
@@ -247,11 +256,11 @@ fn a_receipt_names_whom_the_policy_counts_and_who_had_it_sorted() {
     assert_eq!(stated(&machine, Level::RemoteFlush), "remote_flush a,c");
     assert_eq!(stated(&machine, Level::RemoteApply), "local c");
     assert_eq!(stated(&machine, Level::Local), "local ");
-    let (name, vote_after) = (name("a"), Some(Lsn::new(800)));
+    let (name, vote) = (name("a"), Vote::Lost(Lsn::new(800)));
     let anew = Event::Connected {
         name,
         session: 2,
-        vote_after,
+        vote,
     };
     machine.on(anew, Moment::ZERO, &mut Vec::new());
     assert_eq!(stated(&machine, Level::RemoteFlush), "remote_flush c");
@@ -289,7 +298,7 @@ fn a_restart_knows_again_that_nothing_was_confirmed_while_a_star_counted_too_few
     let connected = Event::Connected {
         name: name.clone(),
         session,
-        vote_after: None,
+        vote: Vote::From(Lsn::ZERO),
     };
     for event in [connected, Event::Streaming { name, session }, reported] {
         machine.on(event, Moment::ZERO, &mut Vec::new());
@@ -347,7 +356,11 @@ fn random_event((kind, who, lsn, session, flag): (u8, u8, u64, u64, bool), top: 
         3 => Event::Connected {
             name,
             session,
-            vote_after: flag.then(|| at(lsn)),
+            vote: match flag {
+                true => Vote::Lost(at(lsn)),
+                false if lsn % 2 == 0 => Vote::From(at(lsn % 3)),
+                false => Vote::Again(at(lsn)),
+            },
         },
         4 => Event::Streaming { name, session },
         5..=7 => Event::Reported {
@@ -378,7 +391,8 @@ fn random_event((kind, who, lsn, session, flag): (u8, u8, u64, u64, bool), top: 
                 ChangeRule::Forced,
             ][usize::from(who)],
         },
-        10 => Event::Suspended(flag),
+        10 if flag => Event::VoteLogged { name, end: at(lsn) },
+        10 => Event::Suspended(lsn % 2 == 0),
         _ => Event::OnMissChanged(
             ["block", "degrade:1s", "fail:1s"][usize::from(who) % 3]
                 .parse()
@@ -440,9 +454,10 @@ proptest! {
             let name = name(["a", "b", "c", "d"][at]);
             let flush = Lsn::new(*flush);
             let positions = Positions { write: flush, flush, apply: Lsn::ZERO };
-            let (session, vote_after, timeline) = (1, None, script::timeline("1:a"));
+            let (session, vote) = (1, Vote::From(Lsn::ZERO));
+            let timeline = script::timeline("1:a");
             let mut on = |event| machine.on(event, Moment::ZERO, &mut Vec::new());
-            on(Event::Connected { name: name.clone(), session, vote_after });
+            on(Event::Connected { name: name.clone(), session, vote });
             if *streaming {
                 on(Event::Streaming { name: name.clone(), session });
             }

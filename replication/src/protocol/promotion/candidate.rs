@@ -13,7 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_storage::{Lsn, Timeline, canary};
+use mainstay_storage::{Lsn, Timeline};
+use uuid::Uuid;
 
 use super::{LogEnd, Notice, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest};
 use super::{Purpose, Refusal};
@@ -21,6 +22,7 @@ use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
 use crate::time::Moment;
 
+mod counting;
 mod event;
 mod probing;
 
@@ -39,7 +41,8 @@ pub struct Candidate {
     asked: BTreeSet<NodeName>,
     own_promised: bool,
     overtaken: Option<Timeline>,
-    promised: BTreeMap<NodeName, LogEnd>,
+    /// Where their logs end, and the life of the data that promised.
+    promised: BTreeMap<NodeName, (LogEnd, Uuid)>,
     /// Who will not promise, and the number that stands against it.
     declined: BTreeMap<NodeName, Option<u32>>,
     fetching: Option<(NodeName, LogEnd)>,
@@ -79,20 +82,42 @@ impl Candidate {
             (_, Event::Overtaken(by)) => self.on_overtaken(by, out),
             (Phase::Probing, Event::ProbeFailed(name)) => self.note_probe(name, None, now, out),
             (Phase::Probing, Event::Tick) if late => self.judge(now, out),
-            (Phase::Promising, Event::OwnAnswered { promise, policies }) => {
+            (
+                Phase::Promising,
+                Event::OwnAnswered {
+                    promise,
+                    policies,
+                    lives,
+                },
+            ) => {
+                self.config.lives = lives;
                 self.note_own(promise, policies, now, out);
             }
-            (Phase::Promising, Event::PromiseAnswered(name, timeline, promise))
-                if timeline == self.timeline && self.asked.contains(&name) =>
-            {
-                self.note_promise(name, promise, now, out);
+            (
+                Phase::Promising,
+                Event::PromiseAnswered {
+                    name,
+                    timeline,
+                    life,
+                    promise,
+                },
+            ) if timeline == self.timeline && self.asked.contains(&name) => {
+                self.note_promise(name, life, promise, now, out);
             }
             (Phase::Promising, Event::PromiseFailed(name)) => {
                 self.declined.entry(name).or_insert(None);
                 self.count(false, now, out);
             }
             (Phase::Promising, Event::Tick) if late => self.count(true, now, out),
-            (Phase::Fetching, Event::Fetched { end, policies }) => {
+            (
+                Phase::Fetching,
+                Event::Fetched {
+                    end,
+                    policies,
+                    lives,
+                },
+            ) => {
+                self.config.lives = lives;
                 self.note_fetched(end, policies, now, out);
             }
             (Phase::Fetching, Event::FetchFailed) => self.fetch_elsewhere(now, out),
@@ -124,42 +149,6 @@ impl Candidate {
             true => &[],
             false => &self.config.policies,
         }
-    }
-
-    /// The members of all binding policies, this node left out.
-    fn members(&self) -> BTreeSet<NodeName> {
-        let counted = self.policies().iter().flat_map(BoundPolicy::counted);
-        counted
-            .filter(|name| **name != self.config.name)
-            .cloned()
-            .collect()
-    }
-
-    /// What lacks, if all of `agree` and this node agreed.
-    fn shortfall(&self, agree: impl Fn(&NodeName) -> bool) -> Option<Refusal> {
-        let own = &self.config.name;
-        if canary("promote-without-acceptance") {
-            return None;
-        }
-        self.policies().iter().find_map(|policy| {
-            let needed = match self.config.purpose {
-                Purpose::Promote | Purpose::Raise => policy.promises_needed(),
-                // Under one that counts too few, nothing can have been acknowledged.
-                Purpose::Restart if !policy.is_satisfiable() => 0,
-                Purpose::Restart => policy.needed(),
-            };
-            let counted = policy.counted();
-            let (agreed, missing) = counted
-                .iter()
-                .cloned()
-                .partition::<Vec<_>, _>(|name| name == own || agree(name));
-            let have = agreed.len();
-            (have < needed).then_some(Refusal::Unreachable {
-                needed,
-                have,
-                missing,
-            })
-        })
     }
 
     fn enter(&mut self, phase: Phase, now: Moment) {
@@ -238,6 +227,7 @@ impl Candidate {
     fn note_promise(
         &mut self,
         name: NodeName,
+        life: Uuid,
         promise: Promise,
         now: Moment,
         out: &mut Vec<Action>,
@@ -245,7 +235,7 @@ impl Candidate {
         match promise {
             Promise::Accepted(end) => {
                 self.declined.remove(&name);
-                self.promised.insert(name, end);
+                self.promised.insert(name, (end, life));
             }
             Promise::Refused(refusal) => {
                 let against = match refusal {
@@ -262,11 +252,11 @@ impl Candidate {
 
     /// Goes on when enough promised, and gives up when enough no longer can.
     fn count(&mut self, late: bool, now: Moment, out: &mut Vec<Action>) {
-        let lacks = self.shortfall(|name| self.promised.contains_key(name));
+        let lacks = self.lack();
         if lacks.is_none() && self.own_promised {
             return self.fetch(now, out);
         }
-        let hopeless = self.shortfall(|name| !self.declined.contains_key(name));
+        let hopeless = self.hopeless();
         let outbid = self.declined.iter().find_map(|(name, number)| {
             let highest = (*number)?;
             let name = name.clone();
@@ -285,8 +275,8 @@ impl Candidate {
         let own = self.config.end;
 
         let newest = self.promised.iter();
-        let newest = newest.max_by_key(|(_, end)| (end.timeline.number, end.flushed));
-        let newest = newest.map(|(name, end)| (name.clone(), *end));
+        let newest = newest.max_by_key(|(_, (end, _))| (end.timeline.number, end.flushed));
+        let newest = newest.map(|(name, (end, _))| (name.clone(), *end));
         if let Some(conflict) = self.conflict() {
             return self.refuse(conflict, out);
         }
@@ -321,18 +311,6 @@ impl Candidate {
         out.push(Action::OpenTimeline(self.timeline));
     }
 
-    /// Two logs whose newest timelines have one number and two ids: neither is known to be newer.
-    fn conflict(&self) -> Option<Refusal> {
-        let own = (&self.config.name, &self.config.end);
-        let ends = self.promised.iter().chain([own]).collect::<Vec<_>>();
-        let number = ends.iter().map(|(_, end)| end.timeline.number).max()?;
-        let mut newest = ends.iter().filter(|(_, end)| end.timeline.number == number);
-        let (one, first) = newest.next()?;
-        let (other, _) = newest.find(|(_, end)| end.timeline != first.timeline)?;
-        let (one, other) = ((*one).clone(), (*other).clone());
-        Some(Refusal::Conflict { one, other, number })
-    }
-
     fn note_fetched(
         &mut self,
         end: LogEnd,
@@ -364,8 +342,8 @@ impl Candidate {
         self.unfetched.insert(failed.clone());
         let usable = |name: &NodeName| !self.unfetched.contains(name);
         let mut others = self.promised.iter().filter(|(name, _)| usable(name));
-        let other = others.rfind(|(_, end)| !wanted.is_newer_than(end));
-        match other.map(|(name, end)| (name.clone(), *end)) {
+        let other = others.rfind(|(_, (end, _))| !wanted.is_newer_than(end));
+        match other.map(|(name, (end, _))| (name.clone(), *end)) {
             None => {
                 let (name, upto) = (failed, wanted.flushed);
                 self.refuse(Refusal::FetchFailed { name, upto }, out);
@@ -423,8 +401,7 @@ impl Candidate {
     fn check(&self) {
         if matches!(self.phase, Phase::Opening | Phase::Open) {
             assert!(self.own_promised, "did not promise itself");
-            let lacks = self.shortfall(|name| self.promised.contains_key(name));
-            assert_eq!(lacks, None, "opened without the promises it needs");
+            assert_eq!(self.lack(), None, "opened without the promises it needs");
             let own = self.config.end;
             let promote = self.config.purpose == Purpose::Promote;
             let newer = |end: &LogEnd| match promote {
@@ -434,7 +411,7 @@ impl Candidate {
             let mut others = self.promised.iter();
 
             assert!(
-                !others.any(|(_, end)| newer(end)),
+                !others.any(|(_, (end, _))| newer(end)),
                 "opened without newest log"
             );
         }

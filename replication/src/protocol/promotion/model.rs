@@ -17,6 +17,8 @@ use crate::protocol::name::NodeName;
 use crate::protocol::policy::{BoundPolicy, change_rule};
 use crate::protocol::progress::Positions;
 use crate::protocol::receiver::{OwnLog, TheirLog, Way, is_stale, way_forward};
+use crate::protocol::script::{FIRST_LIFE, first_lives};
+use crate::protocol::vote::{Lives, Vote};
 use crate::time::Moment;
 
 mod member;
@@ -345,6 +347,8 @@ impl Cluster {
             end: node.log_end(),
             opened: node.history.clone(),
             policies: node.policies(),
+            lives: self.lives(),
+            life: FIRST_LIFE,
             also_probe: vec![],
             highest_seen: node.acceptor.newest().number,
             number: None,
@@ -513,7 +517,7 @@ impl Cluster {
             let connected = commit::Event::Connected {
                 name: name.clone(),
                 session,
-                vote_after: None,
+                vote: Vote::From(Lsn::ZERO),
             };
             self.commit(to, connected);
             self.commit(

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::*;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
-use crate::protocol::script::{self, Command, timeline};
+use crate::protocol::script::{self, Command, FIRST_LIFE, first_lives, timeline};
+use crate::protocol::vote::Lives;
 use crate::time::Moment;
 
 fn name(text: &str) -> NodeName {
@@ -34,6 +35,17 @@ fn policies(command: &Command) -> Vec<BoundPolicy> {
     texts.map(bound).collect()
 }
 
+/// `lives=b:1,c:2`; where a script is silent, every node's data are in their first life.
+fn lives(command: &Command) -> Lives {
+    let mut lives = first_lives(["a", "b", "c", "d", "e"].map(name));
+    for life in command.text("lives").unwrap_or_default().split(',') {
+        if let Some((node, life)) = life.split_once(':') {
+            lives.insert(name(node), Uuid::from_u128(life.parse().unwrap()));
+        }
+    }
+    lives
+}
+
 fn candidate(command: &Command) -> Candidate {
     let end = end(command.text("end").unwrap());
     let mut opened = TimelineHistory::new(timeline("1:a"), Lsn::ZERO);
@@ -50,6 +62,8 @@ fn candidate(command: &Command) -> Candidate {
         end,
         opened,
         policies: policies(command),
+        lives: lives(command),
+        life: FIRST_LIFE,
         also_probe: command.text("probe").map(name).into_iter().collect(),
         highest_seen: 1,
         number: command.get("number"),
@@ -95,16 +109,23 @@ fn event(command: &Command, machine: &Candidate) -> CandidateEvent {
         "own" => CandidateEvent::OwnAnswered {
             promise: promise(command),
             policies: policies(command),
+            lives: lives(command),
         },
         "promised" => {
             let asked = machine.status().timeline;
-            CandidateEvent::PromiseAnswered(who(), asked, promise(command))
+            CandidateEvent::PromiseAnswered {
+                name: who(),
+                timeline: asked,
+                life: command.get("life").map_or(FIRST_LIFE, Uuid::from_u128),
+                promise: promise(command),
+            }
         }
         "unpromised" => CandidateEvent::PromiseFailed(who()),
         "overtaken" => CandidateEvent::Overtaken(command.timeline("by").unwrap()),
         "fetched" => CandidateEvent::Fetched {
             end: end(command.text("end").unwrap()),
             policies: policies(command),
+            lives: lives(command),
         },
         "unfetched" => CandidateEvent::FetchFailed,
         "opened" => CandidateEvent::Opened {

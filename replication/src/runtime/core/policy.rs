@@ -219,14 +219,13 @@ fn remove(state: &State, cluster: &mut ClusterConfig, name: &NodeName) -> Result
             "standby {name} is connected, and would register again; stop it for good first"
         )));
     }
-    if cluster.standby(name).is_none() {
+    if !cluster.remove(name) {
         let known = cluster.standbys.iter().map(|one| one.name.clone());
         let known = listed(&known.collect::<Vec<_>>());
         return Err(Error::Invalid(format!(
             "no standby is registered as {name}; registered: {known}"
         )));
     }
-    cluster.standbys.retain(|member| &member.name != name);
     Ok(())
 }
 

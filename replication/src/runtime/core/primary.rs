@@ -72,7 +72,8 @@ impl Core {
         let current = cluster.primary == me && cluster.policy == policy;
         // Whoever must ask first opens a timeline then, and says so with it.
         if policies.is_empty() || !(current || waits) {
-            (cluster.primary, cluster.policy) = (me, policy);
+            cluster.take_over(me);
+            cluster.policy = policy;
             let end = self.log_config(&cluster)?;
             policies.push(cluster.bound(end));
         }
@@ -210,9 +211,9 @@ impl Core {
             Action::PolicySettled(policy) => {
                 tracing::info!(policy = %policy.policy(), "the synchronous policy is in force");
             }
-            Action::VoteGranted(name) => {
+            Action::VoteGranted(name) => self.grant_vote(&name, state),
+            Action::CountsAgain(name) => {
                 tracing::info!(%name, "the standby has caught up and has a vote again");
-                self.grant_vote(&name, state);
             }
             other => tracing::info!(event = ?other, "synchronous replication"),
         }

@@ -17,7 +17,7 @@ use crate::protocol::commit::Event;
 use crate::protocol::name::NodeName;
 use crate::protocol::policy::{ChangeRule, change_rule};
 use crate::protocol::progress::Positions;
-use crate::protocol::vote::vote_after;
+use crate::protocol::vote::Arrival;
 use crate::time::Moment;
 
 /// A standby's newest session.
@@ -49,8 +49,8 @@ impl Core {
             member.votes = admitted.sync_mode == SyncMode::Sync;
         }
         self.refuse_twin(&state, &member)?;
-        // The entry names the life that votes; this one gets there when it has caught up.
-        if let Some(life) = state.cluster.keep_vote(&mut member) {
+        // The entry says that no life has the vote; another one says later that this one has it.
+        if let Some(life) = state.cluster.void_vote(&mut member) {
             state.pending.insert(member.name.clone(), life);
         }
         let old = state.cluster.bound(Lsn::ZERO);
@@ -111,10 +111,15 @@ impl Core {
         }
     }
 
-    /// A standby's stream begins at `from`. One whose data are another life than the one that
-    /// votes, or less than what a standby of this name confirmed before, has no vote until it is
-    /// past that.
-    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, from: Lsn, amnesiac: bool) {
+    /// A standby's stream begins at `from`. One whose data are `another_life` than the one that
+    /// votes, or less than what a standby of this name confirmed before, counts later.
+    pub(crate) fn stream_started(
+        &self,
+        name: &NodeName,
+        session: u64,
+        from: Lsn,
+        another_life: bool,
+    ) {
         let sealed = self.wal.sealed().get();
         let known = self
             .state
@@ -131,7 +136,15 @@ impl Core {
                  vote until it has that again"
             );
         }
-        let vote_after = vote_after(amnesiac, from, confirmed, sealed);
+        let named = self.wal.config().1;
+        let arrival = Arrival {
+            another_life,
+            from,
+            confirmed,
+            named,
+            sealed,
+        };
+        let vote = arrival.vote();
         let connected = Connected {
             session,
             state: StreamState::Catchup,
@@ -154,7 +167,7 @@ impl Core {
         self.commit_event(Event::Connected {
             name,
             session,
-            vote_after,
+            vote,
         });
     }
 
@@ -246,8 +259,10 @@ impl Core {
         if let Some(known) = known {
             known.incarnation = incarnation;
         }
-        if let Err(error) = self.log_config(&state.cluster) {
-            tracing::warn!(%name, %error, "cannot log the standby's vote");
+        let name = name.clone();
+        match self.log_config(&state.cluster) {
+            Ok(end) => self.decide(state, Event::VoteLogged { name, end }),
+            Err(error) => tracing::warn!(%name, %error, "cannot log the standby's vote"),
         }
     }
 

@@ -86,7 +86,12 @@ pub(super) async fn ask_promise(
         promise::read_promise(set)
     });
     let event = match asked.await {
-        Ok(Ok(promise)) => Event::PromiseAnswered(name, timeline, promise),
+        Ok(Ok((life, promise))) => Event::PromiseAnswered {
+            name,
+            timeline,
+            life,
+            promise,
+        },
         Ok(Err(error)) => {
             tracing::info!(%name, %error, "cannot ask for a promise");
             Event::PromiseFailed(name)

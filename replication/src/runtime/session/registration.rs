@@ -19,9 +19,8 @@ impl Session {
         let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
         let cluster = self.core.cluster();
         let known = cluster.standby(&name).cloned();
-        let amnesiac = known
-            .as_ref()
-            .is_some_and(|known| known.incarnation != standby.incarnation);
+        let life = cluster.life_of(&name);
+        let another_life = life.is_some_and(|life| life != standby.incarnation);
         let member = Member {
             name,
             node_id: standby.node,
@@ -43,7 +42,7 @@ impl Session {
         }
         self.standby = Some(Registered {
             member,
-            amnesiac,
+            another_life,
             logged,
         });
         Ok(

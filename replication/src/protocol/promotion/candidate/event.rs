@@ -10,6 +10,7 @@ use crate::protocol::name::NodeName;
 use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{LogEnd, Notice, ProbeAnswer, Promise, PromiseRequest};
 use crate::protocol::promotion::{Purpose, Refusal};
+use crate::protocol::vote::Lives;
 
 /// What a [`Candidate`](super::Candidate) starts from.
 #[derive(Debug, Clone)]
@@ -24,6 +25,10 @@ pub struct CandidateConfig {
     pub opened: TimelineHistory,
     /// The policies that bind in its log, oldest first.
     pub policies: Vec<BoundPolicy>,
+    /// The lives of data that have a vote in its log.
+    pub lives: Lives,
+    /// The life of its own.
+    pub life: Uuid,
     /// Nodes to probe besides those the policies count: the last primary, for one.
     pub also_probe: Vec<NodeName>,
     /// The highest timeline number it ever saw or accepted.
@@ -72,9 +77,20 @@ pub enum Event {
         promise: Promise,
         /// The policies that bind in own log now.
         policies: Vec<BoundPolicy>,
+        /// The lives of data that have a vote in it.
+        lives: Lives,
     },
-    /// A member answered the request for this timeline.
-    PromiseAnswered(NodeName, Timeline, Promise),
+    /// A member answered.
+    PromiseAnswered {
+        /// Who.
+        name: NodeName,
+        /// What was asked for.
+        timeline: Timeline,
+        /// The life of its data.
+        life: Uuid,
+        /// What it says.
+        promise: Promise,
+    },
     /// A member could not be asked.
     PromiseFailed(NodeName),
     /// This node's own acceptor is bound by a newer timeline now, because it promised it to another
@@ -86,6 +102,8 @@ pub enum Event {
         end: LogEnd,
         /// The policies that bind in it.
         policies: Vec<BoundPolicy>,
+        /// The lives of data that have a vote in it.
+        lives: Lives,
     },
     /// The log could not be fetched.
     FetchFailed,

@@ -8,6 +8,7 @@ use mainstay_storage::{Lsn, Timeline};
 
 use super::{Action, Candidate, Phase};
 use crate::protocol::name::NodeName;
+use crate::protocol::policy::BoundPolicy;
 use crate::protocol::promotion::{Notice, ProbeAnswer, Purpose, Refusal, Role};
 use crate::time::Moment;
 
@@ -50,7 +51,9 @@ impl Candidate {
             .iter()
             .filter_map(|(name, answer)| Some((name, (*answer)?)));
         let answers = answers.collect::<Vec<_>>();
-        let answered = |name: &NodeName| answers.iter().any(|(there, _)| *there == name);
+        let answered = |_: &BoundPolicy, name: &NodeName| {
+            *name == self.config.name || answers.iter().any(|(there, _)| *there == name)
+        };
         let checked = match self.config.force {
             true => None,
             false => self

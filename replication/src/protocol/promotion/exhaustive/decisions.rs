@@ -17,6 +17,7 @@ use crate::protocol::promotion::{
     Beginning, Fencing, LogEnd, Promises, Standstill, fencing, held_until, standstill,
 };
 use crate::protocol::receiver::{OwnLog, TheirLog, Way, is_stale, way_forward};
+use crate::protocol::vote::Vote;
 use crate::time::Moment;
 
 mod asking;
@@ -195,7 +196,7 @@ impl Decisions {
                 Event::Connected {
                     name: name.clone(),
                     session,
-                    vote_after: None,
+                    vote: Vote::From(Lsn::ZERO),
                 },
                 Event::Streaming {
                     name: name.clone(),

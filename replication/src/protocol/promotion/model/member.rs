@@ -25,12 +25,21 @@ impl Cluster {
             CandidateAction::AskOwn(request) => {
                 let promise = self.promise(to, request)?;
                 let policies = self.nodes[to].policies();
-                Some(CandidateEvent::OwnAnswered { promise, policies })
+                Some(CandidateEvent::OwnAnswered {
+                    promise,
+                    policies,
+                    lives: self.lives(),
+                })
             }
             CandidateAction::AskPromise(_, request) => {
                 let timeline = request.timeline;
                 let promise = self.promise(to, request)?;
-                Some(CandidateEvent::PromiseAnswered(name, timeline, promise))
+                Some(CandidateEvent::PromiseAnswered {
+                    name,
+                    timeline,
+                    life: FIRST_LIFE,
+                    promise,
+                })
             }
             CandidateAction::FetchFrom { end, .. } => {
                 let asking = self.nodes[from]
@@ -44,10 +53,19 @@ impl Cluster {
                 self.fetch(to, from);
                 let end = self.nodes[from].log_end();
                 let policies = self.nodes[from].policies();
-                Some(CandidateEvent::Fetched { end, policies })
+                Some(CandidateEvent::Fetched {
+                    end,
+                    policies,
+                    lives: self.lives(),
+                })
             }
             _ => None,
         }
+    }
+
+    /// Nobody's data are lost in this model.
+    pub(super) fn lives(&self) -> Lives {
+        first_lives(self.nodes.iter().map(|node| node.name.clone()))
     }
 
     fn promise(&mut self, to: usize, request: PromiseRequest) -> Option<Promise> {

@@ -13,6 +13,7 @@ use crate::protocol::promotion::{
     Acceptor, AcceptorAction, AcceptorEvent, Candidate, CandidateAction, CandidateConfig,
     CandidateEvent, LogEnd, ProbeAnswer, Promise, PromiseRequest, Purpose, Role as Probed,
 };
+use crate::protocol::script::{FIRST_LIFE, first_lives};
 use crate::time::Moment;
 
 impl Decisions {
@@ -152,7 +153,11 @@ impl Decisions {
         let asks_itself = matches!(out.last(), Some(CandidateAction::AskOwn(_)));
         assert!(asks_itself, "it looked around, and then: {out:?}");
         let promise = Promise::Accepted(self.log_end(node.log_end()));
-        let event = CandidateEvent::OwnAnswered { promise, policies };
+        let event = CandidateEvent::OwnAnswered {
+            promise,
+            policies,
+            lives: first_lives((0..NODES).map(name)),
+        };
         candidate.on(event, Moment::ZERO, &mut out);
         let asked = |action: &CandidateAction, member: usize| match action {
             CandidateAction::AskPromise(asked, _) => *asked == name(member),
@@ -167,7 +172,12 @@ impl Decisions {
         for (member, end) in ends.iter().enumerate() {
             let Some(end) = *end else { continue };
             let promise = Promise::Accepted(end);
-            let event = CandidateEvent::PromiseAnswered(name(member), timeline, promise);
+            let event = CandidateEvent::PromiseAnswered {
+                name: name(member),
+                timeline,
+                life: FIRST_LIFE,
+                promise,
+            };
             candidate.on(event, Moment::ZERO, &mut out);
         }
         let step = match out.last() {
@@ -204,6 +214,8 @@ impl Decisions {
             end: self.log_end(node.log_end()),
             opened,
             policies: policies.clone(),
+            lives: first_lives((0..NODES).map(name)),
+            life: FIRST_LIFE,
             also_probe: Vec::new(),
             highest_seen: timeline.number - 1,
             number: None,
