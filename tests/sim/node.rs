@@ -127,9 +127,8 @@ pub(super) struct Life {
     applicator: Applicator,
     pub(super) role: Role,
     committer: Option<Committer>,
-    /// The cluster as this primary knows it, and lives that get the vote of their name later.
+    /// The cluster as this primary knows it.
     cluster: Option<ClusterConfig>,
-    pending: BTreeMap<NodeName, Uuid>,
     /// The most that each standby confirmed here.
     confirmed: BTreeMap<NodeName, Lsn>,
     pub(super) standstill: Option<Standstill>,
@@ -240,7 +239,6 @@ impl Node {
             role: Role::Standby,
             committer: None,
             cluster: None,
-            pending: BTreeMap::new(),
             confirmed: BTreeMap::new(),
             standstill: None,
             asked: 0,

@@ -43,7 +43,7 @@ pub struct Arrival {
     pub from: Lsn,
     /// The most that a standby of this name ever confirmed to this primary.
     pub confirmed: Lsn,
-    /// The end of the newest Config entry, which names it.
+    /// The end of the newest Config entry, which names it, or says that no life has its vote.
     pub named: Lsn,
     /// The end of the primary's log.
     pub sealed: Lsn,
@@ -55,7 +55,7 @@ impl Arrival {
     /// say so to a candidate.
     pub fn vote(self) -> Vote {
         if self.another_life {
-            return Vote::Lost(self.sealed);
+            return Vote::Lost(self.sealed.max(self.named));
         }
         let confirmed = self.confirmed.min(self.sealed);
         match self.from {
@@ -83,27 +83,35 @@ pub fn may_promise(
 /// Whether what `life` of a name's data promised counts under `policy`, where the log of who asks
 /// has the vote with the life `named`.
 ///
-/// A primary that goes on also counts a name that its log never heard of, since that can have
-/// promised nobody anything; and all of a policy that needs them all, since whoever may have taken
-/// its place is among them: it has what a copy forgot, and says no itself.
+/// A primary that goes on has all that was confirmed to it, so a copy does not lack it; it only
+/// wants to hear of whoever took its place. Where it asks all whom the policy counts, those who
+/// let that one are among them, copies or not, and one that is none says so. And a name that its
+/// log never heard of can have promised nobody anything.
 pub fn promise_counts(
     purpose: Purpose,
     policy: &BoundPolicy,
     named: Option<&Uuid>,
     life: &Uuid,
 ) -> bool {
-    let asks_all = policy.needed() >= policy.counted().len();
-    let enough = purpose == Purpose::Restart && (asks_all || named.is_none());
+    let counted = policy.counted().len();
+    let enough = match purpose {
+        Purpose::Promote => false,
+        Purpose::Raise => policy.promises_needed() >= counted,
+        Purpose::Restart => policy.needed() >= counted || named.is_none(),
+    };
     named == Some(life) || enough || canary("promises-of-any-life")
 }
 
 impl ClusterConfig {
     /// Takes the vote from the life that has it, if `member` comes with another: `member` is then
-    /// registered without one, and the life that asks is returned. It gets the vote later.
-    pub fn void_vote(&self, member: &mut Member) -> Option<Uuid> {
-        let known = self.life_of(&member.name)?;
-        let another = known != member.incarnation;
-        another.then(|| std::mem::take(&mut member.incarnation))
+    /// registered without one, and gets it later. Whether that is so.
+    pub fn void_vote(&self, member: &mut Member) -> bool {
+        let known = self.life_of(&member.name);
+        let another = known.is_some_and(|known| known != member.incarnation);
+        if another {
+            member.incarnation = Uuid::nil();
+        }
+        another
     }
 
     /// Whether the data `incarnation` have the vote of `name`.
@@ -163,7 +171,12 @@ mod tests {
         assert_eq!(vote(false, 56, 8), Vote::From(at(64)));
         assert_eq!(vote(false, 48, 56), Vote::Again(at(64)));
         assert_eq!(vote(true, 80, 80), Vote::Lost(at(100)));
-        assert_eq!(vote(true, 100, 100), Vote::Lost(at(100)));
+        // That no life has the vote may still be on its way to where it can be read.
+        let early = Arrival {
+            sealed: at(56),
+            ..arrival(true, 48, 48)
+        };
+        assert_eq!(early.vote(), Vote::Lost(at(64)));
         // What was confirmed above the end belongs to log that is gone.
         assert_eq!(vote(false, 100, 120), Vote::From(Lsn::ZERO));
     }
@@ -173,15 +186,15 @@ mod tests {
         let mut cluster = cluster();
         let life = Uuid::from_u128;
         let mut copy = member("b", 12);
-        assert_eq!(cluster.void_vote(&mut copy), Some(life(12)));
+        assert!(cluster.void_vote(&mut copy));
         assert_eq!(copy.incarnation, Uuid::nil());
-        assert_eq!(cluster.void_vote(&mut member("b", 11)), None);
-        assert_eq!(cluster.void_vote(&mut member("c", 13)), None);
+        assert!(!cluster.void_vote(&mut member("b", 11)));
+        assert!(!cluster.void_vote(&mut member("c", 13)));
         cluster.register(copy).unwrap();
         assert!(!cluster.has_vote(&name("b"), life(11)));
         assert!(!cluster.has_vote(&name("b"), life(12)));
         // The old self is another life by now, too.
-        assert_eq!(cluster.void_vote(&mut member("b", 11)), Some(life(11)));
+        assert!(cluster.void_vote(&mut member("b", 11)));
     }
 
     #[test]
@@ -207,7 +220,7 @@ mod tests {
         assert!(cluster.standby(&name("b")).is_none());
         assert!(cluster.has_vote(&name("a"), life(10)));
         assert!(cluster.has_vote(&name("b"), life(11)));
-        assert_eq!(cluster.void_vote(&mut member("a", 14)), Some(life(14)));
+        assert!(cluster.void_vote(&mut member("a", 14)));
         cluster.register(member("a", 10)).unwrap();
         assert!(cluster.former.is_empty());
         cluster.remove(&name("a"));
@@ -232,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_counts_if_the_log_names_the_life_that_gave_it_or_all_are_asked() {
+    fn a_promise_counts_if_the_log_names_the_life_that_gave_it_or_a_primary_asks_all() {
         let life = Uuid::from_u128;
         let counts = |purpose, policy: &str, named: Option<u128>| {
             let policy = policy.parse().unwrap();
@@ -240,11 +253,14 @@ mod tests {
             promise_counts(purpose, &policy, named.map(life).as_ref(), &life(11))
         };
         for purpose in [Purpose::Promote, Purpose::Raise, Purpose::Restart] {
-            assert!(counts(purpose, "ANY 1 (b, c)", Some(11)));
-            assert!(!counts(purpose, "ANY 1 (b, c)", Some(12)));
-            let unheard = counts(purpose, "ANY 1 (b, c)", None);
-            let all = counts(purpose, "ANY 2 (b, c)", Some(12));
-            assert_eq!([unheard, all], [purpose == Purpose::Restart; 2]);
+            assert!(counts(purpose, "ANY 2 (b, c, d)", Some(11)));
+            assert!(!counts(purpose, "ANY 2 (b, c, d)", Some(12)));
+            let unheard = counts(purpose, "ANY 2 (b, c, d)", None);
+            assert_eq!(unheard, purpose == Purpose::Restart);
+            let all_let_it_go_on = counts(purpose, "ANY 3 (b, c, d)", Some(12));
+            assert_eq!(all_let_it_go_on, purpose == Purpose::Restart);
+            let all_promise = counts(purpose, "ANY 1 (b, c, d)", Some(12));
+            assert_eq!(all_promise, purpose == Purpose::Raise);
         }
     }
 }

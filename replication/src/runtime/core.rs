@@ -37,7 +37,6 @@ use std::time::Duration;
 use mainstay_storage::{Lsn, Signal, Timeline, Wal};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
-use uuid::Uuid;
 
 use crate::cluster::{ClusterConfig, Member};
 use crate::config::{Role, StandbyConfig, WalStreamingConfig};
@@ -169,8 +168,6 @@ struct State {
     chosen: Option<SyncPolicy>,
     standbys: BTreeMap<NodeName, Connected>,
     admitted: Vec<StandbyConfig>,
-    /// Lives of standbys' data that are connected and have no vote yet.
-    pending: BTreeMap<NodeName, Uuid>,
     /// Where the log ended when slots were logged last.
     slots_logged: Lsn,
     samples: LagSamples,
@@ -196,7 +193,6 @@ impl State {
             chosen,
             standbys: BTreeMap::new(),
             admitted,
-            pending: BTreeMap::new(),
             slots_logged: Lsn::ZERO,
             samples: LagSamples::new(),
             listen: None,

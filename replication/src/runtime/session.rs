@@ -67,8 +67,6 @@ pub(crate) struct Session {
 #[derive(Debug, Clone)]
 pub(crate) struct Registered {
     pub(crate) member: Member,
-    /// It is not the life of its data that has a vote.
-    pub(crate) another_life: bool,
     /// This node was the primary, so the registration is in the log.
     pub(crate) logged: bool,
 }

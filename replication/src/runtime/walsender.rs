@@ -334,9 +334,8 @@ impl Session {
     fn stream_opened(&mut self, from: Lsn) {
         let Some(standby) = &self.standby else { return };
         self.visit = None;
-        let name = &standby.member.name;
-        self.core
-            .stream_started(name, self.number, from, standby.another_life);
+        let (name, life) = (&standby.member.name, standby.member.incarnation);
+        self.core.stream_started(name, self.number, from, life);
     }
 
     fn reported(

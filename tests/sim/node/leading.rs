@@ -4,7 +4,6 @@ use mainstay_replication::Member;
 use mainstay_replication::protocol::commit::Event as CommitEvent;
 use mainstay_replication::protocol::commit::{Action as CommitAction, CommitConfig, Committer};
 use mainstay_replication::protocol::level::{Level, OnMiss};
-use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::protocol::policy::{BoundPolicy, ChangeRule, change_rule};
 use mainstay_replication::protocol::promotion::{
     Beginning, Fencing, Standstill, fencing, held_until, standstill,
@@ -90,7 +89,7 @@ impl Node {
                     life.wal.advance_commit(to);
                     world.oracle.confirms(life.wal.timeline())?;
                 }
-                CommitAction::VoteGranted(name) => granted.push(name),
+                CommitAction::VoteGranted { session, .. } => granted.push(session),
                 _ => {}
             }
         }
@@ -101,28 +100,25 @@ impl Node {
             world.oracle.acknowledged(id, end)?;
             world.clients.acknowledged(id, world.now);
         }
-        for name in granted {
-            self.grant_vote(&name, world)?;
+        for conn in granted {
+            self.grant_vote(conn, world)?;
         }
         Ok(())
     }
 
-    fn grant_vote(&mut self, name: &NodeName, world: &mut World<'_>) -> Done {
+    fn grant_vote(&mut self, conn: u64, world: &mut World<'_>) -> Done {
         let life = self.life();
-        let (Some(incarnation), Some(cluster)) = (life.pending.remove(name), &mut life.cluster)
-        else {
+        let (Some(session), Some(cluster)) = (life.sessions.get(&conn), &mut life.cluster) else {
             return Ok(());
         };
+        let (name, incarnation) = session.standby();
         let mut known = cluster.standbys.iter_mut();
-        if let Some(known) = known.find(|member| &member.name == name) {
+        if let Some(known) = known.find(|member| member.name == name) {
             known.incarnation = incarnation;
         }
         world.tell(format!("{name} gets its vote"));
         match self.log_config()? {
-            Some(end) => {
-                let name = name.clone();
-                self.commit(CommitEvent::VoteLogged { name, end }, world)
-            }
+            Some(end) => self.commit(CommitEvent::VoteLogged { name, end }, world),
             None => Ok(()),
         }
     }
@@ -148,9 +144,7 @@ impl Node {
         let Some(mut cluster) = life.cluster.clone() else {
             return broken("only a primary registers".to_owned());
         };
-        if let Some(asked) = cluster.void_vote(&mut member) {
-            life.pending.insert(member.name.clone(), asked);
-        }
+        cluster.void_vote(&mut member);
         let old = cluster.bound(Lsn::ZERO);
         let registered = cluster.register(member);
         if !registered.map_err(|error| Trouble::Broken(error.to_string()))? {

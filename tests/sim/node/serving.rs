@@ -13,6 +13,7 @@ use mainstay_replication::protocol::vote::Arrival;
 use mainstay_replication::time::Moment;
 use mainstay_replication::wire::sqlstate;
 use mainstay_storage::{LogBytes, Lsn, Timeline};
+use uuid::Uuid;
 
 use super::{Done, Node, Role, Trouble, World};
 use crate::sim::name_of;
@@ -28,9 +29,9 @@ pub(super) const HEARTBEAT: u64 = 200_000;
 /// A standby's connection.
 pub(super) struct Session {
     standby: usize,
-    /// Where its stream begins, and whether its data are another life than the one that votes.
+    /// Where its stream begins, and the life of its data.
     begin: Lsn,
-    another_life: bool,
+    data: Uuid,
     /// Bytes of its stream that are no whole message yet.
     input: BytesMut,
     sender: Option<Sender>,
@@ -52,7 +53,7 @@ impl Session {
         Self {
             standby,
             begin: Lsn::ZERO,
-            another_life: false,
+            data: Uuid::nil(),
             input: BytesMut::new(),
             sender: None,
             timeline,
@@ -60,6 +61,11 @@ impl Session {
             flushed: Lsn::ZERO,
             commit: Lsn::ZERO,
         }
+    }
+
+    /// Whose it is, and of which life.
+    pub(super) fn standby(&self) -> (NodeName, Uuid) {
+        (name_of(self.standby), self.data)
     }
 
     /// The slot that keeps log for it.
@@ -175,8 +181,6 @@ impl Node {
         let now = world.moment();
         let life = self.life();
         let (name, incarnation) = (member.name.clone(), member.incarnation);
-        let known = life.cluster.as_ref();
-        let known = known.and_then(|cluster| cluster.life_of(&name));
         let primary = life.role == Role::Primary;
         let may = match primary {
             true => life.standstill != Some(Standstill::Crashed) && self.register(member, world)?,
@@ -205,7 +209,7 @@ impl Node {
         (session.timeline, session.sealed) = (timeline, flushed);
         (session.flushed, session.commit) = (flushed, commit);
         session.begin = from;
-        session.another_life = known.is_some_and(|life| life != incarnation);
+        session.data = incarnation;
         session.sender = Some(Sender::new(config, now));
         let request = Event::StartRequested {
             from,
@@ -262,12 +266,12 @@ impl Node {
         let Some(session) = self.life().sessions.get(&conn) else {
             return Ok(None);
         };
-        let (begin, another_life) = (session.begin, session.another_life);
+        let (begin, data) = (session.begin, session.data);
         let name = name_of(session.standby);
         match action {
             Action::StartStream(_) => {
                 self.send(conn, Body::Started, world);
-                self.begin_to_count(name, conn, begin, another_life, world)?;
+                self.begin_to_count(name, conn, begin, data, world)?;
             }
             Action::RefuseStart(why) | Action::FailStream(why) => {
                 let removed = why.sqlstate == sqlstate::UNDEFINED_FILE;
@@ -328,14 +332,16 @@ impl Node {
         name: NodeName,
         conn: u64,
         begin: Lsn,
-        another_life: bool,
+        data: Uuid,
         world: &mut World<'_>,
     ) -> Done {
         let life = self.life();
         let sealed = life.wal.sealed().get();
         let confirmed = life.confirmed.get(&name).copied().unwrap_or_default();
+        let cluster = life.cluster.as_ref();
+        let votes = cluster.is_some_and(|cluster| cluster.has_vote(&name, data));
         let arrival = Arrival {
-            another_life,
+            another_life: !votes,
             from: begin,
             confirmed,
             named: life.wal.config().1,

@@ -105,7 +105,12 @@ pub enum Action {
     /// The newest policy is known committed and binds alone, or with those logged after it.
     PolicySettled(BoundPolicy),
     /// The standby's new life may have the vote of its name; the log must say so first.
-    VoteGranted(NodeName),
+    VoteGranted {
+        /// Whose.
+        name: NodeName,
+        /// Which connection's.
+        session: u64,
+    },
     /// The standby, whose data were copied or rolled back, counts again.
     CountsAgain(NodeName),
     /// As many standbys are there as every policy needs.

@@ -82,13 +82,14 @@ impl Committer {
             };
             let mut policies = self.policies.iter().map(|(policy, _)| policy);
             let may = policies.all(|policy| members.may_regain(policy, name, end));
-            (may && standby.reported.flush >= end).then(|| name.clone())
+            let regains = may && standby.reported.flush >= end;
+            regains.then(|| (name.clone(), standby.session))
         };
-        for name in self.standbys.iter().filter_map(regains).collect::<Vec<_>>() {
+        for (name, session) in self.standbys.iter().filter_map(regains).collect::<Vec<_>>() {
             if let Some(standby) = self.standbys.get_mut(&name) {
                 standby.vote = None;
             }
-            out.push(Action::VoteGranted(name));
+            out.push(Action::VoteGranted { name, session });
         }
         let waited = self.standbys.iter_mut();
         for (name, standby) in waited.filter(|(_, standby)| standby.lost && standby.counts()) {

@@ -211,7 +211,7 @@ impl Core {
             Action::PolicySettled(policy) => {
                 tracing::info!(policy = %policy.policy(), "the synchronous policy is in force");
             }
-            Action::VoteGranted(name) => self.grant_vote(&name, state),
+            Action::VoteGranted { name, session } => self.grant_vote(&name, session, state),
             Action::CountsAgain(name) => {
                 tracing::info!(%name, "the standby has caught up and has a vote again");
             }

@@ -7,6 +7,7 @@
 //! It refuses to know who counts: reports go on to the commit machine as events.
 
 use mainstay_storage::{Lsn, Timeline};
+use uuid::Uuid;
 
 use super::{Core, State};
 use crate::cluster::Member;
@@ -31,6 +32,8 @@ pub(super) struct Connected {
     pub(super) open: bool,
     /// The most that a standby of this name ever confirmed here.
     pub(super) confirmed: Lsn,
+    /// The life of its data.
+    life: Uuid,
 }
 
 impl Core {
@@ -50,9 +53,7 @@ impl Core {
         }
         self.refuse_twin(&state, &member)?;
         // The entry says that no life has the vote; another one says later that this one has it.
-        if let Some(life) = state.cluster.void_vote(&mut member) {
-            state.pending.insert(member.name.clone(), life);
-        }
+        state.cluster.void_vote(&mut member);
         let old = state.cluster.bound(Lsn::ZERO);
         let mut cluster = state.cluster.clone();
         let known = cluster.standby(&member.name).is_some();
@@ -111,23 +112,16 @@ impl Core {
         }
     }
 
-    /// A standby's stream begins at `from`. One whose data are `another_life` than the one that
-    /// votes, or less than what a standby of this name confirmed before, counts later.
-    pub(crate) fn stream_started(
-        &self,
-        name: &NodeName,
-        session: u64,
-        from: Lsn,
-        another_life: bool,
-    ) {
+    /// A standby's stream begins at `from`. One whose data are another life than the one that votes,
+    /// or less than what a standby of this name confirmed before, counts later.
+    pub(crate) fn stream_started(&self, name: &NodeName, session: u64, from: Lsn, life: Uuid) {
         let sealed = self.wal.sealed().get();
-        let known = self
-            .state
-            .lock()
-            .standbys
-            .get(name)
-            .map(|known| known.confirmed);
-        let confirmed = known.unwrap_or_default().min(sealed);
+        let (confirmed, another_life) = {
+            let state = self.state.lock();
+            let confirmed = state.standbys.get(name).map(|known| known.confirmed);
+            let confirmed = confirmed.unwrap_or_default().min(sealed);
+            (confirmed, !state.cluster.has_vote(name, life))
+        };
         let rolled_back = from < confirmed;
         if rolled_back {
             tracing::warn!(
@@ -153,6 +147,7 @@ impl Core {
             last_heard: self.clock.now(),
             open: true,
             confirmed,
+            life,
         };
         {
             let mut state = self.state.lock();
@@ -246,18 +241,20 @@ impl Core {
         }
     }
 
-    /// Logs that the incarnation that is connected is the one that votes.
-    pub(super) fn grant_vote(&self, name: &NodeName, state: &mut State) {
-        let Some(incarnation) = state.pending.remove(name) else {
+    /// Logs that the life that is connected in `session` is the one that votes.
+    pub(super) fn grant_vote(&self, name: &NodeName, session: u64, state: &mut State) {
+        let connected = state.standbys.get(name);
+        let Some(connected) = connected.filter(|connected| connected.session == session) else {
             return;
         };
+        let life = connected.life;
         let known = state
             .cluster
             .standbys
             .iter_mut()
             .find(|member| &member.name == name);
         if let Some(known) = known {
-            known.incarnation = incarnation;
+            known.incarnation = life;
         }
         let name = name.clone();
         match self.log_config(&state.cluster) {

@@ -19,8 +19,6 @@ impl Session {
         let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
         let cluster = self.core.cluster();
         let known = cluster.standby(&name).cloned();
-        let life = cluster.life_of(&name);
-        let another_life = life.is_some_and(|life| life != standby.incarnation);
         let member = Member {
             name,
             node_id: standby.node,
@@ -40,11 +38,7 @@ impl Session {
         } else if !member.address.is_empty() && member.address.len() <= ADDRESS_BYTES_MAX {
             self.core.met(member.name.clone(), member.address.clone());
         }
-        self.standby = Some(Registered {
-            member,
-            another_life,
-            logged,
-        });
+        self.standby = Some(Registered { member, logged });
         Ok(
             ResultSet::new(vec![Column::text("role")], "REGISTER_STANDBY")
                 .with_row(Row::new([Some(self.core.role().as_str().to_owned())])),

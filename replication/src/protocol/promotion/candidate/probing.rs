@@ -17,11 +17,12 @@ impl Candidate {
         self.enter(Phase::Probing, now);
         let also = self.config.also_probe.iter();
         let also = also.filter(|name| **name != self.config.name).cloned();
-        let nodes = self
-            .members()
-            .into_iter()
-            .chain(also)
-            .collect::<BTreeSet<_>>();
+        // Whoever gives the policy up asks its members for nothing, and wants to be followed: its
+        // number is to be above what they promised.
+        let counted = self.config.policies.iter().flat_map(BoundPolicy::counted);
+        let others = counted.filter(|name| **name != self.config.name).cloned();
+        let asked = self.members().into_iter().chain(others);
+        let nodes = asked.chain(also).collect::<BTreeSet<_>>();
         self.asked = nodes.clone();
         match nodes.is_empty() {
             true => self.judge(now, out),
