@@ -16,6 +16,9 @@ const TABLE: &str = "t";
 /// Failovers in the suite.
 const ROUNDS: u64 = 6;
 
+/// Most rounds that may lose nothing, and so show nothing.
+const IDLE_ROUNDS_MAX: u64 = 6;
+
 /// Threads that write, and for how long each waits for an answer.
 const WRITERS: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(40);
@@ -195,7 +198,10 @@ fn round(random: u64) -> Round {
 fn no_default_reader_of_any_node_ever_sees_a_row_that_a_failover_takes_back() {
     let seed = number("MAINSTAY_EXPOSURE_SEED", 1);
     let rounds = number("MAINSTAY_EXPOSURE_ROUNDS", ROUNDS);
-    for at in 0..rounds {
+    // In each something must be lost, else nothing could have been seen too early; on a busy
+    // machine that takes some more.
+    let (mut losing, mut at) = (0, 0);
+    while losing < rounds {
         let random = (seed + at).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let Round {
             lost,
@@ -207,11 +213,10 @@ fn no_default_reader_of_any_node_ever_sees_a_row_that_a_failover_takes_back() {
              primary's disk and taken back",
             seed + at
         );
-        // Else nothing could have been seen too early.
+        (losing, at) = (losing + u64::from(lost > 0 && kept > 0), at + 1);
         assert!(
-            lost > 0,
-            "a reader of the primary's disk saw nothing vanish"
+            at <= losing + IDLE_ROUNDS_MAX,
+            "a reader of the primary's disk saw nothing vanish, or nothing was acknowledged"
         );
-        assert!(kept > 0, "nothing was acknowledged");
     }
 }

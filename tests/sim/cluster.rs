@@ -85,6 +85,8 @@ pub(super) struct Cluster {
     pub(super) calm: bool,
     /// What operators tried since all faults ended and nobody led.
     pub(super) orders: u64,
+    /// How often operators found a primary since then.
+    pub(super) led: u64,
 }
 
 impl Drop for Cluster {
@@ -140,6 +142,7 @@ impl Cluster {
             events: 0,
             calm: false,
             orders: 0,
+            led: 0,
             plan,
             random,
         };

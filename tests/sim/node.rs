@@ -24,7 +24,7 @@ use mainstay_replication::protocol::commit::Event as CommitEvent;
 use mainstay_replication::protocol::name::NodeName;
 use mainstay_replication::protocol::policy::BoundPolicy;
 use mainstay_replication::protocol::promotion::{Candidate, LogEnd, Standstill};
-use mainstay_replication::protocol::receiver::Receiver;
+use mainstay_replication::protocol::receiver::{CloseReason, Receiver, State as ReceiverState};
 use mainstay_replication::protocol::slot::SlotSet;
 use mainstay_replication::time::Moment;
 use mainstay_replication::{ClusterConfig, Member};
@@ -127,6 +127,8 @@ pub(super) struct Life {
     applicator: Applicator,
     pub(super) role: Role,
     committer: Option<Committer>,
+    /// Standbys whose connections ended, of which the machine does not know yet.
+    gone: Vec<CommitEvent>,
     /// The cluster as this primary knows it.
     cluster: Option<ClusterConfig>,
     /// The most that each standby confirmed here.
@@ -238,6 +240,7 @@ impl Node {
             applicator: Applicator::new(&wal, &self.store)?,
             role: Role::Standby,
             committer: None,
+            gone: Vec::new(),
             cluster: None,
             confirmed: BTreeMap::new(),
             standstill: None,
@@ -342,6 +345,9 @@ impl Node {
         // What happened last may have ended this life.
         while self.life.is_some() {
             let before = self.positions();
+            for gone in std::mem::take(&mut self.life().gone) {
+                self.commit(gone, world)?;
+            }
             let flushed = self.life().wal.flushed().get();
             if flushed > self.life().committed_to {
                 self.life().committed_to = flushed;
@@ -436,6 +442,16 @@ impl Node {
     pub(super) fn leads(&self) -> bool {
         let life = self.life.as_ref();
         life.is_some_and(|life| life.role == Role::Primary && life.standstill.is_none())
+    }
+
+    /// Whether its upstream is older than what this node knows, so that it waits for another.
+    pub(super) fn refuses_its_upstream(&self) -> bool {
+        let receiver = self.life.as_ref().and_then(|life| life.receiver.as_ref());
+        receiver.is_some_and(|receiver| {
+            let status = receiver.status();
+            status.state == ReceiverState::Waiting
+                && matches!(status.closed, Some(CloseReason::Stale(_)))
+        })
     }
 
     pub(super) fn is_primary(&self) -> bool {

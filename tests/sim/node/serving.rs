@@ -489,17 +489,13 @@ impl Node {
                 .push((world.now + 50, other, Packet::Broken { conn }));
         }
         // The machine of the commits hears of it with the next that happens.
-        if let Some(session) = self.life().sessions.remove(&conn) {
-            self.life().slots.release(conn);
-            let name = name_of(session.standby);
-            let life = self.life();
-            if let Some(committer) = &mut life.committer {
-                let gone = CommitEvent::Disconnected {
-                    name,
-                    session: conn,
-                };
-                committer.on(gone, world.moment(), &mut Vec::new());
-            }
+        let life = self.life();
+        if let Some(session) = life.sessions.remove(&conn) {
+            life.slots.release(conn);
+            life.gone.push(CommitEvent::Disconnected {
+                name: name_of(session.standby),
+                session: conn,
+            });
         }
     }
 

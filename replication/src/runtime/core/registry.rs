@@ -112,8 +112,8 @@ impl Core {
         }
     }
 
-    /// A standby's stream begins at `from`. One whose data are another life than the one that votes,
-    /// or less than what a standby of this name confirmed before, counts later.
+    /// A standby's stream begins at `from`. One whose data are another life than the one that has
+    /// the vote, or less than what a standby of this name confirmed before, counts later.
     pub(crate) fn stream_started(&self, name: &NodeName, session: u64, from: Lsn, life: Uuid) {
         let sealed = self.wal.sealed().get();
         let (confirmed, another_life) = {
