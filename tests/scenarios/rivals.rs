@@ -159,3 +159,40 @@ fn a_primary_whom_nobody_follows_learns_that_another_was_promoted_after_it() {
         b.node.http.status()["role"] == "fenced"
     });
 }
+
+#[test]
+fn a_primary_that_was_replaced_unnoticed_makes_no_member_of_a_copy() {
+    let dir = TempDir::new().unwrap();
+    let (mut a, [b, mut c]) = cluster(&dir, "ANY 1 (*)", ["b", "c"]);
+    let to_a = advertised_through_a_line(&mut a);
+    settle(&a, [&b, &c]);
+    let cut = [&to_a, &b.line, &c.line];
+    for line in cut {
+        line.hold(Way::FromNode);
+        line.hold(Way::ToNode);
+    }
+    let (status, answer) = force_promotion(&b.node);
+    assert_eq!(status, 200, "{answer}");
+    // c promised that and confirms to b, and then it loses all of it.
+    assert_eq!(begin_put(&b.node, "kept").join().unwrap(), 200);
+    c.node.kill();
+    std::fs::remove_dir_all(c.node.data()).unwrap();
+    let again = c.node.same_ports().arg("--follow", a.url());
+    c.node = again.start();
+    let written = ["one", "two"].map(|key| {
+        let (writing, end) = begin_put_flushed(&a, key);
+        c.until_flushed(end);
+        writing
+    });
+    for line in cut {
+        line.release(Way::FromNode);
+        line.release(Way::ToNode);
+    }
+    until("a learns that it was replaced", || {
+        a.http.status()["role"] == "fenced"
+    });
+    for writing in written {
+        assert_ne!(writing.join().unwrap(), 200, "c might have promised b");
+    }
+    assert!(shows(&b.node, "kept"));
+}
