@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::canary;
 use crate::entry::WalEntry;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -62,8 +63,15 @@ impl Applicator {
 
     /// Where a replay after a crash must begin, for a store that is durable up to `durable`: the
     /// position to checkpoint the log at.
+    ///
+    /// Never above what was read: a store that was opened again may be durable further on, where
+    /// transactions may be open that nobody has seen begin.
     pub fn safe_restart(&mut self, durable: Lsn) -> Lsn {
-        self.assembler.safe_restart(durable)
+        let known = match canary("checkpoint-what-is-unread") {
+            true => durable,
+            false => durable.min(self.position()),
+        };
+        self.assembler.safe_restart(known)
     }
 
     /// Up to where the log was read.
@@ -91,5 +99,69 @@ impl LogSource for Wal {
         Box::new(std::iter::from_fn(move || {
             reader.next_entry(to).transpose()
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{Change, MemoryStore, NewLog, OsDisk, SegmentSize, WalEntryType, WalOptions};
+    use crate::{ReadAt, SimDisk, TableId};
+
+    const TABLE: TableId = 1;
+
+    fn put(key: &str) -> Change {
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::new());
+        Change::Put {
+            table: TABLE,
+            key,
+            value,
+        }
+    }
+
+    #[test]
+    fn no_replay_begins_beyond_what_was_read_although_the_store_is_durable_further_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let wal = Wal::create(Arc::new(OsDisk), dir.path(), new, &options).unwrap();
+        let entry = |entry_type, id, data| WalEntry::new(entry_type, Some(id), data);
+        let change = |id, key| {
+            let change = put(key);
+            entry(change.entry_type(), id, change.encode())
+        };
+        let begin = |id| entry(WalEntryType::TxBegin, id, Bytes::new());
+        let commit = |id| entry(WalEntryType::TxCommit, id, Bytes::new());
+        // The second transaction is open where the first one ends.
+        let first = [
+            begin(1),
+            begin(2),
+            change(2, "b"),
+            change(1, "a"),
+            commit(1),
+        ];
+        let durable = wal.append(&first).unwrap().end;
+        let end = wal.append(&[commit(2)]).unwrap().end;
+        wal.flushed().wait_blocking(end, None).unwrap();
+        let disk = SimDisk::new(1);
+        let mut store = MemoryStore::new(Arc::new(disk));
+        let mut before = Applicator::new(&wal, &store).unwrap();
+        before.apply_upto(&mut store, durable).unwrap();
+        store.checkpoint(durable).unwrap();
+        assert_eq!((store.applied(), store.durable()), (durable, durable));
+
+        let mut after = Applicator::new(&wal, &store).unwrap();
+        let restart = after.safe_restart(store.durable());
+        assert_eq!(restart, after.position());
+        wal.checkpoint(restart).unwrap();
+        let mut again = Applicator::new(&wal, &store).unwrap();
+        again.apply_upto(&mut store, end).unwrap();
+        let row = store.reader().get(TABLE, b"b", end).unwrap();
+        assert_eq!(row, Some(Bytes::new()));
     }
 }

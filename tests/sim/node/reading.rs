@@ -22,12 +22,13 @@ impl Node {
         let life = self.life.as_mut().expect("it runs");
         let upto = life.wal.commit().get().min(life.wal.flushed().get());
         life.applicator.apply_upto(&mut self.store, upto)?;
+        let applied = self.store.applied();
+        // Before the log that tells what is shown may be removed.
+        self.check_shown(applied, world)?;
         if world.random.one_in(200) {
             self.checkpoint(upto)?;
             self.remove_log(world)?;
         }
-        let applied = self.store.applied();
-        self.check_shown(applied, world)?;
         if applied > before && world.random.one_in(50) {
             self.check_rows(world)?;
         }
