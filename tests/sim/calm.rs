@@ -82,7 +82,16 @@ impl Cluster {
             node.life.is_some() && (!restarts || node.was_primary())
         };
         let best = (0..self.plan.voters).filter(fit);
-        match best.max_by_key(|index| self.nodes[*index].rank()) {
+        let best = best.max_by_key(|index| self.nodes[*index].rank());
+        let rival = best.and_then(|best| self.nodes[best].rival.take());
+        if let Some(rival) = rival.filter(|_| self.orders > PATIENT_ORDERS) {
+            // Where all of the counted must confirm, two may open a timeline of one number, and
+            // neither can confirm anything on it. The refusal says to keep one.
+            let rival = super::index_of(&rival);
+            self.crash(rival);
+            self.touch(rival, Node::lose_everything);
+        }
+        match best {
             Some(best) if restarts => {
                 self.end(best, None);
                 Ok(())

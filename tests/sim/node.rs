@@ -119,6 +119,8 @@ pub(super) struct Node {
     /// What had been flushed when its last life ended.
     proven: Lsn,
     attempts: u64,
+    /// Who opened a timeline of the same number, as a refusal said last.
+    pub(super) rival: Option<NodeName>,
 }
 
 /// What one process holds.
@@ -199,6 +201,7 @@ impl Node {
             rotten: false,
             proven: Lsn::ZERO,
             attempts: 0,
+            rival: None,
         }
     }
 

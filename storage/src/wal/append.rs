@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::canary;
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -78,6 +79,16 @@ impl Wal {
         })
     }
 
+    /// Marks in the log that comes say what the primary flushed. A copy of its directory would take
+    /// them for its own, and what a power cut takes for damage.
+    fn note_that_others_write(&self) -> Result<()> {
+        let own_from = self.shared().control.lock().get().own_from;
+        match own_from == Lsn::MAX || canary("peers-marks-as-own") {
+            true => Ok(()),
+            false => self.update_control(|control| control.own_from = Lsn::MAX),
+        }
+    }
+
     /// Appends log as the primary wrote it: `bytes` start at `at`, the end of this log. Takes the
     /// whole records they begin with, after checking each, and returns the new end; the caller
     /// keeps the rest until more comes.
@@ -87,6 +98,7 @@ impl Wal {
     /// cluster, timeline or place, or damaged), and as [`append`](Self::append). Nothing was
     /// appended then.
     pub fn append_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
+        self.note_that_others_write()?;
         let shared = self.shared();
         let mut queue = shared.lock_for_raw(bytes.len())?;
         // Not before: the timeline may change while this waits for room.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod copies;
 mod driven;
 mod exhaustive;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mainstay_replication::protocol::promotion::{
     Acceptor, AcceptorAction, AcceptorEvent, Candidate, CandidateAction, CandidateConfig,
     CandidateEvent, ProbeAnswer, Promise, PromiseRefusal, PromiseRequest, Promises, Purpose,
-    Role as ProbedRole,
+    Refusal, Role as ProbedRole,
 };
 use mainstay_replication::protocol::vote::may_promise;
 use mainstay_storage::{LogBytes, Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
@@ -180,6 +180,11 @@ impl Node {
             }
             CandidateAction::Refuse(why) => {
                 world.tell(format!("{} is refused: {why}", self.name));
+                self.rival = match why {
+                    Refusal::Conflict { one, other, .. } if other == self.name => Some(one),
+                    Refusal::Conflict { other, .. } => Some(other),
+                    _ => None,
+                };
                 self.give_up(world)?;
                 Ok(None)
             }
