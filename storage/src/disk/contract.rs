@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-use super::{Disk, DiskFile, OsDisk, SimDisk};
+use super::{Disk, DiskEntry, DiskFile, OsDisk, SimDisk};
 
 /// Runs one check on both disks, each with an empty directory.
 fn on_both(check: impl Fn(&dyn Disk, &Path)) {
@@ -207,6 +207,40 @@ fn directories_are_created_with_their_parents_and_listed_in_order() {
 }
 
 #[test]
+fn a_directory_is_removed_when_it_is_empty_and_moves_with_what_is_in_it() {
+    on_both(|disk, dir| {
+        let (one, two) = (dir.join("one"), dir.join("two"));
+        disk.create_dir(&one).unwrap();
+        disk.create_dir(&two).unwrap();
+        put(disk, &one.join("file"), b"in it");
+        assert_eq!(kind(disk.remove_dir(&one)), ErrorKind::DirectoryNotEmpty);
+        assert_eq!(kind(disk.rename(&two, &one)), ErrorKind::DirectoryNotEmpty);
+        disk.rename(&one, &two.join("one")).unwrap();
+        let moved = two.join("one/file");
+        disk.sync_file(&moved).unwrap();
+        assert_eq!(disk.entry(&moved).unwrap(), Some(DiskEntry::File));
+        assert_eq!(disk.entry(&two).unwrap(), Some(DiskEntry::Dir));
+        assert_eq!(disk.entry(&one).unwrap(), None);
+        assert_eq!(kind(disk.remove_dir(&moved)), ErrorKind::NotADirectory);
+        assert_eq!(kind(disk.sync_file(&two)), ErrorKind::IsADirectory);
+        disk.remove(&moved).unwrap();
+        disk.remove_dir(&two.join("one")).unwrap();
+        disk.remove_dir(&two).unwrap();
+        assert_eq!(kind(disk.remove_dir(&two)), ErrorKind::NotFound);
+        assert_eq!(kind(disk.sync_file(&two)), ErrorKind::NotFound);
+        assert_eq!(disk.list(dir).unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_link_is_what_it_is_and_not_where_it_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    assert_eq!(OsDisk.entry(&link).unwrap(), Some(DiskEntry::Other));
+}
+
+#[test]
 fn a_lock_has_one_holder_and_ends_with_its_value() {
     on_both(|disk, dir| {
         let (one, two) = (dir.join("one"), dir.join("two"));
@@ -274,6 +308,9 @@ enum Step {
     Create(u8),
     Rename(u8, u8),
     Remove(u8),
+    RemoveDir(u8),
+    SyncFile(u8),
+    Entry(u8),
     CreateDir(u8),
     List(u8),
     Exists(u8),
@@ -294,6 +331,9 @@ fn step() -> impl Strategy<Value = Step> {
         name().prop_map(Step::Create),
         (name(), name()).prop_map(|(from, to)| Step::Rename(from, to)),
         name().prop_map(Step::Remove),
+        name().prop_map(Step::RemoveDir),
+        name().prop_map(Step::SyncFile),
+        name().prop_map(Step::Entry),
         name().prop_map(Step::CreateDir),
         name().prop_map(Step::List),
         name().prop_map(Step::Exists),
@@ -332,6 +372,11 @@ fn take(disk: &dyn Disk, dir: &Path, open: &mut Vec<Arc<dyn DiskFile>>, step: &S
             renamed.map(|()| String::new())
         }
         Step::Remove(n) => disk.remove(&named(dir, *n)).map(|()| String::new()),
+        Step::RemoveDir(n) => disk.remove_dir(&named(dir, *n)).map(|()| String::new()),
+        Step::SyncFile(n) => disk.sync_file(&named(dir, *n)).map(|()| String::new()),
+        Step::Entry(n) => disk
+            .entry(&named(dir, *n))
+            .map(|found| format!("{found:?}")),
         Step::CreateDir(n) => disk.create_dir(&named(dir, *n)).map(|()| String::new()),
         Step::List(n) => disk.list(&named(dir, *n)).map(|names| format!("{names:?}")),
         Step::Exists(n) => disk.exists(&named(dir, *n)).map(|found| found.to_string()),
