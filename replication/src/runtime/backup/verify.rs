@@ -257,7 +257,13 @@ mod tests {
             end,
         });
         std::fs::write(dir.path().join(MANIFEST), manifest).unwrap();
+        let size = label.segment_size;
+        let segment = segment_file_name(1, size.segment_of(label.replay), size);
+        std::fs::create_dir(dir.path().join(BACKUP_LOG)).unwrap();
+        std::fs::write(dir.path().join(BACKUP_LOG).join(segment), [0; 64]).unwrap();
         let refused = Checked::of(dir.path()).unwrap_err();
         assert!(matches!(refused, Error::DamagedBackup { .. }), "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("from where no log lies"), "{text}");
     }
 }

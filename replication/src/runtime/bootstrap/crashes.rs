@@ -287,6 +287,8 @@ fn cut_everywhere(name: &str, attempt: Attempt, in_place: bool) {
                     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
                     let again = attempt(&shared);
                     again.unwrap_or_else(|error| panic!("{case}: again: {error}"));
+                    disk.crash(CrashMode::LoseUnsynced);
+                    finish(&disk, Path::new(DIR)).unwrap();
                 }
             }
             is_whole(&case, &disk);
