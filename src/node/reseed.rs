@@ -210,7 +210,7 @@ mod tests {
     }
 
     /// Says whose data there are, of which none is missing and none another's.
-    fn whose(case: &str, disk: &SimDisk) -> u128 {
+    fn data(case: &str, disk: &SimDisk) -> u128 {
         let dir = Path::new(DIR);
         let opened = Wal::open(Arc::new(disk.clone()), dir, &options());
         let (wal, _) = opened.unwrap_or_else(|error| panic!("{case}: {error}"));
@@ -226,6 +226,12 @@ mod tests {
         assert_eq!(current, life.to_le_bytes(), "{case}: another life's tables");
         let tables = disk.list(&dir.join("store/tables")).unwrap();
         assert_eq!(tables, [life.to_string()], "{case}");
+        life
+    }
+
+    /// As [`data`], of a directory in which nothing is left to do.
+    fn whose(case: &str, disk: &SimDisk) -> u128 {
+        let (dir, life) = (Path::new(DIR), data(case, disk));
         let broken = disk.exists(&dir.join(BROKEN_FILE)).unwrap();
         assert_eq!(
             broken,
@@ -252,6 +258,10 @@ mod tests {
         let accepted = accept(&shared, dir, &options(), timeline(8), timeline(9));
         let done = accepted.is_ok() && finish(&*shared, dir).is_ok();
         disk.crash(mode.clone());
+        // Whoever opens it without knowing of copies finds one life's data, or none.
+        if disk.exists(&dir.join(CONTROL)).unwrap() {
+            data(&case, &disk.copy());
+        }
         if let Some(second) = second {
             disk.cut_power_after(second);
             let _ = finish(&disk.until_crash(), dir);
