@@ -1,7 +1,7 @@
 //! Power cuts after every call to the disk while a backup becomes a data directory.
 //!
 //! Whatever is cut off leaves a data directory that is whole, or one in which nobody begins a log
-//! and that the next attempt fills. The backup itself comes from a real directory, and is only read.
+//! and that the next attempt fills. The backup itself lies in a real directory and is only read.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -48,3 +48,49 @@ pub(super) fn keep_names(changes: &mut Vec<NameChange>, keep: impl Fn(&Name) -> 
     }
     changes.retain(|change| !change.names.is_empty());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use crate::disk::{CrashMode, Disk, SimDisk};
+
+    #[test]
+    fn a_directory_has_one_name_whichever_of_both_directories_is_synced() {
+        for synced in [Some("/a"), Some("/b"), None] {
+            for mode in [CrashMode::LoseUnsynced, CrashMode::Random, CrashMode::Nasty] {
+                let disk = SimDisk::new(3);
+                disk.write_file("/a/new/f", b"moves");
+                disk.write_file("/b/x", b"");
+                disk.rename(Path::new("/a/new"), Path::new("/a/d")).unwrap();
+                disk.rename(Path::new("/a/d"), Path::new("/b/d")).unwrap();
+                if let Some(synced) = synced {
+                    disk.sync_dir(Path::new(synced)).unwrap();
+                }
+                disk.crash(mode.clone());
+                let there = disk.files();
+                let moved = there.contains(&"/b/d/f".into());
+                assert_eq!(there.len(), 2, "{synced:?}, {mode:?}: {there:?}");
+                assert!(moved || synced.is_none(), "{synced:?}, {mode:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_crash_loses_a_file_that_moves() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..50 {
+            let disk = SimDisk::new(seed);
+            disk.write_file("/a/f", b"moves");
+            disk.write_file("/b/x", b"");
+            disk.rename(Path::new("/a/f"), Path::new("/b/f")).unwrap();
+            disk.rename(Path::new("/b/f"), Path::new("/a/g")).unwrap();
+            disk.crash(CrashMode::Nasty);
+            let there = disk.files();
+            assert!(there.len() > 1, "seed {seed}: it is gone");
+            seen.insert(there);
+        }
+        assert!(seen.len() > 2, "{seen:?}");
+    }
+}
