@@ -47,6 +47,8 @@ pub(crate) fn from_json(
 
 #[cfg(all(test, feature = "node"))]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -78,5 +80,24 @@ mod tests {
                 .unwrap_err()
                 .starts_with("`key_base64` is not")
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_survive_json(bytes in prop::collection::vec(any::<u8>(), 0..20), text in "\\PC{0,9}") {
+            for bytes in [bytes, text.clone().into_bytes()] {
+                let mut object = Map::new();
+                put_json(&mut object, "value", &bytes);
+                let json = Value::Object(object).to_string();
+                let read: Map<String, Value> = serde_json::from_str(&json).unwrap();
+                let field = |name: &str| Some(read.get(name)?.as_str()?.to_owned());
+                prop_assert_eq!(from_json("value", field("value"), field("value_base64")), Ok(bytes));
+                for len in 0..json.len() {
+                    let cut = serde_json::from_slice::<Map<String, Value>>(&json.as_bytes()[..len]);
+                    prop_assert!(cut.is_err());
+                }
+            }
+            let _ = from_json("value", None, Some(text));
+        }
     }
 }

@@ -43,6 +43,10 @@ pub(crate) mod text {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -64,6 +68,21 @@ mod tests {
         ] {
             let error = parse(bad).unwrap_err();
             assert!(error.contains("RFC 3339"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_microsecond_is_read_back(micros in 0..253_402_300_800_000_000u64, text in "\\PC{0,30}") {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+            let written = rfc3339(at);
+            prop_assert_eq!(parse(&written), Ok(at));
+            for len in 0..written.len() {
+                prop_assert!(parse(&written[..len]).is_err(), "{}", &written[..len]);
+            }
+            let longer = format!("{written}x");
+            prop_assert!(parse(&longer).is_err());
+            let _ = parse(&text);
         }
     }
 }

@@ -148,6 +148,8 @@ impl Upstream {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -184,6 +186,36 @@ mod tests {
             "host",
         ] {
             assert!(addresses(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// A value as libpq's tools quote it.
+    fn quoted(value: &str) -> String {
+        format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+    }
+
+    proptest! {
+        #[test]
+        fn every_connection_is_read_as_it_is_written(
+            user in "[a-z' \\\\=]{1,9}",
+            password in prop::option::of("[^\u{0}]{1,12}"),
+            hosts in prop::collection::vec(("[a-z0-9.-]{1,9}", any::<u16>()), 1..4),
+            text in "(host|port|user|=|'|,|[a-z0-9]{1,4}| |\\PC){0,14}",
+        ) {
+            let (names, ports): (Vec<_>, Vec<_>) = hosts
+                .iter()
+                .map(|(host, port)| (host.clone(), port.to_string()))
+                .unzip();
+            let mut conninfo = format!("user={} ", quoted(&user));
+            if let Some(password) = &password {
+                conninfo += &format!("password={} ", quoted(password));
+            }
+            conninfo += &format!("host={} port={}", names.join(","), ports.join(","));
+            let read = Upstream::parse(&conninfo).unwrap();
+            prop_assert_eq!((read.user, read.password), (Some(user), password));
+            let addresses = hosts.iter().map(|(host, port)| format!("{host}:{port}"));
+            prop_assert_eq!(read.addresses, addresses.collect::<Vec<_>>());
+            let _ = (Upstream::parse(&text), setting(&text, "primary_conninfo"));
         }
     }
 }

@@ -70,6 +70,8 @@ fn with_port(host: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -107,6 +109,26 @@ mod tests {
                 error.contains("postgres://") && !error.contains("secret"),
                 "{error}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_address_is_read_as_it_is_written(
+            user in prop::option::of("[a-z@]{1,9}"),
+            hosts in prop::collection::vec(("[a-z0-9.-]{1,12}|\\[[0-9a-f:]{2,9}\\]", any::<u16>()), 1..=16),
+            rest in "(/[a-z]{0,5})?(\\?[a-z=]{0,9})?",
+            text in "(postgres://)?([a-z@:,\\[\\]/0-9]{0,20}|\\PC{0,20})",
+        ) {
+            let addresses = hosts.into_iter().map(|(host, port)| format!("{host}:{port}"));
+            let upstream = Upstream { user, addresses: addresses.collect() };
+            let user = upstream.user.as_ref().map(|user| format!("{user}@"));
+            let hosts = upstream.addresses.join(",");
+            let url = format!("postgres://{}{hosts}{rest}", user.unwrap_or_default());
+            prop_assert_eq!(Upstream::parse(&url).unwrap(), upstream);
+            if let Ok(read) = Upstream::parse(&text) {
+                prop_assert!((1..=ADDRESSES_MAX).contains(&read.addresses.len()));
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ mod bootstrap;
 mod client;
 mod clock;
 mod core;
+mod description;
 mod failover;
 mod follower;
 #[cfg(feature = "fuzz")]

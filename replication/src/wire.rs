@@ -34,6 +34,8 @@ pub mod scram;
 mod secret;
 pub mod sqlstate;
 mod startup;
+#[cfg(test)]
+pub(crate) mod strict;
 
 pub use admission::{Admission, Admitted, Guard};
 pub use backend::{Authentication, BackendMessage, CopyFormat, TransactionStatus};

@@ -1,5 +1,7 @@
 //! Settings from files, flags and both; what is refused, and with which words.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn read(text: &str) -> Result<Stated, ConfigError> {
@@ -280,5 +282,33 @@ fn sizes_are_decimal_or_binary_and_nothing_else() {
         "+1kB",
     ] {
         assert!(bad.parse::<Size>().is_err(), "{bad} was taken");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_size_and_time_is_read_as_it_is_written(count: u32, any: u64, millis in 1..600_000_000u64) {
+        prop_assert_eq!(any.to_string().parse(), Ok(Size(any)));
+        let units = [("kB", 1000), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GB", 1_000_000_000)];
+        for (unit, bytes) in units {
+            let text = format!("{count}{unit}");
+            prop_assert_eq!(text.parse(), Ok(Size(u64::from(count) * bytes)));
+            for more in ["x", "1", " ", "B"] {
+                let longer = format!("{text}{more}");
+                prop_assert!(longer.parse::<Size>().is_err(), "{}", longer);
+            }
+        }
+        let (time, text) = (Duration::from_millis(millis), format!("{millis}ms"));
+        prop_assert_eq!(text.parse(), Ok(Delay(time)));
+        prop_assert_eq!(text.parse(), Ok(Idle(time)));
+        let longer = format!("{text}x");
+        prop_assert!(longer.parse::<Delay>().is_err() && longer.parse::<Idle>().is_err());
+    }
+
+    #[test]
+    fn any_file_is_read_or_refused_but_never_panics(
+        text in "((name|data|listen|follow|store|sync|max_lag|[a-z]{1,3})(\\.[a-z_]{1,9})?( = |\n)(\"\\PC{0,6}\"|[0-9]{1,20}|\\[\\]|\\PC)\n){0,4}",
+    ) {
+        let _ = read(&text);
     }
 }

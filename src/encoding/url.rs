@@ -51,6 +51,8 @@ pub(crate) fn url_decode(text: &str) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -79,6 +81,25 @@ mod tests {
                 error.starts_with(&format!("the % at byte {at} ")),
                 "{bad}: {error}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_survive_a_url_and_any_text_is_read_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..20),
+            text in "(%|[0-9a-f]|\\PC){0,12}",
+        ) {
+            let written = url_encode(&bytes);
+            prop_assert_eq!(url_decode(&written), Ok(bytes.clone()));
+            for len in 0..written.len() {
+                // Cut inside of an escape it is refused, else it is a part.
+                let cut = url_decode(&written[..len]);
+                prop_assert!(cut.is_ok_and(|cut| bytes.starts_with(&cut)) || written[..len].contains('%'));
+            }
+            if let Ok(read) = url_decode(&text) {
+                prop_assert_eq!(url_decode(&url_encode(&read)), Ok(read));
+            }
         }
     }
 }

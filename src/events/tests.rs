@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::files::Files;
 use super::*;
 
@@ -235,4 +237,39 @@ fn every_kind_is_found_by_its_word_and_no_other_is() {
     }
     let error = "promotion".parse::<EventType>().unwrap_err();
     assert!(error.contains("promoted"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn every_event_is_read_back_from_its_line(
+        (id, lag_bytes) in any::<(u64, Option<u64>)>(),
+        kind in prop::sample::select(EventType::ALL.to_vec()),
+        names in any::<[Option<String>; 2]>(),
+        message in "\\PC{0,20}",
+        metadata in prop::collection::btree_map("[a-z]{1,5}", any::<(i64, String)>(), 0..3),
+        micros in 0..4_000_000_000_000_000u64,
+    ) {
+        let metadata = metadata.into_iter();
+        let metadata = metadata.map(|(name, value)| (name, serde_json::json!([value.0, value.1])));
+        let [primary_name, standby_name] = names;
+        let event = Event {
+            id,
+            node_id: "n".to_owned(),
+            event_type: kind,
+            primary_name,
+            standby_name,
+            lag_bytes,
+            message,
+            metadata: metadata.collect(),
+            created_at: std::time::SystemTime::UNIX_EPOCH + Duration::from_micros(micros),
+        };
+        let line = serde_json::to_vec(&event).unwrap();
+        prop_assert!(!line.contains(&b'\n'));
+        prop_assert_eq!(serde_json::from_slice::<Event>(&line).unwrap(), event);
+        for len in 0..line.len() {
+            prop_assert!(serde_json::from_slice::<Event>(&line[..len]).is_err());
+        }
+        prop_assert!(serde_json::from_slice::<Event>(&[line, b"x".to_vec()].concat()).is_err());
+        prop_assert_eq!(kind.as_str().parse(), Ok(kind));
+    }
 }

@@ -148,7 +148,7 @@ impl Plan {
         let mut filled = None;
         let dir = self.config.data_dir.clone();
         let finishing = dir.clone();
-        let finished = tokio::task::spawn_blocking(move || reseed::finish(&finishing));
+        let finished = tokio::task::spawn_blocking(move || reseed::finish(&OsDisk, &finishing));
         finished.await.map_err(|_| Error::Stopped)??;
         if !Wal::exists(&OsDisk, &dir)? {
             if holds_backup(&dir)? {

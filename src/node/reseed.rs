@@ -12,12 +12,11 @@
 //! without a control file that [`finish`] completes at the next start. What the old self promised
 //! to other nodes goes with the new data.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mainstay_storage::{Disk as _, OsDisk, Timeline, Wal, WalOptions, remove_broken_mark};
+use mainstay_storage::{Disk, Timeline, Wal, WalOptions, remove_broken_mark};
 
 use crate::error::Result;
 
@@ -37,8 +36,8 @@ fn staging(dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Disk errors.
-pub(super) fn clear(incoming: &Path) -> Result<()> {
-    remove(incoming)
+pub(super) fn clear(disk: &dyn Disk, incoming: &Path) -> Result<()> {
+    remove(disk, incoming)
 }
 
 /// Notes in the complete copy what this node is bound by, and lets it take the place of the data
@@ -47,17 +46,18 @@ pub(super) fn clear(incoming: &Path) -> Result<()> {
 /// # Errors
 /// The log's; disk errors.
 pub(super) fn accept(
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     options: &WalOptions,
     promised: Option<Timeline>,
     attempted: Option<Timeline>,
 ) -> Result<()> {
     let copy = incoming(dir);
-    let (wal, _) = Wal::open(Arc::new(OsDisk), &copy, options)?;
+    let (wal, _) = Wal::open(disk.clone(), &copy, options)?;
     wal.save_promises(promised, attempted)?;
     wal.close()?;
-    rename(&copy, &staging(dir))?;
-    sync(dir)
+    rename(&**disk, &copy, &staging(dir))?;
+    sync(&**disk, dir)
 }
 
 /// Puts a complete copy in the place of the data in `dir`, and removes them; does nothing when
@@ -65,67 +65,57 @@ pub(super) fn accept(
 ///
 /// # Errors
 /// Disk errors; calling again goes on.
-pub(super) fn finish(dir: &Path) -> Result<()> {
+pub(super) fn finish(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let (copy, old) = (staging(dir), dir.join("replaced"));
-    clear(&incoming(dir))?;
-    if !exists(&copy.join(CONTROL))? {
-        clear(&copy)?;
-        return remove(&old);
+    remove(disk, &incoming(dir))?;
+    if !exists(disk, &copy.join(CONTROL))? {
+        remove(disk, &copy)?;
+        return remove(disk, &old);
     }
-    make(&old)?;
+    disk.create_dir(&old).map_err(failed("create", &old))?;
     // Without a control file there is nothing here that a node would start on.
-    move_over(&dir.join(CONTROL), &old.join(CONTROL))?;
-    sync(dir)?;
+    move_over(disk, &dir.join(CONTROL), &old.join(CONTROL))?;
+    sync(disk, dir)?;
     for name in ["wal", "store"] {
         let (new, place) = (copy.join(name), dir.join(name));
-        if exists(&new)? {
-            move_over(&place, &old.join(name))?;
-            rename(&new, &place)?;
+        if exists(disk, &new)? {
+            move_over(disk, &place, &old.join(name))?;
+            rename(disk, &new, &place)?;
         }
     }
-    sync(dir)?;
+    sync(disk, dir)?;
     // The rows that it speaks of are not here any more.
-    remove_broken_mark(&OsDisk, dir)?;
-    rename(&copy.join(CONTROL), &dir.join(CONTROL))?;
-    sync(dir)?;
-    clear(&copy)?;
-    remove(&old)
+    remove_broken_mark(disk, dir)?;
+    rename(disk, &copy.join(CONTROL), &dir.join(CONTROL))?;
+    sync(disk, dir)?;
+    remove(disk, &copy)?;
+    remove(disk, &old)
 }
 
 /// Moves `from`, if it exists, to `to`, in place of what lies there.
-fn move_over(from: &Path, to: &Path) -> Result<()> {
-    if !exists(from)? {
+fn move_over(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    if !exists(disk, from)? {
         return Ok(());
     }
-    remove(to)?;
-    rename(from, to)
+    remove(disk, to)?;
+    rename(disk, from, to)
 }
 
-fn make(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(failed("create", dir))
+fn exists(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    disk.exists(path).map_err(failed("inspect", path))
 }
 
-fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(failed("inspect", path))
+fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    disk.rename(from, to).map_err(failed("move", from))
 }
 
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(failed("move", from))
-}
-
-fn sync(dir: &Path) -> Result<()> {
-    OsDisk.sync_dir(dir).map_err(failed("sync", dir))
+fn sync(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    disk.sync_dir(dir).map_err(failed("sync", dir))
 }
 
 /// Removes a file or a tree, if it exists.
-fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    };
-    removed.map_err(failed("remove", path))
+fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
+    disk.remove_tree(path).map_err(failed("remove", path))
 }
 
 fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> crate::Error {
@@ -135,8 +125,12 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> crate::Err
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use mainstay_storage::{BROKEN_FILE, CrashMode, NewLog, OsDisk, SegmentSize, SimDisk};
+    use uuid::Uuid;
+
     use super::*;
-    use mainstay_storage::BROKEN_FILE;
 
     fn write(dir: &Path, what: &str) {
         for name in ["wal", "store"] {
@@ -163,38 +157,154 @@ mod tests {
         write(dir.path(), "old");
         // Whole, but nobody said that it is good.
         write(&incoming(dir.path()), "new");
-        finish(dir.path()).unwrap();
+        finish(&OsDisk, dir.path()).unwrap();
         holds(dir.path(), "old");
-        finish(dir.path()).unwrap();
+        finish(&OsDisk, dir.path()).unwrap();
         holds(dir.path(), "old");
     }
 
-    #[test]
-    fn a_kill_after_any_step_is_completed_at_the_next_start() {
-        // Each case is the directory as it is after so many moves.
-        type Move = (&'static str, &'static str);
-        let moves: [Move; 6] = [
-            ("control", "replaced/control"),
-            ("wal", "replaced/wal"),
-            ("reseed/wal", "wal"),
-            ("store", "replaced/store"),
-            ("reseed/store", "store"),
-            ("reseed/control", "control"),
-        ];
-        for done in 0..=moves.len() {
-            let dir = tempfile::tempdir().unwrap();
-            write(dir.path(), "old");
-            write(&staging(dir.path()), "new");
-            make(&dir.path().join("replaced")).unwrap();
-            for (from, to) in &moves[..done] {
-                // The mark goes before the last move, without which the node does not start.
-                if *to == CONTROL {
-                    remove_broken_mark(&OsDisk, dir.path()).unwrap();
-                }
-                fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
-            }
-            finish(dir.path()).unwrap();
-            holds(dir.path(), "new");
+    const DIR: &str = "/srv/b";
+    const MODES: [CrashMode; 6] = [
+        CrashMode::LoseUnsynced,
+        CrashMode::KeepAll,
+        CrashMode::Random,
+        CrashMode::Nasty,
+        CrashMode::Random,
+        CrashMode::Nasty,
+    ];
+
+    fn options() -> WalOptions {
+        WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
         }
+    }
+
+    fn timeline(number: u32) -> Option<Timeline> {
+        let id = Uuid::from_u128(u128::from(number));
+        Some(Timeline { number, id })
+    }
+
+    /// A life's data: a log, and tables that are as they were when this life wrote them.
+    fn live(disk: &SimDisk, dir: &Path, life: u128) {
+        let new = NewLog {
+            node_id: Uuid::from_u128(life),
+            ..NewLog::new_cluster(SegmentSize::MIN)
+        };
+        let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options()).unwrap();
+        wal.close().unwrap();
+        disk.write_file(dir.join("store/current"), &life.to_le_bytes());
+        disk.write_file(dir.join("store/tables").join(life.to_string()), b"rows");
+    }
+
+    /// Old data that are bound by two promises and marked as broken, and a copy beside them.
+    fn before(seed: u64) -> SimDisk {
+        let (disk, dir) = (SimDisk::new(seed), Path::new(DIR));
+        live(&disk, dir, 1);
+        let (wal, _) = Wal::open(Arc::new(disk.clone()), dir, &options()).unwrap();
+        wal.save_promises(timeline(8), timeline(9)).unwrap();
+        wal.close().unwrap();
+        disk.write_file(dir.join(BROKEN_FILE), b"old");
+        live(&disk, &incoming(dir), 2);
+        disk
+    }
+
+    /// Says whose data there are, of which none is missing and none another's.
+    fn data(case: &str, disk: &SimDisk) -> u128 {
+        let dir = Path::new(DIR);
+        let opened = Wal::open(Arc::new(disk.clone()), dir, &options());
+        let (wal, _) = opened.unwrap_or_else(|error| panic!("{case}: {error}"));
+        let (life, control) = (wal.identity().node_id.as_u128(), wal.control());
+        let bound = (control.promised(), control.attempted());
+        assert_eq!(
+            bound,
+            (timeline(8), timeline(9)),
+            "{case}: it forgot a promise"
+        );
+        wal.close().unwrap();
+        let current = disk.read_file(dir.join("store/current"));
+        assert_eq!(current, life.to_le_bytes(), "{case}: another life's tables");
+        let tables = disk.list(&dir.join("store/tables")).unwrap();
+        assert_eq!(tables, [life.to_string()], "{case}");
+        life
+    }
+
+    /// As [`data`], of a directory in which nothing is left to do.
+    fn whose(case: &str, disk: &SimDisk) -> u128 {
+        let (dir, life) = (Path::new(DIR), data(case, disk));
+        let broken = disk.exists(&dir.join(BROKEN_FILE)).unwrap();
+        assert_eq!(
+            broken,
+            life == 1,
+            "{case}: the mark belongs to the old rows"
+        );
+        for name in ["reseed", "reseed.incoming", "replaced"] {
+            assert!(
+                !disk.exists(&dir.join(name)).unwrap(),
+                "{case}: {name} is left"
+            );
+        }
+        life
+    }
+
+    /// Cuts the power `first` calls after the copy is there, and `second` calls into the start
+    /// after that; says whose data there are then, and whether the calls were enough.
+    fn cut(first: u64, second: Option<u64>, mode: &CrashMode, seed: u64) -> (u128, bool) {
+        let case = format!("{first} calls, {second:?} of the start, {mode:?}, seed {seed}");
+        let disk = before(seed);
+        disk.cut_power_after(first);
+        let shared: Arc<dyn Disk> = Arc::new(disk.until_crash());
+        let dir = Path::new(DIR);
+        let accepted = accept(&shared, dir, &options(), timeline(8), timeline(9));
+        let done = accepted.is_ok() && finish(&*shared, dir).is_ok();
+        disk.crash(mode.clone());
+        // Whoever opens it without knowing of copies finds one life's data, or none.
+        if disk.exists(&dir.join(CONTROL)).unwrap() {
+            data(&case, &disk.copy());
+        }
+        if let Some(second) = second {
+            disk.cut_power_after(second);
+            let _ = finish(&disk.until_crash(), dir);
+            disk.crash(mode.clone());
+        }
+        finish(&disk, dir).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let life = whose(&case, &disk);
+        assert!(
+            life == 2 || accepted.is_err(),
+            "{case}: the copy was accepted, and is gone"
+        );
+        if life == 1 {
+            live(&disk, &incoming(dir), 2);
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            accept(&shared, dir, &options(), timeline(8), timeline(9)).unwrap();
+            finish(&*shared, dir).unwrap();
+            assert_eq!(
+                whose(&case, &disk),
+                2,
+                "{case}: not the second time, either"
+            );
+        }
+        (life, done)
+    }
+
+    #[test]
+    fn a_power_cut_after_any_call_leaves_the_old_data_or_the_copy_and_every_promise() {
+        let (mut old, mut new) = (0, 0);
+        for first in 0.. {
+            let mut all_done = false;
+            for (n, mode) in MODES.iter().enumerate() {
+                let seed = first * 10 + n as u64;
+                let (life, done) = cut(first, None, mode, seed);
+                *if life == 1 { &mut old } else { &mut new } += 1;
+                all_done = done;
+                // The start that follows is cut off as well, somewhere.
+                cut(first, Some(seed * 7 % 40), mode, seed);
+            }
+            if all_done {
+                break;
+            }
+        }
+        println!("{old} power cuts left the old data, {new} the copy");
+        assert!(old > 50 && new > 100, "{old} and {new}");
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mainstay_replication::{Divergence, Role, WalStreamingConfig, WayBack, bootstrap};
-use mainstay_storage::Lsn;
+use mainstay_storage::{Disk, Lsn, OsDisk};
 
 use super::life::{Life, Plan};
 use super::rewind::{self, Rewound};
@@ -176,8 +176,12 @@ async fn copy(
     };
     let options = plan.wal_options();
     let binding = dir.clone();
-    blocking(move || reseed::accept(&binding, &options, control.promised(), control.attempted()))
-        .await?;
+    blocking(move || {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        let (promised, attempted) = (control.promised(), control.attempted());
+        reseed::accept(&disk, &binding, &options, promised, attempted)
+    })
+    .await?;
     plan.events
         .record(record::reseeded(&inner.name, copied, why));
     // It is not weighed again before it has caught up: that might never end.
@@ -225,7 +229,7 @@ async fn receive(
         let staging = config.data_dir.clone();
         let attempt = async {
             // A copy that was given up may still be ending, and have a file open here.
-            blocking(move || reseed::clear(&staging)).await?;
+            blocking(move || reseed::clear(&OsDisk, &staging)).await?;
             Ok::<_, Error>(bootstrap(config).await?)
         };
         let failed = tokio::select! {

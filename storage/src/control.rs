@@ -679,5 +679,30 @@ mod tests {
             let (again, noted) = ControlFile::open(&disk, path()).unwrap();
             prop_assert_eq!((again.get(), noted), (&control, mark));
         }
+
+        #[test]
+        fn a_file_that_is_cut_or_longer_says_the_same_or_nothing(
+            control in any_control(),
+            cut: usize,
+            more in prop::collection::vec(any::<u8>(), 1..9),
+        ) {
+            let disk = disk_with(sample());
+            let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+            file.replace(control.clone()).unwrap();
+            let whole = disk.read_file(path());
+            let body = bincode::encode_to_vec(&control, codec()).unwrap().len();
+            let slot = SLOT_HEAD_LEN + body;
+            let cuts = [cut % whole.len(), cut % slot, slot, SLOT_LEN as usize + cut % slot];
+            for len in cuts {
+                disk.write_file(path(), &whole[..len]);
+                match ControlFile::open(&disk, path()) {
+                    Ok((read, _)) => prop_assert_eq!(read.get(), &control, "{} bytes", len),
+                    Err(_) => prop_assert!(len < slot, "{} bytes of {}", len, slot),
+                }
+            }
+            disk.write_file(path(), &[whole, more].concat());
+            let (read, _) = ControlFile::open(&disk, path()).unwrap();
+            prop_assert_eq!(read.get(), &control);
+        }
     }
 }

@@ -21,6 +21,17 @@ pub use os::OsDisk;
 #[cfg(feature = "sim")]
 pub use sim::*;
 
+/// What bears a name.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum DiskEntry {
+    /// A file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link, or something that is no file of data.
+    Other,
+}
+
 /// A file system, or its simulated twin.
 pub trait Disk: Send + Sync + Debug {
     /// Opens an existing file for reading and writing.
@@ -33,12 +44,15 @@ pub trait Disk: Send + Sync + Debug {
     /// reading and writing. Its name is durable after [`sync_dir`](Self::sync_dir).
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Renames a file, replacing any file of the new name. Durable after `sync_dir` of the
-    /// directory (of both, where they differ).
+    /// Renames a file, replacing any file of the new name, or a directory, replacing an empty one.
+    /// Durable after `sync_dir` of the directory (of both, where they differ).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Creates a directory and its missing parents, accessible by its owner only. An existing one
     /// is left as it is. Each name created is durable after `sync_dir` of the directory above it.
@@ -50,11 +64,32 @@ pub trait Disk: Send + Sync + Debug {
     /// `NotADirectory` when it is a file.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Makes the contents of a file durable, whoever wrote them; it need not be writable.
+    fn sync_file(&self, path: &Path) -> io::Result<()>;
+
+    /// What bears this name itself, if anything does: a link is not followed.
+    fn entry(&self, path: &Path) -> io::Result<Option<DiskEntry>>;
+
     /// Names of the entries of a directory, sorted, directories among them.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 
     /// Whether a file or directory of this name exists.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Removes a file, or a directory with all that is in it, by one call after another. A missing
+    /// one is no error.
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        match self.entry(path)? {
+            None => Ok(()),
+            Some(DiskEntry::Dir) => {
+                for name in self.list(path)? {
+                    self.remove_tree(&path.join(name))?;
+                }
+                self.remove_dir(path)
+            }
+            Some(DiskEntry::File | DiskEntry::Other) => self.remove(path),
+        }
+    }
 
     /// Takes the exclusive lock that the file `path` stands for, creating the file if needed.
     /// It is held until the returned value is dropped or the process ends.

@@ -232,7 +232,19 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn every_position_is_read_back(value: u64) {
-            proptest::prop_assert_eq!(Lsn(value).to_string().parse(), Ok(Lsn(value)));
+            let text = Lsn(value).to_string();
+            proptest::prop_assert_eq!(text.parse(), Ok(Lsn(value)));
+            for more in ["x", "/", " ", "\n", "/0"] {
+                let longer = format!("{text}{more}");
+                proptest::prop_assert!(longer.parse::<Lsn>().is_err());
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_position_or_refused(text in "[0-9A-Fa-f]{0,9}/?[0-9A-Fa-f/+-]{0,9}|\\PC{0,9}") {
+            if let Ok(lsn) = text.parse::<Lsn>() {
+                proptest::prop_assert_eq!(lsn.to_string().parse(), Ok(lsn));
+            }
         }
     }
 }

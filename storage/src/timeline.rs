@@ -444,6 +444,27 @@ mod tests {
             let other = timeline(current.number, current.id.as_u128() ^ 1);
             let read = TimelineHistory::parse(&text, other, begin);
             prop_assert!(read.is_err() || text.is_empty());
+            // No more than the last reason can be cut: every line names the next one's id.
+            for (len, _) in text.char_indices().skip(1) {
+                if let Ok(cut) = TimelineHistory::parse(&text[..len], current, begin) {
+                    let spans = |history: &TimelineHistory| {
+                        let spans = history.spans().iter();
+                        spans.map(|span| (span.timeline, span.begin)).collect::<Vec<_>>()
+                    };
+                    prop_assert_eq!(spans(&cut), spans(&history), "{} bytes", len);
+                }
+            }
+            for more in ["x", "1\t", "\t\n"] {
+                let longer = format!("{text}{more}");
+                prop_assert!(TimelineHistory::parse(&longer, current, begin).is_err());
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_history_or_refused_but_never_panics(
+            text in "([0-9]{1,3}\t?|[0-9A-F]{1,2}/[0-9A-F]{1,9}\t?|id |next |\n|\\PC){0,12}",
+        ) {
+            let _ = TimelineHistory::parse(&text, timeline(2, 1), Lsn::new(8));
         }
     }
 }

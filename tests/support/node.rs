@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
 use serde_json::Value;
 
-use super::run::{Background, Done, program, scrub, signal, wait};
+use super::run::{Background, Done, program, signal, wait};
 use super::{DEADLINE, Http, mainstay};
 
 /// Lines of a node's log that are shown when its test fails.
@@ -122,8 +122,7 @@ impl Start {
     /// Starts it without waiting for anything.
     #[track_caller]
     pub(crate) fn begin(&self) -> Background {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-        scrub(&mut command);
+        let mut command = program(None);
         let log = self.dir.join(format!("{}.begun.log", self.name));
         Background::start(command.args(self.command_line()), &log)
     }

@@ -34,12 +34,14 @@ pub(crate) fn mainstay<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Do
 
 /// The command `mainstay`, in a network namespace if one is given.
 pub(crate) fn program(namespace: Option<&str>) -> Command {
-    let mainstay = env!("CARGO_BIN_EXE_mainstay");
+    // One that is broken on purpose has a place of its own; see tests/canaries.
+    let other = std::env::var_os("MAINSTAY_BINARY");
+    let mainstay = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_mainstay").into());
     let mut command = match namespace {
         None => Command::new(mainstay),
         Some(namespace) => {
             let mut command = Command::new("ip");
-            command.args(["netns", "exec", namespace, mainstay]);
+            command.args(["netns", "exec", namespace]).arg(mainstay);
             command
         }
     };

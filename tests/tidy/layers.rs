@@ -65,7 +65,7 @@ const LAWS: [Law; 9] = [
     Law {
         room: "replication/src",
         never: &["std::fs", "tokio::fs"],
-        // A base backup is files beside the log, which the disk of storage does not know yet.
+        // A base backup is read wherever it lies. What is made of it goes through storage's disk.
         but: &[
             "replication/src/runtime/backup",
             "replication/src/runtime/bootstrap",

@@ -156,6 +156,8 @@ pub fn duration_text(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -194,6 +196,39 @@ mod tests {
             "block:1s",
         ] {
             assert!(bad.parse::<OnMiss>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_duration_and_rule_round_trips(millis in 1..=86_400_000u64, number: u64) {
+            for millis in [millis, millis / 1000 * 1000, number] {
+                let after = Duration::from_millis(millis);
+                prop_assert_eq!(parse_duration(&duration_text(after)), Some(after));
+            }
+            let after = Duration::from_millis(millis);
+            for rule in [OnMiss::Degrade { after }, OnMiss::Fail { after }] {
+                let text = rule.to_string();
+                prop_assert_eq!(text.parse(), Ok(rule));
+                // What is cut or longer says something else, or nothing.
+                let longer = format!("{text}x");
+                for len in (0..text.len()).chain([longer.len()]) {
+                    prop_assert_ne!(longer[..len].parse(), Ok(rule), "{}", &longer[..len]);
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_taken_or_refused_but_never_panics(
+            text in "(block|degrade|fail|local|:|[0-9]{1,25}|ms|s|m|\\PC){0,5}",
+        ) {
+            if let Some(duration) = parse_duration(&text) {
+                prop_assert_eq!(parse_duration(&duration_text(duration)), Some(duration));
+            }
+            if let Ok(rule) = text.parse::<OnMiss>() {
+                prop_assert_eq!(rule.to_string().parse(), Ok(rule));
+            }
+            let _ = text.parse::<Level>();
         }
     }
 }

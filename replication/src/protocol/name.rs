@@ -72,6 +72,8 @@ impl fmt::Debug for NodeName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -79,6 +81,17 @@ mod tests {
         assert_eq!("A".parse::<NodeName>(), "a".parse());
         for bad in ["", "*", " a", "a\n", &"x".repeat(64)] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_read_back_and_anything_else_refused(text in "\\PC{0,70}|[ *\u{0}-\u{1f}a]{0,3}") {
+            if let Ok(name) = text.parse::<NodeName>() {
+                prop_assert!((1..=NAME_BYTES_MAX).contains(&name.as_str().len()));
+                prop_assert_eq!(name.as_str().parse(), Ok(name.clone()));
+                prop_assert!(name.as_str().eq_ignore_ascii_case(&text));
+            }
         }
     }
 }

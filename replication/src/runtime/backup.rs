@@ -29,7 +29,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mainstay_storage::{Lsn, Wal};
+use mainstay_storage::{Lsn, OsDisk, Wal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -284,7 +284,7 @@ fn joined<T>(done: Result<T, tokio::task::JoinError>) -> Result<T> {
 
 async fn remove_copy(dir: &Path) {
     let path = dir.to_owned();
-    let removed = tokio::task::spawn_blocking(move || files::clear(&path)).await;
+    let removed = tokio::task::spawn_blocking(move || files::clear(&OsDisk, &path)).await;
     if let Err(error) = removed
         .map_err(|error| Error::Invalid(error.to_string()))
         .flatten()

@@ -11,6 +11,8 @@
 //! that does not start, and that the next attempt fills again. A transfer that breaks off is
 //! begun again, at the next address if there are several.
 
+#[cfg(test)]
+mod crashes;
 #[cfg(feature = "fuzz")]
 pub(super) mod fuzz;
 mod install;
@@ -19,9 +21,10 @@ mod restore;
 mod unpack;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{BOOTSTRAP_DIR, DiskLock, Lsn};
+use mainstay_storage::{BOOTSTRAP_DIR, Disk, DiskLock, Lsn, OsDisk};
 use tokio::task::spawn_blocking;
 
 pub use self::receive::BackupRequest;
@@ -114,6 +117,7 @@ pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
     };
     let staging = config.data_dir.join(BOOTSTRAP_DIR);
     let place = Place {
+        disk: Arc::new(OsDisk),
         root: staging.join(UNPACKED),
         clear: staging,
         data: Some(config.data_dir.clone()),
@@ -134,7 +138,7 @@ pub async fn bootstrap(config: &WalStreamingConfig) -> Result<Bootstrapped> {
             log: &place.root,
             store: &place.root,
         };
-        install::install(&dir, parts, &checked, node_id)?;
+        install::install(&place.disk, &dir, parts, &checked, node_id)?;
         Ok(checked.end)
     });
     let start = joined(installed.await)?;
@@ -156,6 +160,7 @@ pub async fn take_backup(
 ) -> Result<Backup> {
     restore::refuse_filled(dir)?;
     let place = Place {
+        disk: Arc::new(OsDisk),
         root: dir.to_owned(),
         clear: dir.to_owned(),
         data: None,
@@ -169,7 +174,7 @@ pub async fn take_backup(
     transfer.run(on_progress).await?;
     let checked = spawn_blocking(move || {
         let checked = Checked::of(&place.root)?;
-        files::sync_tree(&place.root)?;
+        files::sync_tree(&*place.disk, &place.root)?;
         Ok(checked)
     });
     Ok(Backup::of(&joined(checked.await)?))
@@ -178,6 +183,7 @@ pub async fn take_backup(
 /// Where a transfer goes.
 #[derive(Debug, Clone)]
 struct Place {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     /// What is emptied before each attempt.
     clear: PathBuf,
@@ -235,34 +241,26 @@ impl Transfer<'_> {
         let (place, held) = (self.place.clone(), self.held.take());
         self.held = joined(spawn_blocking(move || place.make_ready(held)).await)?;
         on_progress(0, total);
-        receive::receive(&mut client, &self.place.root, total, on_progress).await
+        let Place { disk, root, .. } = self.place;
+        receive::receive(&mut client, disk, root, total, on_progress).await
     }
 }
 
 impl Place {
     /// Locks and marks a data directory, and removes what an earlier attempt left.
     fn make_ready(&self, held: Option<Box<dyn DiskLock>>) -> Result<Option<Box<dyn DiskLock>>> {
+        let disk = &*self.disk;
+        files::create_dir_durably(disk, self.data.as_ref().unwrap_or(&self.root))?;
         let held = match (&self.data, held) {
-            (Some(dir), None) => {
-                files::create_dir(dir)?;
-                Some(lock(dir)?)
-            }
+            (Some(dir), None) => Some(lock(disk, dir)?),
             (_, held) => held,
         };
-        clear_content(&self.clear)?;
+        files::clear_content(disk, &self.clear)?;
         if let Some(dir) = &self.data {
-            install::mark(dir)?;
+            install::mark(disk, dir)?;
         }
         Ok(held)
     }
-}
-
-/// Empties a directory, which keeps its own name and rights.
-fn clear_content(dir: &Path) -> Result<()> {
-    for name in files::names(dir)? {
-        files::clear(&dir.join(name))?;
-    }
-    Ok(())
 }
 
 /// What a thread returned.
@@ -280,10 +278,10 @@ fn check_empty(dir: &Path) -> Result<()> {
             dir.display()
         )));
     }
-    if files::exists(&dir.join(BOOTSTRAP_DIR))? {
+    if files::exists(&OsDisk, &dir.join(BOOTSTRAP_DIR))? {
         return Ok(());
     }
-    let there = files::names(dir)?;
+    let there = files::names(&OsDisk, dir)?;
     let holds = there
         .iter()
         .find(|name| ["wal", "store"].contains(&name.as_str()));

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use mainstay_storage::{Timeline, TimelineHistory};
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::config::{Password, WalStreamingConfig};
 use crate::error::{Error, Result};
+use crate::runtime::description::Server;
 use crate::runtime::link::{Link, Turn};
 use crate::runtime::session::authentication::random_nonce;
 use crate::wire::command::{Command, SlotKind};
@@ -23,15 +23,6 @@ use crate::wire::{
 
 /// Longest time for connecting, and for the answer to one command.
 pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-
-/// What a native server says about itself when a session begins.
-#[derive(Debug, Clone)]
-pub(crate) struct Server {
-    pub(crate) name: String,
-    pub(crate) timeline: Timeline,
-    /// Where the cluster's first timeline begins.
-    pub(crate) history_begin: Lsn,
-}
 
 /// An open session on another node.
 #[derive(Debug)]
@@ -208,24 +199,16 @@ async fn open(config: &WalStreamingConfig, address: &str) -> Result<Client> {
     startup.encode(&mut out);
     link.queue(out.freeze());
     link.flush().await?;
-    let server = Server {
-        name: String::new(),
-        timeline: Timeline {
-            number: 0,
-            id: Uuid::nil(),
-        },
-        history_begin: Lsn::ZERO,
-    };
     let mut client = Client {
         link,
         decoder: BackendDecoder::new(),
-        server,
+        server: Server::UNKNOWN,
     };
     let native = authenticate(&mut client, config).await?;
     let native = native.ok_or_else(|| {
         client.broken("it speaks PostgreSQL's protocol, but is no Mainstay node; check the address")
     })?;
-    client.server = parse_server(&native)
+    client.server = Server::parse(&native)
         .ok_or_else(|| client.broken("its description of itself cannot be read"))?;
     Ok(client)
 }
@@ -253,25 +236,4 @@ async fn authenticate(client: &mut Client, config: &WalStreamingConfig) -> Resul
             LoggedIn::In { description } => return Ok(description),
         }
     }
-}
-
-/// Reads `1;node=..;name=..;timeline=..;id=..;begin=..`.
-fn parse_server(text: &str) -> Option<Server> {
-    let value = |key: &str| {
-        let fields = text
-            .split(';')
-            .skip(1)
-            .filter_map(|field| field.split_once('='));
-        fields
-            .into_iter()
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| value)
-    };
-    let number = value("timeline")?.parse().ok()?;
-    let id = value("id")?.parse().ok()?;
-    Some(Server {
-        name: value("name")?.to_owned(),
-        timeline: Timeline { number, id },
-        history_begin: value("begin")?.parse().ok()?,
-    })
 }

@@ -201,35 +201,56 @@ pub(super) fn read(set: &RowSet) -> Option<Promotion> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::wire::result::RowSet;
+    use proptest::prelude::*;
 
-    #[test]
-    fn an_answer_reads_back_as_what_was_written() {
-        let promotion = |loss| Promotion {
-            timeline: Timeline {
-                number: 3,
-                id: uuid::Uuid::from_u128(9),
+    use super::*;
+    use crate::wire::strict::{any_answer, received};
+
+    fn any_promotion() -> impl Strategy<Value = Promotion> {
+        let notices = prop::collection::vec("[a-zé;: ]{1,20}", 0..4);
+        let loss = any::<([Option<u32>; 3], bool)>().prop_map(|(numbers, ruled_out)| {
+            let [bytes, transactions, seen] = numbers.map(|number| number.map(u64::from));
+            PossibleLoss {
+                bytes,
+                transactions,
+                primary_last_seen: seen.map(Duration::from_micros),
+                ruled_out,
+            }
+        });
+        let timeline = any::<(u32, u128)>().prop_map(|(number, id)| Timeline {
+            number,
+            id: uuid::Uuid::from_u128(id),
+        });
+        (timeline, any::<[u64; 2]>(), notices, loss).prop_map(
+            |(timeline, [fork, end], notices, possible_loss)| Promotion {
+                timeline,
+                fork: Lsn::new(fork),
+                end: Lsn::new(end),
+                notices,
+                possible_loss,
             },
-            fork: Lsn::new(800),
-            end: Lsn::new(960),
-            notices: vec!["one; with a mark".to_owned(), "two".to_owned()],
-            possible_loss: loss,
-        };
-        let known = PossibleLoss {
-            bytes: Some(72),
-            transactions: Some(2),
-            primary_last_seen: Some(Duration::from_micros(1_500_000)),
-            ruled_out: false,
-        };
-        for loss in [known, PossibleLoss::default()] {
-            let written = written(&promotion(loss));
-            let set = RowSet {
-                columns: written.columns.clone(),
-                rows: written.rows.clone(),
-                ..RowSet::default()
-            };
-            assert_eq!(read(&set), Some(promotion(loss)));
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_reads_back_as_what_was_written(promotion in any_promotion(), gone in 0..9usize) {
+            let set = received(written(&promotion));
+            prop_assert_eq!(read(&set), Some(promotion.clone()));
+            // What is not known is left out; everything else has to be there.
+            let mut lacks = set.clone();
+            lacks.rows[0].0[gone] = None;
+            let read_without = read(&lacks);
+            prop_assert_eq!(read_without.is_some(), (5..8).contains(&gone));
+            lacks.rows[0].0.truncate(8);
+            prop_assert_eq!(read(&lacks), None);
+            lacks.rows.clear();
+            prop_assert_eq!(read(&lacks), None);
+        }
+
+        #[test]
+        fn any_answer_is_read_or_refused_but_never_panics(set in any_answer()) {
+            let _ = read(&set);
         }
     }
 }

@@ -41,8 +41,18 @@ pub(crate) fn log_end(wal: &Wal) -> LogEnd {
 
 /// The answer to PROBE_TIMELINE, which promises nothing.
 pub(crate) fn probe(core: &Core) -> ResultSet {
-    let end = log_end(&core.wal);
-    let silence = core.primary_silence();
+    let highest = core.wal.control().highest_number();
+    let (end, silence) = (log_end(&core.wal), core.primary_silence());
+    probed(core.role(), end, highest, silence, core.passed_over())
+}
+
+fn probed(
+    role: Role,
+    end: LogEnd,
+    highest: u32,
+    silence: Option<Duration>,
+    unfit: Option<String>,
+) -> ResultSet {
     let columns = [
         "role",
         "timeline",
@@ -53,13 +63,13 @@ pub(crate) fn probe(core: &Core) -> ResultSet {
         "unfit",
     ];
     ResultSet::new(columns.map(Column::text).to_vec(), "PROBE_TIMELINE").with_row(Row::new([
-        Some(core.role().as_str().to_owned()),
+        Some(role.as_str().to_owned()),
         Some(end.timeline.number.to_string()),
         Some(end.timeline.id.to_string()),
         Some(end.flushed.to_string()),
-        Some(core.wal.control().highest_number().to_string()),
+        Some(highest.to_string()),
         silence.map(|silence| silence.as_micros().to_string()),
-        core.passed_over(),
+        unfit,
     ]))
 }
 
@@ -115,7 +125,11 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
         true => make(core, request, Some(&asked.address)).await,
         false => Ok(Promise::Refused(PromiseRefusal::NoVote)),
     };
-    let promise = promise.map_err(|error| failed(error.to_string()))?;
+    promised(life, promise.map_err(|error| failed(error.to_string()))?)
+}
+
+/// The answer of data of this life.
+fn promised(life: Uuid, promise: Promise) -> Answer {
     let columns = [
         "accepted",
         "reason",
@@ -298,4 +312,86 @@ fn field<T: std::str::FromStr>(text: Option<&str>) -> Result<T> {
 
 fn unreadable() -> Error {
     Error::Invalid("the node's answer cannot be read".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::strict::{any_answer, received};
+
+    fn any_timeline() -> impl Strategy<Value = Timeline> {
+        any::<(u32, u128)>().prop_map(|(number, id)| Timeline {
+            number,
+            id: Uuid::from_u128(id),
+        })
+    }
+
+    fn any_end() -> impl Strategy<Value = LogEnd> {
+        (any_timeline(), any::<u64>()).prop_map(|(timeline, flushed)| LogEnd {
+            timeline,
+            flushed: Lsn::new(flushed),
+        })
+    }
+
+    /// Whether it is still read without one of its values, or without its last column.
+    fn read_without(set: &RowSet, gone: usize, read: impl Fn(&RowSet) -> bool) -> (bool, bool) {
+        let (mut lacks, mut narrow) = (set.clone(), set.clone());
+        lacks.rows[0].0[gone] = None;
+        narrow.rows[0].0.pop();
+        (read(&lacks), read(&narrow))
+    }
+
+    proptest! {
+        #[test]
+        fn a_probe_is_read_as_it_was_answered(
+            (role, probed_as) in prop::sample::select(vec![
+                (Role::Primary, ProbedRole::Primary),
+                (Role::Standby, ProbedRole::Standby),
+                (Role::Fenced, ProbedRole::Fenced),
+            ]),
+            end in any_end(),
+            highest: u32,
+            silence in prop::option::of(any::<u64>().prop_map(Duration::from_micros)),
+            unfit in prop::option::of("\\PC{0,20}"),
+            gone in 0..7usize,
+        ) {
+            let set = received(probed(role, end, highest, silence, unfit.clone()));
+            let answer = ProbeAnswer { role: probed_as, end, highest, primary_heard: silence };
+            prop_assert_eq!(read_probe(&set).unwrap(), answer);
+            prop_assert_eq!(read_unfit(&set), unfit);
+            let read = read_without(&set, gone, |set| read_probe(set).is_ok());
+            prop_assert_eq!(read, (gone >= 5, false));
+        }
+
+        #[test]
+        fn a_promise_is_read_as_it_was_made(
+            end in any_end(),
+            newest in any_timeline(),
+            life in any::<u128>().prop_map(Uuid::from_u128),
+            gone in 0..6usize,
+        ) {
+            let answer = |promise| received(promised(life, promise).unwrap());
+            let made = answer(Promise::Accepted(end));
+            prop_assert_eq!(read_promise(&made).unwrap(), (life, Promise::Accepted(end)));
+            let read = read_without(&made, gone, |set| read_promise(set).is_ok());
+            prop_assert_eq!(read, (gone == 1, false));
+            // A candidate goes on above what is in its way, whatever the reason.
+            for why in [PromiseRefusal::Outbid(newest), PromiseRefusal::NotContinued(newest)] {
+                let answered = answer(Promise::Refused(why));
+                let refused = Promise::Refused(PromiseRefusal::Outbid(newest));
+                prop_assert_eq!(read_promise(&answered).unwrap(), (life, refused));
+            }
+            for why in [PromiseRefusal::NoVote, PromiseRefusal::Busy] {
+                let answered = promised(life, Promise::Refused(why)).unwrap_err();
+                prop_assert_eq!(answered.message, why.to_string());
+            }
+        }
+
+        #[test]
+        fn any_answer_is_read_or_refused_but_never_panics(set in any_answer()) {
+            let _ = (read_probe(&set), read_unfit(&set), read_promise(&set));
+        }
+    }
 }

@@ -22,6 +22,7 @@ use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::runtime::announce;
 use crate::runtime::core::{Core, Visit};
+use crate::runtime::description::Server;
 use crate::runtime::failover;
 use crate::runtime::handover;
 use crate::runtime::identify;
@@ -35,8 +36,8 @@ use crate::wire::replication::ReceiverMessage;
 use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
 use crate::wire::{
     Admission, Admitted, Authentication, BackendMessage, DESCRIPTION, ErrorFields, Frame,
-    FrontendDecoder, FrontendMessage, FrontendPhase, Guard, NATIVE_VERSION, ReplicationMode,
-    Secret, Severity, StartupMessage, TransactionStatus, WireError, sqlstate,
+    FrontendDecoder, FrontendMessage, FrontendPhase, Guard, ReplicationMode, Secret, Severity,
+    StartupMessage, TransactionStatus, WireError, sqlstate,
 };
 
 /// Longest time from the connection to the end of authentication, PostgreSQL's default.
@@ -191,18 +192,15 @@ fn greet(core: &Core, native: bool, startup: &StartupMessage, out: &mut BytesMut
         ("standard_conforming_strings", "on"),
         ("TimeZone", "UTC"),
     ];
-    let identity = core.wal.identity();
-    let timeline = core.wal.timeline();
-    let native_value = format!(
-        "{NATIVE_VERSION};node={};name={};timeline={};id={};begin={}",
-        identity.node_id,
-        core.name.as_str(),
-        timeline.number,
-        timeline.id,
-        core.wal.control().history_begin,
-    );
+    let described = Server {
+        node: core.wal.identity().node_id,
+        name: core.name.as_str().to_owned(),
+        timeline: core.wal.timeline(),
+        history_begin: core.wal.control().history_begin,
+    };
+    let described = described.to_string();
     if native {
-        parameters.push((DESCRIPTION, &native_value));
+        parameters.push((DESCRIPTION, &described));
     }
     BackendMessage::Authentication(Authentication::Ok).encode(out);
     for (name, value) in parameters {

@@ -324,6 +324,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::strict::every_byte_counts;
     use crate::wire::{BackendDecoder, Severity};
 
     fn text() -> impl Strategy<Value = String> {
@@ -441,6 +442,22 @@ mod tests {
                 prop_assert_eq!(BackendMessage::decode(frame), Ok(message));
             }
             prop_assert!(buf.is_empty());
+        }
+
+        #[test]
+        fn no_byte_of_a_message_is_passed_over(message in any_message(), more: u8) {
+            let mut whole = BytesMut::new();
+            message.encode(&mut whole);
+            let decoder = BackendDecoder::new();
+            for len in 0..whole.len() {
+                prop_assert_eq!(decoder.next(&mut BytesMut::from(&whole[..len])), Ok(None));
+            }
+            let Frame { tag, body } = decoder.next(&mut whole).unwrap().unwrap();
+            every_byte_counts(&body, more, |body| {
+                let mut out = BytesMut::new();
+                BackendMessage::decode(Frame { tag, body }).ok()?.encode(&mut out);
+                Some(out.freeze().slice(5..))
+            })?;
         }
     }
 

@@ -76,6 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::strict::every_byte_counts;
 
     fn any_message() -> impl Strategy<Value = BackupMessage> {
         prop_oneof![
@@ -95,6 +96,18 @@ mod tests {
             message.encode(&mut buf);
             let payload = buf.freeze().slice(5..);
             prop_assert_eq!(BackupMessage::decode(payload), Ok(message));
+        }
+
+        #[test]
+        fn no_byte_of_a_message_is_passed_over(message in any_message(), more: u8) {
+            let payload = |message: &BackupMessage| {
+                let mut out = BytesMut::new();
+                message.encode(&mut out);
+                out.freeze().slice(5..)
+            };
+            every_byte_counts(&payload(&message), more, |bytes| {
+                Some(payload(&BackupMessage::decode(bytes).ok()?))
+            })?;
         }
 
         #[test]

@@ -148,6 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::strict::every_byte_counts;
     use crate::wire::{FrontendDecoder, FrontendPhase};
 
     fn bytes() -> impl Strategy<Value = Bytes> {
@@ -192,6 +193,35 @@ mod tests {
                 panic!("not a password message");
             };
             prop_assert_eq!(SaslInitialResponse::decode(&body), Ok(initial));
+        }
+
+        #[test]
+        fn no_byte_of_a_message_is_passed_over(message in any_message(), more: u8) {
+            let mut whole = BytesMut::new();
+            message.encode(&mut whole);
+            let decoder = FrontendDecoder::new(FrontendPhase::Command);
+            for len in 0..whole.len() {
+                prop_assert_eq!(decoder.next(&mut BytesMut::from(&whole[..len])), Ok(None));
+            }
+            let Frame { tag, body } = decoder.next(&mut whole).unwrap().unwrap();
+            every_byte_counts(&body, more, |body| {
+                let mut out = BytesMut::new();
+                FrontendMessage::decode(Frame { tag, body }).ok()?.encode(&mut out);
+                Some(out.freeze().slice(5..))
+            })?;
+        }
+
+        #[test]
+        fn no_byte_of_a_sasl_message_is_passed_over(
+            mechanism in "[A-Z0-9-]{0,20}",
+            data in prop::option::of(bytes()),
+            more: u8,
+        ) {
+            let body = SaslInitialResponse { mechanism, data }.encode();
+            every_byte_counts(body.expose(), more, |body| {
+                let read = SaslInitialResponse::decode(&Secret::new(body)).ok()?;
+                Some(read.encode().expose().clone())
+            })?;
         }
 
         #[test]

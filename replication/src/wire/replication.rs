@@ -403,6 +403,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::wire::strict::every_byte_counts;
 
     fn payload(encode: impl FnOnce(&mut BytesMut)) -> Bytes {
         let mut out = BytesMut::new();
@@ -640,8 +641,26 @@ mod tests {
         }
 
         #[test]
+        fn no_byte_of_a_message_is_passed_over(
+            sender in any_sender_message(),
+            receiver in any_receiver_message(),
+            more: u8,
+        ) {
+            every_byte_counts(&payload(|out| sender.encode(out)), more, |bytes| {
+                let read = SenderMessage::decode(bytes, true).ok()?;
+                Some(payload(|out| read.encode(out)))
+            })?;
+            every_byte_counts(&payload(|out| receiver.encode(out)), more, |bytes| {
+                let read = ReceiverMessage::decode(bytes, true).ok()?;
+                Some(payload(|out| read.encode(out)))
+            })?;
+        }
+
+        #[test]
         fn any_payload_is_taken_or_refused_but_never_panics(
-            kind in prop::sample::select(vec![b'w', b'k', b'r', b'h', ADVANCE, STATUS, FENCE, 0]),
+            kind in prop::sample::select(
+                vec![b'w', b'k', b'r', b'h', ADVANCE, STATUS, FENCE, tally::TALLY, 0]
+            ),
             rest in prop::collection::vec(any::<u8>(), 0..80),
             native: bool,
         ) {

@@ -314,6 +314,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::strict::every_byte_counts;
     use crate::wire::{FirstPacket, StartupDecoder};
 
     fn read(message: &StartupMessage) -> Result<StartupMessage> {
@@ -461,7 +462,38 @@ mod tests {
             let message = StartupMessage {
                 minor, user, database, replication, parameters, protocol_options: options,
             };
+            let mut whole = BytesMut::new();
+            message.encode(&mut whole);
+            for len in 0..whole.len() {
+                let read = StartupDecoder::new().next(&mut BytesMut::from(&whole[..len]));
+                prop_assert_eq!(read, Ok(None));
+            }
+            every_byte_counts(&whole[8..], b'x', |body| {
+                let mut out = BytesMut::new();
+                StartupMessage::decode_body(minor, body).ok()?.encode(&mut out);
+                Some(out.freeze().slice(8..))
+            })?;
             prop_assert_eq!(read(&message), Ok(message));
+        }
+
+        #[test]
+        fn every_cancel_request_round_trips(
+            pid: i32,
+            key in prop::collection::vec(any::<u8>(), CANCEL_KEY_BYTES),
+            more: u8,
+        ) {
+            let request = CancelRequest { pid, key: Secret::new(key) };
+            let packet = |request: &CancelRequest| {
+                let mut out = BytesMut::new();
+                request.encode(&mut out);
+                out
+            };
+            every_byte_counts(&packet(&request)[8..], more, |body| {
+                let read = CancelRequest::decode_body(body).ok()?;
+                Some(packet(&read).freeze().slice(8..))
+            })?;
+            let read = StartupDecoder::new().next(&mut packet(&request));
+            prop_assert_eq!(read, Ok(Some(FirstPacket::Cancel(request))));
         }
     }
 }

@@ -1,15 +1,13 @@
 //! What every [`Disk`] does, tried alike on the real one and on its simulated twin.
 
+mod course;
+
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use proptest::prelude::*;
-use proptest::test_runner::Config;
-
-use super::{Disk, DiskFile, OsDisk, SimDisk};
+use super::{Disk, DiskEntry, DiskFile, OsDisk, SimDisk};
 
 /// Runs one check on both disks, each with an empty directory.
 fn on_both(check: impl Fn(&dyn Disk, &Path)) {
@@ -207,6 +205,40 @@ fn directories_are_created_with_their_parents_and_listed_in_order() {
 }
 
 #[test]
+fn a_directory_is_removed_when_it_is_empty_and_moves_with_what_is_in_it() {
+    on_both(|disk, dir| {
+        let (one, two) = (dir.join("one"), dir.join("two"));
+        disk.create_dir(&one).unwrap();
+        disk.create_dir(&two).unwrap();
+        put(disk, &one.join("file"), b"in it");
+        assert_eq!(kind(disk.remove_dir(&one)), ErrorKind::DirectoryNotEmpty);
+        assert_eq!(kind(disk.rename(&two, &one)), ErrorKind::DirectoryNotEmpty);
+        disk.rename(&one, &two.join("one")).unwrap();
+        let moved = two.join("one/file");
+        disk.sync_file(&moved).unwrap();
+        assert_eq!(disk.entry(&moved).unwrap(), Some(DiskEntry::File));
+        assert_eq!(disk.entry(&two).unwrap(), Some(DiskEntry::Dir));
+        assert_eq!(disk.entry(&one).unwrap(), None);
+        assert_eq!(kind(disk.remove_dir(&moved)), ErrorKind::NotADirectory);
+        assert_eq!(kind(disk.sync_file(&two)), ErrorKind::IsADirectory);
+        disk.remove(&moved).unwrap();
+        disk.remove_dir(&two.join("one")).unwrap();
+        disk.remove_dir(&two).unwrap();
+        assert_eq!(kind(disk.remove_dir(&two)), ErrorKind::NotFound);
+        assert_eq!(kind(disk.sync_file(&two)), ErrorKind::NotFound);
+        assert_eq!(disk.list(dir).unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_link_is_what_it_is_and_not_where_it_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    assert_eq!(OsDisk.entry(&link).unwrap(), Some(DiskEntry::Other));
+}
+
+#[test]
 fn a_lock_has_one_holder_and_ends_with_its_value() {
     on_both(|disk, dir| {
         let (one, two) = (dir.join("one"), dir.join("two"));
@@ -265,126 +297,4 @@ fn what_the_real_disk_creates_is_its_owners_only() {
     OsDisk.lock(&dir.path().join("lock")).unwrap();
     assert_eq!([mode("a"), mode("a/b")], [0o700; 2]);
     assert_eq!([mode("file"), mode("lock")], [0o600; 2]);
-}
-
-/// One call on the files `0` to `3` of two directories, for comparing the disks call by call.
-#[derive(Debug, Clone)]
-enum Step {
-    Open(u8),
-    Create(u8),
-    Rename(u8, u8),
-    Remove(u8),
-    CreateDir(u8),
-    List(u8),
-    Exists(u8),
-    Lock(u8),
-    SyncDir(u8),
-    Write(u8, u16, u16),
-    SetLen(u8, u16),
-    Read(u8, u16, u16),
-    SyncData(u8),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let name = || 0..12_u8;
-    let slot = || 0..3_u8;
-    let size = || 0..10_000_u16;
-    prop_oneof![
-        name().prop_map(Step::Open),
-        name().prop_map(Step::Create),
-        (name(), name()).prop_map(|(from, to)| Step::Rename(from, to)),
-        name().prop_map(Step::Remove),
-        name().prop_map(Step::CreateDir),
-        name().prop_map(Step::List),
-        name().prop_map(Step::Exists),
-        name().prop_map(Step::Lock),
-        name().prop_map(Step::SyncDir),
-        (slot(), size(), size()).prop_map(|(slot, at, len)| Step::Write(slot, at, len)),
-        (slot(), size()).prop_map(|(slot, len)| Step::SetLen(slot, len)),
-        (slot(), size(), size()).prop_map(|(slot, at, len)| Step::Read(slot, at, len)),
-        slot().prop_map(Step::SyncData),
-    ]
-}
-
-/// Names that are often files, often directories, often below one another.
-fn named(dir: &Path, number: u8) -> PathBuf {
-    let name = ["a", "b", "a/a", "a/b", "b/a", "b/a/a"][usize::from(number % 6)];
-    dir.join(name)
-}
-
-/// Makes the call and tells how it ended, in words that both disks should agree on.
-fn take(disk: &dyn Disk, dir: &Path, open: &mut Vec<Arc<dyn DiskFile>>, step: &Step) -> String {
-    let mut keep = |file| {
-        open.insert(0, file);
-        open.truncate(3);
-    };
-    let told: Result<String, ErrorKind> = match step {
-        Step::Open(n) => disk.open(&named(dir, *n)).map(|file| {
-            keep(file);
-            String::new()
-        }),
-        Step::Create(n) => disk.create(&named(dir, *n)).map(|file| {
-            keep(file);
-            String::new()
-        }),
-        Step::Rename(from, to) => {
-            let renamed = disk.rename(&named(dir, *from), &named(dir, *to));
-            renamed.map(|()| String::new())
-        }
-        Step::Remove(n) => disk.remove(&named(dir, *n)).map(|()| String::new()),
-        Step::CreateDir(n) => disk.create_dir(&named(dir, *n)).map(|()| String::new()),
-        Step::List(n) => disk.list(&named(dir, *n)).map(|names| format!("{names:?}")),
-        Step::Exists(n) => disk.exists(&named(dir, *n)).map(|found| found.to_string()),
-        Step::Lock(n) => disk.lock(&named(dir, *n)).map(|_| String::new()),
-        Step::SyncDir(n) => disk.sync_dir(&named(dir, *n)).map(|()| String::new()),
-        Step::Write(slot, at, len) => with(open, *slot, |file| {
-            let bytes: Vec<u8> = (0..*len)
-                .map(|i| i.to_le_bytes()[0] ^ at.to_le_bytes()[0])
-                .collect();
-            file.write_all_at(&bytes, u64::from(*at))
-                .map(|()| String::new())
-        }),
-        Step::SetLen(slot, len) => with(open, *slot, |file| {
-            file.set_len(u64::from(*len)).map(|()| String::new())
-        }),
-        Step::Read(slot, at, len) => with(open, *slot, |file| {
-            let mut bytes = vec![0; usize::from(*len)];
-            let read = file.read_at(&mut bytes, u64::from(*at))?;
-            Ok(format!("{} of {}: {:?}", read, file.len()?, &bytes[..read]))
-        }),
-        Step::SyncData(slot) => with(open, *slot, |file| file.sync_data().map(|()| String::new())),
-    }
-    .map_err(|error| error.kind());
-    format!("{told:?}")
-}
-
-fn with(
-    open: &[Arc<dyn DiskFile>],
-    slot: u8,
-    call: impl FnOnce(&dyn DiskFile) -> io::Result<String>,
-) -> io::Result<String> {
-    match open.get(usize::from(slot)) {
-        Some(file) => call(&**file),
-        None => Ok("no such slot".to_owned()),
-    }
-}
-
-proptest! {
-    #![proptest_config(Config { cases: 200, failure_persistence: None, ..Config::default() })]
-
-    #[test]
-    fn the_twin_answers_any_course_of_calls_as_the_real_disk_does(
-        steps in prop::collection::vec(step(), 1..60),
-    ) {
-        let dir = tempfile::tempdir().unwrap();
-        let twin = SimDisk::new(1);
-        let root = Path::new("/root");
-        twin.create_dir(root).unwrap();
-        let (mut real_files, mut twin_files) = (Vec::new(), Vec::new());
-        for step in &steps {
-            let real = take(&OsDisk, dir.path(), &mut real_files, step);
-            let simulated = take(&twin, root, &mut twin_files, step);
-            prop_assert_eq!(real, simulated, "{:?}", step);
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Disk, DiskFile, DiskLock};
+use super::{Disk, DiskEntry, DiskFile, DiskLock};
 
 /// The operating system's file system.
 #[derive(Debug, Copy, Clone, Default)]
@@ -36,6 +36,10 @@ impl Disk for OsDisk {
         fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -46,6 +50,24 @@ impl Disk for OsDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         // Opening a file here would sync its contents and leave its name as it was.
         File::open(directory(path))?.sync_all()
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        let file = File::open(path)?;
+        match file.metadata()?.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => file.sync_all(),
+        }
+    }
+
+    fn entry(&self, path: &Path) -> io::Result<Option<DiskEntry>> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.is_file() => Ok(Some(DiskEntry::File)),
+            Ok(found) if found.is_dir() => Ok(Some(DiskEntry::Dir)),
+            Ok(_) => Ok(Some(DiskEntry::Other)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

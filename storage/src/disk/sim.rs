@@ -16,6 +16,7 @@ mod crash;
 mod damage;
 mod file;
 mod hold;
+mod names;
 mod random;
 mod state;
 mod tree;

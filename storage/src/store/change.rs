@@ -316,7 +316,13 @@ mod tests {
         #[test]
         fn every_change_reads_back(change in any_change()) {
             prop_assert!(change.check().is_ok());
-            prop_assert_eq!(Change::decode(&change.encode()).unwrap(), change);
+            let bytes = change.encode();
+            prop_assert_eq!(Change::decode(&bytes).unwrap(), change);
+            for len in 0..bytes.len() {
+                prop_assert!(Change::decode(&bytes.slice(..len)).is_err(), "{} bytes", len);
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            prop_assert!(Change::decode(&longer.into()).is_err());
         }
 
         #[test]

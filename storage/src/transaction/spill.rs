@@ -330,6 +330,19 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_is_cut_is_an_error_never_fewer_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = rows()[1..6].to_vec();
+        let whole = run(dir.path(), &rows).len;
+        for len in 0..whole {
+            let run = run(dir.path(), &rows);
+            run.file.set_len(len).unwrap();
+            let read = run.from(&(0, Bytes::new())).collect::<Result<Vec<_>>>();
+            assert!(read.is_err(), "{len} of {whole} bytes");
+        }
+    }
+
+    #[test]
     fn no_file_outlives_its_run() {
         let dir = tempfile::tempdir().unwrap();
         let names = || OsDisk.list(dir.path()).unwrap();

@@ -235,6 +235,17 @@ mod tests {
             let read = BrokenMark::decode(&mark.encode()).unwrap();
             prop_assert_eq!(read.at, mark.at);
             prop_assert_eq!(read.why, mark.why.replace('\n', " "));
+            let longer = [mark.encode(), b"x".to_vec()].concat();
+            for len in (0..longer.len() - 1).chain([longer.len()]) {
+                prop_assert_eq!(BrokenMark::decode(&longer[..len]), None, "{} bytes", len);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_mark_or_none(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = BrokenMark::decode(&bytes);
+            let headed = [HEAD.as_bytes(), &bytes].concat();
+            prop_assert_eq!(BrokenMark::decode(&headed), None);
         }
 
         #[test]

@@ -394,6 +394,17 @@ mod tests {
             let parsed = parse(&bytes, 1 << 20, &here, Some(prev)).unwrap();
             let read = (parsed.head, parsed.crc, parsed.prev_crc, parsed.payload_len);
             prop_assert_eq!(read, (head, crc, prev, payload.len()));
+            // A record that is cut is never a shorter one, and needs nothing of what is behind it.
+            for len in 0..bytes.len() {
+                prop_assert!(parse(&bytes[..len], 1 << 20, &here, Some(prev)).is_err());
+            }
+            bytes.push(1);
+            prop_assert_eq!(parse(&bytes, 1 << 20, &here, Some(prev)), Ok(parsed));
+        }
+
+        #[test]
+        fn any_bytes_are_no_record(bytes in prop::collection::vec(any::<u8>(), 0..200), at: u32) {
+            prop_assert!(parse(&bytes, 1 << 20, &place(8 * u64::from(at)), None).is_err());
         }
     }
 }

@@ -359,7 +359,12 @@ mod tests {
                 created_at,
                 previous_crc,
             };
-            prop_assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+            let bytes = header.encode();
+            prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
+            let longer = [&bytes[..], &[0]].concat();
+            for len in (0..bytes.len()).chain([longer.len()]) {
+                prop_assert_eq!(SegmentHeader::decode(&longer[..len]), Err(0));
+            }
         }
 
         #[test]
@@ -377,6 +382,9 @@ mod tests {
             };
             let mut bytes = segment.encode();
             prop_assert_eq!(WalSegment::decode(&bytes).unwrap(), segment);
+            for len in 0..bytes.len() {
+                prop_assert!(WalSegment::decode(&bytes[..len]).is_err());
+            }
             bytes.push(0);
             prop_assert!(WalSegment::decode(&bytes).is_err());
         }

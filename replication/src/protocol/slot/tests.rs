@@ -187,19 +187,49 @@ fn damaged_text_is_refused() {
 proptest! {
     #[test]
     fn every_list_is_read_back(
-        slots in prop::collection::btree_map("[a-z0-9_]{1,20}", (any::<bool>(), any::<u64>()), 0..8)
+        slots in prop::collection::btree_map(
+            "[a-z0-9_]{1,20}",
+            (any::<bool>(), any::<(u64, u64)>(), 0..3u8),
+            0..8,
+        ),
     ) {
         let mut set = SlotSet::new();
-        for (name, (physical, at)) in slots {
+        for (name, (physical, (one, other), state)) in slots {
             let kind = if physical { SlotKind::Physical } else { SlotKind::Logical };
-            set.create(&name, kind, Lsn::new(at), false).unwrap();
+            let (restart, confirmed) = (Lsn::new(one.min(other)), Lsn::new(one.max(other)));
+            set.create(&name, kind, restart, false).unwrap();
+            let slot = set.find(&name).unwrap();
+            slot.confirmed = confirmed;
+            slot.invalidated = state == 1;
+            slot.carried = state == 2;
         }
         let text = set.encode();
         let read = SlotSet::decode(&text).unwrap();
-        prop_assert_eq!(read.encode(), text);
-        let all = |set: &SlotSet| set.iter().map(|it| (it.name.clone(), it.restart_lsn, it.kind))
-            .collect::<Vec<_>>();
+        let all = |set: &SlotSet| set.iter().cloned().collect::<Vec<_>>();
         prop_assert_eq!(all(&read), all(&set));
+        // A list that is cut lacks a line at least, or is none.
+        for len in 0..text.len() {
+            if let Ok(cut) = SlotSet::decode(&text[..len]) {
+                prop_assert_eq!(cut.encode(), &text[..len]);
+                prop_assert!(cut.iter().count() < set.iter().count());
+            }
+        }
+        for more in ["x", "\n", " ", "\nx\n"] {
+            let longer = format!("{text}{more}");
+            prop_assert!(SlotSet::decode(&longer).is_err(), "{:?}", longer);
+        }
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused_but_never_panics(
+        lines in "(([a-z]{1,3}|physical|logical|[0-9A-F]{0,2}/[0-9]|valid|carried|invalidated)[ \n]){0,9}",
+        headed: bool,
+    ) {
+        let header = if headed { "mainstay slots 1\n" } else { "" };
+        if let Ok(read) = SlotSet::decode(&format!("{header}{lines}")) {
+            let text = read.encode();
+            prop_assert_eq!(SlotSet::decode(&text).unwrap().encode(), text);
+        }
     }
 
     /// Whatever the order of changes and writes, retention never passes what a crash would

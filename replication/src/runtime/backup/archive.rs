@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use mainstay_storage::{
-    BACKUP_LABEL, LogBytes, Lsn, Timeline, TimelineHistory, Wal, segment_file_name,
+    BACKUP_LABEL, LogBytes, Lsn, OsDisk, Timeline, TimelineHistory, Wal, segment_file_name,
 };
 use tokio::sync::mpsc;
 
@@ -63,8 +63,8 @@ impl Plan {
     ) -> Result<Self> {
         // Taken first: replay from here completes every later copy too.
         let checkpoint = wal.control().checkpoint;
-        files::clear(&dir)?;
-        files::create_dir(&dir)?;
+        files::clear(&OsDisk, &dir)?;
+        files::create_dir(&OsDisk, &dir)?;
         // Without a store of ours, a standby begins with the oldest log.
         let copied = match copy {
             Some(copy) => (copy.0)(&dir)?,

@@ -1,14 +1,15 @@
 //! Files of base backups: reading, syncing, moving and removing whole trees.
 //!
-//! A backup's files lie beside the log and belong to whatever store there is, so they are reached
-//! by the file system's own calls. An error names the path.
+//! What is made of a backup goes through a [`Disk`], so that a simulated one shows what a power cut
+//! leaves of it. What a backup is made of, and one that is looked at, is read by the file system's
+//! own calls. An error names the path.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use mainstay_storage::{Disk as _, OsDisk};
+use mainstay_storage::{Disk, DiskEntry, DiskFile, OsDisk};
 
 use crate::error::{Error, Result};
 
@@ -36,23 +37,17 @@ pub(crate) fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(crate) fn exists(path: &Path) -> Result<bool> {
-    fs::exists(path).map_err(|source| io_error("inspect", path, source))
+pub(crate) fn exists(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    let found = disk.exists(path);
+    found.map_err(|source| io_error("inspect", path, source))
 }
 
 /// Names in a directory, sorted; none where there is no such directory.
-pub(crate) fn names(dir: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|source| io_error("list", dir, source))?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|source| io_error("list", dir, source))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
+pub(crate) fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names.map_err(|source| io_error("list", dir, source)),
     }
-    names.sort();
-    Ok(names)
 }
 
 /// What lies below a directory.
@@ -77,7 +72,7 @@ impl Tree {
 
     fn walk(&mut self, dir: &Path, name: &str, depth: usize) -> Result<()> {
         self.dirs.push(name.to_owned());
-        for entry in names(dir)? {
+        for entry in names(&OsDisk, dir)? {
             let path = dir.join(&entry);
             let named = format!("{name}/{entry}");
             let found = fs::symlink_metadata(&path);
@@ -96,25 +91,24 @@ impl Tree {
 }
 
 /// Creates a directory, and those above it, for the owner alone.
-pub(crate) fn create_dir(dir: &Path) -> Result<()> {
-    OsDisk
-        .create_dir(dir)
-        .map_err(|source| io_error("create", dir, source))
+pub(crate) fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let created = disk.create_dir(dir);
+    created.map_err(|source| io_error("create", dir, source))
 }
 
 /// As [`create_dir`], with names that survive a power cut.
-pub(crate) fn create_dir_durably(dir: &Path) -> Result<()> {
+pub(crate) fn create_dir_durably(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let mut made = vec![dir];
     for path in dir.ancestors().skip(1) {
-        if path.as_os_str().is_empty() || exists(path)? {
+        if path.as_os_str().is_empty() || exists(disk, path)? {
             break;
         }
         made.push(path);
     }
-    create_dir(dir)?;
+    create_dir(disk, dir)?;
     for path in made.into_iter().rev() {
         let above = path.parent().unwrap_or(path);
-        match OsDisk.sync_dir(above) {
+        match disk.sync_dir(above) {
             // It is none of ours, and whoever may write there made the name.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             synced => synced.map_err(|source| io_error("sync", above, source))?,
@@ -124,51 +118,86 @@ pub(crate) fn create_dir_durably(dir: &Path) -> Result<()> {
 }
 
 /// Creates a file that does not exist yet, for the owner alone.
-pub(crate) fn create(path: &Path) -> Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true).mode(0o600);
-    let created = options.open(path);
-    created.map_err(|source| io_error("create", path, source))
+pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<NewFile> {
+    let file = disk.create(path);
+    Ok(NewFile {
+        file: file.map_err(|source| io_error("create", path, source))?,
+        len: 0,
+    })
 }
 
-/// Removes a file or a whole directory, which may be missing.
-pub(crate) fn clear(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|source| io_error("remove", path, source)),
+/// A file that is written from its begin on.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    file: Arc<dyn DiskFile>,
+    len: u64,
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.len)?;
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-pub(crate) fn move_to(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(|source| io_error("move", from, source))
+/// Removes a file or a whole directory, which may be missing.
+pub(crate) fn clear(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let removed = disk.remove_tree(path);
+    removed.map_err(|source| io_error("remove", path, source))
 }
 
-/// Makes a file's content, or a directory's names, durable.
-pub(crate) fn sync(path: &Path) -> Result<()> {
-    let synced = File::open(path).and_then(|file| file.sync_all());
-    synced.map_err(|source| io_error("sync", path, source))
-}
-
-/// Makes every file of a tree durable before anything refers to it.
-pub(crate) fn sync_tree(dir: &Path) -> Result<()> {
-    let tree = Tree::of(dir, ".")?;
-    let files = tree.files.iter().map(|(path, _)| path);
-    for path in files.chain(tree.dirs.iter().rev()) {
-        sync(&dir.join(path))?;
+/// Empties a directory, which keeps its own name and rights.
+pub(crate) fn clear_content(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    for name in names(disk, dir)? {
+        clear(disk, &dir.join(name))?;
     }
     Ok(())
 }
 
+pub(crate) fn move_to(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    let moved = disk.rename(from, to);
+    moved.map_err(|source| io_error("move", from, source))
+}
+
+/// Makes a file's content durable.
+pub(crate) fn sync_file(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let synced = disk.sync_file(path);
+    synced.map_err(|source| io_error("sync", path, source))
+}
+
+/// Makes a directory's names durable.
+pub(crate) fn sync_dir(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let synced = disk.sync_dir(path);
+    synced.map_err(|source| io_error("sync", path, source))
+}
+
+/// Makes every file of a tree durable before anything refers to it.
+pub(crate) fn sync_tree(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    for name in names(disk, dir)? {
+        let path = dir.join(name);
+        let found = disk.entry(&path);
+        match found.map_err(|source| io_error("inspect", &path, source))? {
+            Some(DiskEntry::Dir) => sync_tree(disk, &path)?,
+            Some(DiskEntry::File) => sync_file(disk, &path)?,
+            Some(DiskEntry::Other) | None => {
+                let path = path.display();
+                return Err(Error::Invalid(format!("{path} does not belong there")));
+            }
+        }
+    }
+    sync_dir(disk, dir)
+}
+
 /// Removes the copies that backups of an earlier life of this node left in its directory.
 pub(crate) fn remove_left_copies(dir: &Path) -> Result<()> {
-    for name in names(dir)? {
+    for name in names(&OsDisk, dir)? {
         if name.strip_prefix(COPY_PREFIX).is_some_and(is_number) {
-            clear(&dir.join(name))?;
+            clear(&OsDisk, &dir.join(name))?;
         }
     }
     Ok(())

@@ -170,6 +170,7 @@ mod tests {
             (number, id, begun) in any::<(u32, u128, u32)>(),
             shift in 20u32..31,
             name in "\\PC{0,30}",
+            history in "([0-9]\tx\n){0,2}",
         ) {
             let label = Label {
                 system_id,
@@ -178,11 +179,29 @@ mod tests {
                 copy: Lsn::new(copy),
                 timeline: Timeline { number, id: Uuid::from_u128(id) },
                 history_begin: Lsn::new(begin),
-                history: String::new(),
+                history,
                 begun: i64::from(begun),
                 name,
             };
-            prop_assert_eq!(Label::parse(&label.to_text()), Ok(label));
+            let text = label.to_text();
+            // The history of the timeline is the rest, and read by itself.
+            let head = text.len() - label.history.len();
+            for (len, _) in text.char_indices().take_while(|(len, _)| *len < head) {
+                prop_assert!(Label::parse(&text[..len]).is_err(), "{:?}", &text[..len]);
+            }
+            let longer = Label::parse(&format!("{text}x")).unwrap();
+            let history = format!("{}x", label.history);
+            prop_assert_eq!(longer, Label { history, ..label.clone() });
+            prop_assert_eq!(Label::parse(&text), Ok(label));
+        }
+
+        #[test]
+        fn any_text_is_a_label_or_refused_but_never_panics(
+            text in "((START WAL LOCATION|CHECKPOINT LOCATION|SEGMENT SIZE|SYSTEM ID|HISTORY|[A-Z]{1,9}): ?\\PC{0,12}\n){0,9}",
+        ) {
+            if let Ok(label) = Label::parse(&text) {
+                prop_assert_eq!(Label::parse(&label.to_text()), Ok(label));
+            }
         }
     }
 }

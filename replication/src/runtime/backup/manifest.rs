@@ -320,8 +320,24 @@ mod tests {
                 expected.push(ManifestFile { path, size, checksum });
             }
             let log = LogStretch { timeline, start: Lsn::new(start), end: Lsn::new(end) };
-            let read = Manifest::parse(writer.finish(log).as_bytes());
+            let text = writer.finish(log);
+            for len in 0..text.len() {
+                prop_assert!(Manifest::parse(&text.as_bytes()[..len]).is_err(), "{} bytes", len);
+            }
+            for more in [" ", "}", "\0", "x"] {
+                let longer = format!("{text}{more}");
+                prop_assert!(Manifest::parse(longer.as_bytes()).is_err(), "{:?} behind it", more);
+            }
+            let read = Manifest::parse(text.as_bytes());
             prop_assert_eq!(read, Ok(Manifest { files: expected, log }));
+        }
+
+        #[test]
+        fn any_bytes_are_a_manifest_or_refused_but_never_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            words in "([{}\\[\\]:,\n]|\"[A-Za-z-]{1,15}\"|[0-9]{1,3}|\\PC){0,40}",
+        ) {
+            let _ = (Manifest::parse(&bytes), Manifest::parse(words.as_bytes()));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use mainstay_storage::{BACKUP_LABEL, LogCheck, Lsn, TimelineHistory, segment_file_name};
+use mainstay_storage::{BACKUP_LABEL, LogCheck, Lsn, OsDisk, TimelineHistory, segment_file_name};
 
 use super::archive::{BACKUP_LOG, STORE};
 use super::checksum::Checksum;
@@ -113,7 +113,7 @@ impl Checked {
         let name = |timeline| dir.join(segment_file_name(timeline, number, size));
         for span in spans.iter().rev() {
             let path = name(span.timeline.number);
-            if files::exists(&path)? {
+            if files::exists(&OsDisk, &path)? {
                 return Ok(path);
             }
         }
@@ -158,7 +158,7 @@ pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Error {
 
 fn read_manifest(root: &Path) -> Result<Manifest> {
     let path = root.join(MANIFEST);
-    if !files::exists(&path)? {
+    if !files::exists(&OsDisk, &path)? {
         let why = "it is missing: the backup was interrupted, or taken without a manifest";
         return Err(damaged(&path, why));
     }
@@ -257,7 +257,13 @@ mod tests {
             end,
         });
         std::fs::write(dir.path().join(MANIFEST), manifest).unwrap();
+        let size = label.segment_size;
+        let segment = segment_file_name(1, size.segment_of(label.replay), size);
+        std::fs::create_dir(dir.path().join(BACKUP_LOG)).unwrap();
+        std::fs::write(dir.path().join(BACKUP_LOG).join(segment), [0; 64]).unwrap();
         let refused = Checked::of(dir.path()).unwrap_err();
         assert!(matches!(refused, Error::DamagedBackup { .. }), "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("from where no log lies"), "{text}");
     }
 }

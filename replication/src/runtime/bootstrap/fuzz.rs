@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mainstay_storage::fuzz::Input;
 use mainstay_storage::{
-    BACKUP_LABEL, Lsn, SegmentSize, Timeline, TimelineHistory, segment_file_name,
+    BACKUP_LABEL, Lsn, OsDisk, SegmentSize, Timeline, TimelineHistory, segment_file_name,
 };
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -94,7 +94,7 @@ pub(crate) fn backup_archive(data: &[u8]) {
     };
     let scratch = Scratch::new();
     let root = scratch.0.join("root");
-    let unpacked = unpack(&root, &archive[..]);
+    let unpacked = unpack(&OsDisk, &root, &archive[..]);
     let around = fs::read_dir(&scratch.0).expect("our own directory");
     let around = around.map(|entry| entry.expect("readable").file_name());
     assert!(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mainstay_storage::{
-    BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR, Lsn, NewLog, OsDisk, Wal, WalOptions,
+    BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR, Disk, Lsn, NewLog, Wal, WalOptions,
 };
 use uuid::Uuid;
 
@@ -48,72 +48,80 @@ pub(super) struct Parts<'a> {
 }
 
 /// Marks `dir` as incomplete, durably, and returns the path of `bootstrap/`.
-pub(super) fn mark(dir: &Path) -> Result<PathBuf> {
+pub(super) fn mark(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
     let staging = dir.join(BOOTSTRAP_DIR);
-    files::create_dir_durably(dir)?;
-    files::create_dir_durably(&staging)?;
+    files::create_dir_durably(disk, dir)?;
+    files::create_dir_durably(disk, &staging)?;
     Ok(staging)
 }
 
 /// As [`mark`], for a backup that lies in `dir` itself: what is left of it then goes.
-pub(super) fn mark_in_place(dir: &Path) -> Result<PathBuf> {
-    let staging = mark(dir)?;
-    files::create_dir(&staging.join(IN_PLACE))?;
-    files::sync(&staging)?;
+pub(super) fn mark_in_place(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
+    let staging = mark(disk, dir)?;
+    files::create_dir(disk, &staging.join(IN_PLACE))?;
+    files::sync_dir(disk, &staging)?;
     Ok(staging)
 }
 
 /// Whether the backup that lies in `dir` is being converted, or was when it was interrupted.
-pub(super) fn is_marked_in_place(dir: &Path) -> Result<bool> {
-    files::exists(&dir.join(BOOTSTRAP_DIR).join(IN_PLACE))
+pub(super) fn is_marked_in_place(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    files::exists(disk, &dir.join(BOOTSTRAP_DIR).join(IN_PLACE))
 }
 
 /// Makes `dir`, which is marked, a data directory.
 pub(super) fn install(
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     parts: Parts<'_>,
     checked: &Checked,
     node_id: Option<Uuid>,
 ) -> Result<()> {
     let prepared = dir.join(BOOTSTRAP_DIR).join("prepared");
-    files::clear(&prepared)?;
-    make_log(&prepared, parts.log, checked, node_id)?;
+    files::clear(&**disk, &prepared)?;
+    make_log(disk, &prepared, parts.log, checked, node_id)?;
+    let disk = &**disk;
     let (from, to) = (parts.store.join(STORE), dir.join(STORE));
-    files::create_dir(&from)?;
-    files::sync_tree(&from)?;
+    files::create_dir(disk, &from)?;
+    files::sync_tree(disk, &from)?;
     if from != to {
-        files::clear(&to)?;
-        files::move_to(&from, &to)?;
+        files::clear(disk, &to)?;
+        files::move_to(disk, &from, &to)?;
         for name in KEPT {
             let path = parts.store.join(name);
-            if files::exists(&path)? {
-                files::sync(&path)?;
-                files::move_to(&path, &dir.join(name))?;
+            if files::exists(disk, &path)? {
+                files::sync_file(disk, &path)?;
+                files::move_to(disk, &path, &dir.join(name))?;
             }
         }
     }
-    files::clear(&dir.join("wal"))?;
-    files::move_to(&prepared.join("wal"), &dir.join("wal"))?;
-    files::sync(dir)?;
-    files::move_to(&prepared.join("control"), &dir.join("control"))?;
-    files::sync(dir)?;
-    remove_remains(dir)
+    files::clear(disk, &dir.join("wal"))?;
+    files::move_to(disk, &prepared.join("wal"), &dir.join("wal"))?;
+    files::sync_dir(disk, dir)?;
+    files::move_to(disk, &prepared.join("control"), &dir.join("control"))?;
+    files::sync_dir(disk, dir)?;
+    remove_remains(disk, dir)
 }
 
 /// Removes what is left of a backup in a directory that has its control file; the mark last.
 /// Nothing but a backup that lay there itself is removed beside the mark.
-pub(super) fn remove_remains(dir: &Path) -> Result<()> {
-    if is_marked_in_place(dir)? {
+pub(super) fn remove_remains(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    if is_marked_in_place(disk, dir)? {
         for name in REMAINS {
-            files::clear(&dir.join(name))?;
+            files::clear(disk, &dir.join(name))?;
         }
-        files::sync(dir)?;
+        files::sync_dir(disk, dir)?;
     }
-    files::clear(&dir.join(BOOTSTRAP_DIR))
+    files::clear(disk, &dir.join(BOOTSTRAP_DIR))
 }
 
 /// Writes the backup's log into the new data directory `prepared`.
-fn make_log(prepared: &Path, root: &Path, checked: &Checked, node_id: Option<Uuid>) -> Result<()> {
+fn make_log(
+    disk: &Arc<dyn Disk>,
+    prepared: &Path,
+    root: &Path,
+    checked: &Checked,
+    node_id: Option<Uuid>,
+) -> Result<()> {
     let label = &checked.label;
     let options = WalOptions {
         segment_size: label.segment_size,
@@ -128,7 +136,7 @@ fn make_log(prepared: &Path, root: &Path, checked: &Checked, node_id: Option<Uui
         own: false,
         store_created: true,
     };
-    let wal = Wal::create(Arc::new(OsDisk), prepared, new, &options)?;
+    let wal = Wal::create(disk.clone(), prepared, new, &options)?;
     // A standby is told what is committed, and all of this is.
     wal.set_commit_follows(false);
     let mut at = label.log_begin();

@@ -2,9 +2,11 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainstay_storage::Disk;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -66,13 +68,15 @@ pub(super) async fn begin(client: &mut Client, request: &BackupRequest) -> Resul
 /// arrived is not durable yet.
 pub(super) async fn receive(
     client: &mut Client,
+    disk: &Arc<dyn Disk>,
     root: &Path,
     total: u64,
     on_progress: OnProgress<'_>,
 ) -> Result<u64> {
     let (to_disk, chunks) = mpsc::channel(CHUNKS_MAX);
-    let into = root.to_owned();
-    let unpacked = tokio::task::spawn_blocking(move || unpack(&into, ChannelReader::new(chunks)));
+    let (at, into) = (disk.clone(), root.to_owned());
+    let unpacked =
+        tokio::task::spawn_blocking(move || unpack(&*at, &into, ChannelReader::new(chunks)));
     let received = copy(client, to_disk, &mut |bytes| on_progress(bytes, total)).await;
     let unpacked = unpacked.await;
     let unpacked = unpacked.map_err(|error| Error::Invalid(error.to_string()))?;
@@ -82,12 +86,17 @@ pub(super) async fn receive(
     if received.manifest.is_empty() {
         return Err(client.broken("it sent no manifest"));
     }
-    let (path, unfinished) = (root.join(MANIFEST), root.join(UNFINISHED));
-    let written = files::create(&unfinished)?.write_all(&received.manifest);
-    written.map_err(|source| io_error("write", &unfinished, source))?;
-    files::sync(&unfinished)?;
-    files::move_to(&unfinished, &path)?;
+    keep_manifest(&**disk, root, &received.manifest)?;
     Ok(received.bytes)
+}
+
+/// Adds the manifest, all of it or nothing.
+pub(super) fn keep_manifest(disk: &dyn Disk, root: &Path, manifest: &[u8]) -> Result<()> {
+    let (path, unfinished) = (root.join(MANIFEST), root.join(UNFINISHED));
+    let written = files::create(disk, &unfinished)?.write_all(manifest);
+    written.map_err(|source| io_error("write", &unfinished, source))?;
+    files::sync_file(disk, &unfinished)?;
+    files::move_to(disk, &unfinished, &path)
 }
 
 /// The manifest before all of it is there, by the name that PostgreSQL's tools use.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mainstay_storage::{BACKUP_ARCHIVE, BACKUP_LABEL, BOOTSTRAP_DIR, Disk, DiskLock, OsDisk};
 use tokio::task::spawn_blocking;
@@ -25,7 +26,7 @@ use crate::runtime::client::Client;
 /// Disk errors; [`Error::Invalid`] for one in compressed archives, and for one without its label:
 /// nobody knows where its log begins.
 pub fn holds_backup(dir: &Path) -> Result<bool> {
-    let there = files::names(dir)?;
+    let there = files::names(&OsDisk, dir)?;
     let has = |wanted: &str| there.iter().any(|name| name == wanted);
     if has("control") {
         return Ok(false);
@@ -58,7 +59,7 @@ pub fn holds_backup(dir: &Path) -> Result<bool> {
 /// archives; disk errors.
 pub fn verify_backup(dir: &Path) -> Result<Backup> {
     refuse_no_backup(dir)?;
-    if files::exists(&dir.join(BACKUP_ARCHIVE))? {
+    if files::exists(&OsDisk, &dir.join(BACKUP_ARCHIVE))? {
         let dir = dir.display();
         return Err(Error::Invalid(format!(
             "{dir} holds a backup as tar archives, which are checked when they are restored; to \
@@ -78,24 +79,22 @@ pub fn verify_backup(dir: &Path) -> Result<Backup> {
 /// starts is in `dir` then; what was interrupted may be repeated.
 pub fn restore_backup(from: &Path, dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
     refuse_no_backup(from)?;
-    if !files::exists(&dir.join(BOOTSTRAP_DIR))? || files::exists(&dir.join("control"))? {
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let begun = files::exists(&*disk, &dir.join(BOOTSTRAP_DIR))?;
+    if !begun || files::exists(&*disk, &dir.join("control"))? {
         refuse_filled(dir)?;
     }
-    let archived = files::exists(&from.join(BACKUP_ARCHIVE))?;
+    let archived = files::exists(&*disk, &from.join(BACKUP_ARCHIVE))?;
     let before = match archived {
         // Nothing is touched before it is known to be whole.
         false => Some(Checked::of(from)?),
         true => None,
     };
-    files::create_dir(dir)?;
-    let _lock = lock(dir)?;
-    let staging = install::mark(dir)?;
-    let root = staging.join(UNPACKED);
-    files::clear(&root)?;
+    let (_lock, root) = begin_restore(&*disk, dir)?;
     let checked = match before {
-        None => unpack_checked(from, &root, &staging)?,
+        None => unpack_checked(&*disk, from, &root, &dir.join(BOOTSTRAP_DIR))?,
         Some(checked) => {
-            copy_store(from, &root)?;
+            copy_store(&*disk, from, &root)?;
             checked
         }
     };
@@ -103,8 +102,17 @@ pub fn restore_backup(from: &Path, dir: &Path, node_id: Option<Uuid>) -> Result<
         log: if archived { &root } else { from },
         store: &root,
     };
-    install::install(dir, parts, &checked, node_id)?;
+    install::install(&disk, dir, parts, &checked, node_id)?;
     Ok(Backup::of(&checked))
+}
+
+/// Locks and marks the data directory, and says where in it the backup is to be unpacked.
+pub(super) fn begin_restore(disk: &dyn Disk, dir: &Path) -> Result<(Box<dyn DiskLock>, PathBuf)> {
+    files::create_dir_durably(disk, dir)?;
+    let lock = lock(disk, dir)?;
+    let root = install::mark(disk, dir)?.join(UNPACKED);
+    files::clear(disk, &root)?;
+    Ok((lock, root))
 }
 
 /// Makes the configured data directory, which holds a base backup as PostgreSQL's tools or ours
@@ -116,7 +124,7 @@ pub fn restore_backup(from: &Path, dir: &Path, node_id: Option<Uuid>) -> Result<
 pub async fn adopt_backup(config: &WalStreamingConfig) -> Result<Backup> {
     let dir = config.data_dir.clone();
     if !config.follow.is_empty() {
-        let label = match files::exists(&dir.join(BACKUP_LABEL))? {
+        let label = match files::exists(&OsDisk, &dir.join(BACKUP_LABEL))? {
             true => Label::read(&dir)?,
             false => label_in(&dir.join(BACKUP_ARCHIVE))?,
         };
@@ -127,27 +135,28 @@ pub async fn adopt_backup(config: &WalStreamingConfig) -> Result<Backup> {
 }
 
 fn adopt(dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let log = dir.join("wal");
-    if files::exists(&log)? && !install::is_marked_in_place(dir)? {
+    if files::exists(&*disk, &log)? && !install::is_marked_in_place(&*disk, dir)? {
         return Err(Error::Refused(format!(
             "{} lies in a base backup, which holds no such directory; move it away",
             log.display()
         )));
     }
-    let archived = files::exists(&dir.join(BACKUP_ARCHIVE))?;
+    let archived = files::exists(&*disk, &dir.join(BACKUP_ARCHIVE))?;
     let before = match archived {
         // Nothing is touched before it is known to be whole.
         false => Some(Checked::of(dir)?),
         true => None,
     };
-    let _lock = lock(dir)?;
-    let staging = install::mark_in_place(dir)?;
+    let _lock = lock(&*disk, dir)?;
+    let staging = install::mark_in_place(&*disk, dir)?;
     let unpacked = staging.join(UNPACKED);
     let (root, checked) = match before {
         Some(checked) => (dir, checked),
         None => {
-            files::clear(&unpacked)?;
-            let checked = unpack_checked(dir, &unpacked, &staging)?;
+            files::clear(&*disk, &unpacked)?;
+            let checked = unpack_checked(&*disk, dir, &unpacked, &staging)?;
             (&*unpacked, checked)
         }
     };
@@ -155,7 +164,7 @@ fn adopt(dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
         log: root,
         store: root,
     };
-    install::install(dir, parts, &checked, node_id)?;
+    install::install(&disk, dir, parts, &checked, node_id)?;
     Ok(Backup::of(&checked))
 }
 
@@ -164,55 +173,60 @@ fn adopt(dir: &Path, node_id: Option<Uuid>) -> Result<Backup> {
 /// # Errors
 /// Disk errors.
 pub fn finish_bootstrap(dir: &Path) -> Result<()> {
-    if files::exists(&dir.join(BOOTSTRAP_DIR))? && files::exists(&dir.join("control"))? {
-        install::remove_remains(dir)?;
+    finish(&OsDisk, dir)
+}
+
+pub(super) fn finish(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let marked = files::exists(disk, &dir.join(BOOTSTRAP_DIR))?;
+    match marked && files::exists(disk, &dir.join("control"))? {
+        true => install::remove_remains(disk, dir),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Unpacks the archives in `from` into `root` and checks them; on damage, `staging` is removed.
-fn unpack_checked(from: &Path, root: &Path, staging: &Path) -> Result<Checked> {
-    let unpacked = unpack_archives(from, root).and_then(|()| Checked::of(root));
+fn unpack_checked(disk: &dyn Disk, from: &Path, root: &Path, staging: &Path) -> Result<Checked> {
+    let unpacked = unpack_archives(disk, from, root).and_then(|()| Checked::of(root));
     if unpacked.is_err() {
         // The first error is the one to tell.
-        let _ = files::clear(staging);
+        let _ = files::clear(disk, staging);
     }
     unpacked
 }
 
-fn unpack_archives(from: &Path, root: &Path) -> Result<()> {
-    unpack_file(root, &from.join(BACKUP_ARCHIVE))?;
+fn unpack_archives(disk: &dyn Disk, from: &Path, root: &Path) -> Result<()> {
+    unpack_file(disk, root, &from.join(BACKUP_ARCHIVE))?;
     let log = from.join(LOG_ARCHIVE);
-    if files::exists(&log)? {
-        unpack_file(&root.join(BACKUP_LOG), &log)?;
+    if files::exists(disk, &log)? {
+        unpack_file(disk, &root.join(BACKUP_LOG), &log)?;
     }
     let manifest = from.join(MANIFEST);
-    if files::exists(&manifest)? {
-        copy(&manifest, &root.join(MANIFEST))?;
+    if files::exists(disk, &manifest)? {
+        copy(disk, &manifest, &root.join(MANIFEST))?;
     }
     Ok(())
 }
 
 /// Copies what becomes part of a data directory.
-fn copy_store(from: &Path, root: &Path) -> Result<()> {
+pub(super) fn copy_store(disk: &dyn Disk, from: &Path, root: &Path) -> Result<()> {
     let tree = Tree::of(&from.join(STORE), STORE)?;
     for dir in &tree.dirs {
-        files::create_dir(&root.join(dir))?;
+        files::create_dir(disk, &root.join(dir))?;
     }
     for (path, _) in &tree.files {
-        copy(&from.join(path), &root.join(path))?;
+        copy(disk, &from.join(path), &root.join(path))?;
     }
     for name in KEPT {
-        if files::exists(&from.join(name))? {
-            copy(&from.join(name), &root.join(name))?;
+        if files::exists(&OsDisk, &from.join(name))? {
+            copy(disk, &from.join(name), &root.join(name))?;
         }
     }
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
     let mut source = File::open(from).map_err(|source| io_error("open", from, source))?;
-    let copied = std::io::copy(&mut source, &mut files::create(to)?);
+    let copied = std::io::copy(&mut source, &mut files::create(disk, to)?);
     copied
         .map(|_| ())
         .map_err(|source| io_error("copy", from, source))
@@ -231,7 +245,7 @@ pub(super) fn refuse_filled(dir: &Path) -> Result<()> {
             "{shown} is no directory; {instead}"
         )));
     }
-    match files::names(dir)?.first() {
+    match files::names(&OsDisk, dir)?.first() {
         Some(name) => Err(Error::Refused(format!(
             "{shown} is not empty, it holds {name}; {instead}"
         ))),
@@ -278,9 +292,9 @@ async fn check_cluster(config: &WalStreamingConfig, expected: u64) -> Result<()>
 }
 
 /// Takes the lock of a data directory.
-pub(super) fn lock(dir: &Path) -> Result<Box<dyn DiskLock>> {
+pub(super) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
     let path: PathBuf = dir.join("lock");
-    OsDisk.lock(&path).map_err(|source| match source.kind() {
+    disk.lock(&path).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => Error::Storage(mainstay_storage::Error::Locked {
             path: dir.to_owned(),
         }),

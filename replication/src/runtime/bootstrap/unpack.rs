@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use bytes::{Buf, Bytes};
+use mainstay_storage::Disk;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
@@ -15,9 +16,9 @@ use crate::runtime::backup::label::LABEL_BYTES_MAX;
 ///
 /// # Errors
 /// Disk errors, an archive that is damaged or cut off; [`Error::Invalid`] for anything else in it.
-pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
+pub(super) fn unpack(disk: &dyn Disk, root: &Path, archive: impl Read) -> Result<()> {
     let failed = |source| io_error("unpack into", root, source);
-    files::create_dir(root)?;
+    files::create_dir(disk, root)?;
     let mut archive = tar::Archive::new(archive);
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
@@ -30,8 +31,8 @@ pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
         }
         let path = root.join(&name);
         match entry.header().entry_type() {
-            kind if kind.is_dir() => files::create_dir(&path)?,
-            kind if kind.is_file() => write(&path, &mut entry)?,
+            kind if kind.is_dir() => files::create_dir(disk, &path)?,
+            kind if kind.is_file() => write(disk, &path, &mut entry)?,
             _ => {
                 let name = name.display();
                 let text = format!("the backup holds {name}, which is neither file nor directory");
@@ -45,12 +46,12 @@ pub(super) fn unpack(root: &Path, archive: impl Read) -> Result<()> {
 }
 
 /// Writes a member to a file that does not exist yet.
-fn write(path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
+fn write(disk: &dyn Disk, path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
     let failed = |source| io_error("write", path, source);
     if let Some(dir) = path.parent() {
-        files::create_dir(dir)?;
+        files::create_dir(disk, dir)?;
     }
-    let mut file = files::create(path)?;
+    let mut file = files::create(disk, path)?;
     let written = io::copy(entry, &mut file).map_err(failed)?;
     match written == entry.size() {
         true => Ok(()),
@@ -62,9 +63,9 @@ fn write(path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
 ///
 /// # Errors
 /// As [`unpack`].
-pub(super) fn unpack_file(root: &Path, path: &Path) -> Result<()> {
+pub(super) fn unpack_file(disk: &dyn Disk, root: &Path, path: &Path) -> Result<()> {
     let file = File::open(path).map_err(|source| io_error("open", path, source))?;
-    unpack(root, io::BufReader::with_capacity(1 << 18, file))
+    unpack(disk, root, io::BufReader::with_capacity(1 << 18, file))
 }
 
 /// The first member of the tar file `path`, if it is the file `name`, which is small.
@@ -119,6 +120,8 @@ impl Read for ChannelReader {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_storage::OsDisk;
+
     use super::*;
     use tempfile::TempDir;
 
@@ -147,7 +150,12 @@ mod tests {
     fn nothing_is_unpacked_outside_of_the_directory_and_no_links() {
         let dir = TempDir::new().unwrap();
         let root = dir.path().join("root");
-        unpack(&root, &archive("store/x", tar::EntryType::Regular)[..]).unwrap();
+        unpack(
+            &OsDisk,
+            &root,
+            &archive("store/x", tar::EntryType::Regular)[..],
+        )
+        .unwrap();
         assert_eq!(std::fs::read(root.join("store/x")).unwrap(), b"text");
         let refused = [
             archive("../out", tar::EntryType::Regular),
@@ -157,11 +165,11 @@ mod tests {
             archive("pipe", tar::EntryType::Fifo),
         ];
         for bytes in refused {
-            let error = unpack(&root, &bytes[..]).unwrap_err();
+            let error = unpack(&OsDisk, &root, &bytes[..]).unwrap_err();
             assert!(matches!(error, Error::Invalid(_)), "{error}");
         }
-        assert_eq!(files::names(dir.path()).unwrap(), ["root"]);
-        assert_eq!(files::names(&root).unwrap(), ["store"]);
+        assert_eq!(files::names(&OsDisk, dir.path()).unwrap(), ["root"]);
+        assert_eq!(files::names(&OsDisk, &root).unwrap(), ["store"]);
     }
 
     #[test]
@@ -169,7 +177,10 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let bytes = archive("x", tar::EntryType::Regular);
         for cut in [100, 513, 515] {
-            assert!(unpack(dir.path(), &bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(
+                unpack(&OsDisk, dir.path(), &bytes[..cut]).is_err(),
+                "cut at {cut}"
+            );
         }
     }
 }

@@ -142,7 +142,7 @@ fn position(core: &Core, served: &Option<Served>) -> Result<Position, Box<ErrorF
     Ok((held.contents.clone(), held.at))
 }
 
-fn ranges(parts: Vec<Part>) -> ResultSet {
+pub(super) fn ranges(parts: Vec<Part>) -> ResultSet {
     let columns = ["upto", "rows", "bytes", "sha256"];
     let columns = columns.map(Column::text).to_vec();
     let mut set = ResultSet::new(columns, "VERIFY_RANGES");

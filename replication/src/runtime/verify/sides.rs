@@ -248,7 +248,7 @@ pub(super) async fn ranges(client: &mut Client, span: Span, grain: Grain) -> Res
     parts.ok_or_else(|| client.broken("its ranges cannot be read"))
 }
 
-fn part(row: &Row) -> Option<Part> {
+pub(super) fn part(row: &Row) -> Option<Part> {
     let hash = row.0.get(3)?.as_ref()?;
     let digest = Digest {
         rows: row.text(1)?.parse().ok()?,

@@ -11,12 +11,13 @@ use proptest::prelude::*;
 use tokio::sync::mpsc;
 
 use super::mend::{Merge, Open, Shipped};
-use super::serve::page;
-use super::sides::{Piece, piece};
+use super::serve::{page, ranges};
+use super::sides::{Piece, part, piece};
 use super::{ANSWER_BYTES_MAX, Contents, PAGE_BYTES, cut};
-use crate::protocol::verify::{Grain, PARTS_MAX, Span};
+use crate::protocol::verify::{Digest, Grain, PARTS_MAX, Part, Span};
 use crate::runtime::clock::Clock;
 use crate::wire::result::ANSWER_ROWS_MAX;
+use crate::wire::strict::any_answer;
 
 type Model = BTreeMap<Bytes, Bytes>;
 
@@ -289,5 +290,37 @@ proptest! {
         let set = wanted.iter().filter(|(key, value)| before.get(*key) != Some(value)).count();
         let removed = before.keys().filter(|key| !wanted.contains_key(*key)).count();
         prop_assert_eq!(counted.mended_rows, (set + removed) as u64);
+    }
+
+    #[test]
+    fn ranges_are_read_as_they_were_answered(
+        parts in prop::collection::vec(
+            (prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), any::<(u64, u64, [u8; 32])>()),
+            0..5,
+        ),
+        gone in 1..4usize,
+    ) {
+        let parts = parts.into_iter().map(|(upto, (rows, bytes, hash))| Part {
+            upto: upto.map(Bytes::from),
+            digest: Digest { rows, bytes, hash },
+        });
+        let parts = parts.collect::<Vec<_>>();
+        let mut set = ranges(parts.clone());
+        let read = set.rows.iter().map(part).collect::<Option<Vec<_>>>();
+        prop_assert_eq!(read, Some(parts));
+        for row in &mut set.rows {
+            // The last range has no end; everything else is known.
+            row.0[gone] = None;
+            prop_assert!(part(row).is_none());
+            row.0.truncate(gone);
+            prop_assert!(part(row).is_none());
+        }
+    }
+
+    #[test]
+    fn any_answer_is_read_or_refused_but_never_panics(set in any_answer()) {
+        for row in &set.rows {
+            let _ = (part(row), piece(row));
+        }
     }
 }

@@ -93,6 +93,15 @@ fn show_takes_dotted_names_in_lower_case() {
 }
 
 #[test]
+fn the_name_of_a_setting_has_no_case_even_in_quotes() {
+    for text in ["SHOW \"A\"", "SHOW a", "SHOW A", "SHOW \"a\""] {
+        let command = taken(text);
+        assert_eq!(command, Command::Show("a".into()), "{text}");
+        assert_eq!(taken(&command.to_string()), command, "{text}");
+    }
+}
+
+#[test]
 fn slots_are_created_in_the_old_and_the_new_syntax() {
     for (text, reserve, temporary) in [
         ("CREATE_REPLICATION_SLOT s PHYSICAL", false, false),

@@ -5,6 +5,7 @@ use mainstay_storage::Lsn;
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::strict::any_answer;
 
 fn rows(result: ResultSet) -> RowSet {
     // Through the bytes, so that what is read is what a client gets.
@@ -85,5 +86,54 @@ proptest! {
         let spaces = spaces.collect::<Vec<_>>();
         let read = BackupTablespace::read(&rows(BackupTablespace::result(&spaces)));
         prop_assert_eq!(read, Ok(spaces));
+    }
+
+    #[test]
+    fn an_answer_that_lacks_a_column_or_a_value_is_refused(
+        (system_id, timeline) in any::<(u64, u32)>(),
+        position in any_lsn(),
+        at: usize,
+    ) {
+        let number = timeline;
+        let identity = SystemIdentity { system_id, timeline, position, database: None };
+        let created = CreatedSlot::physical("a");
+        let history = HistoryFile::new(number, String::new());
+        let next = NextTimeline { timeline, begin: position };
+        let bound = BackupBound { position, timeline };
+        type Read = fn(&RowSet) -> bool;
+        // Each with how many of its values have to be there.
+        let answers: [(ResultSet, usize, Read); 5] = [
+            (identity.result(), 3, |set| SystemIdentity::read(set).is_ok()),
+            (created.result(), 2, |set| CreatedSlot::read(set).is_ok()),
+            (history.result(), 2, |set| HistoryFile::read(set).is_ok()),
+            (next.result(), 2, |set| NextTimeline::read(set).is_ok()),
+            (bound.result(), 2, |set| BackupBound::read(set).is_ok()),
+        ];
+        for (answer, needed, read) in answers {
+            let set = rows(answer);
+            let width = set.rows[0].0.len();
+            prop_assert!(read(&set));
+            let changed = |change: &dyn Fn(&mut RowSet)| {
+                let mut set = set.clone();
+                change(&mut set);
+                read(&set)
+            };
+            let at = at % needed;
+            prop_assert!(!changed(&|set| set.rows[0].0[at] = None));
+            prop_assert!(!changed(&|set| set.rows[0].0[at] = Some(Bytes::from_static(b"\xFF")))
+                || set.columns[at].name == "content");
+            prop_assert!(!changed(&|set| set.rows[0].0.truncate(width - 1)));
+            prop_assert!(!changed(&|set| set.rows.clear()));
+            prop_assert!(!changed(&|set| set.rows.push(set.rows[0].clone())));
+            // A newer server may say more.
+            prop_assert!(changed(&|set| set.rows[0].0.push(None)));
+        }
+    }
+
+    #[test]
+    fn any_answer_is_read_or_refused_but_never_panics(set in any_answer()) {
+        let _ = (SystemIdentity::read(&set), read_show(&set), CreatedSlot::read(&set));
+        let _ = (HistoryFile::read(&set), NextTimeline::read(&set), BackupBound::read(&set));
+        let _ = (SlotPosition::read(&set), BackupTablespace::read(&set));
     }
 }

@@ -242,6 +242,27 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
+    fn a_verifier_is_its_whole_text(
+        iterations in 1..=u32::MAX,
+        salt in prop::collection::vec(any::<u8>(), 1..=128),
+        keys: [[u8; 32]; 2],
+    ) {
+        let [stored_key, server_key] = keys;
+        let verifier = Verifier { iterations, salt, stored_key, server_key, real: true };
+        let text = verifier.to_text();
+        let read = text.parse::<Verifier>().unwrap();
+        prop_assert_eq!(read.to_text(), text.clone());
+        prop_assert_eq!((read.salt, read.stored_key), (verifier.salt, stored_key));
+        prop_assert!(read.real);
+        for len in 0..text.len() {
+            prop_assert!(text[..len].parse::<Verifier>().is_err(), "{} characters", len);
+        }
+        for more in ["x", "=", ":", "$", "\n"] {
+            prop_assert!(format!("{text}{more}").parse::<Verifier>().is_err(), "{}", more);
+        }
+    }
+
+    #[test]
     fn any_message_is_taken_or_refused_but_never_panics(
         message in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..60),

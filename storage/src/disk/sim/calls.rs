@@ -14,7 +14,7 @@ use super::SimDisk;
 use super::hold::Hold;
 use super::state::{DiskCall, DiskOp, State};
 use super::tree::Id;
-use crate::disk::{Disk, DiskFile, DiskLock};
+use crate::disk::{Disk, DiskEntry, DiskFile, DiskLock};
 
 impl SimDisk {
     fn enter(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -86,6 +86,10 @@ impl Disk for SimDisk {
         self.call(DiskOp::Remove, path, |state| state.tree.remove(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.call(DiskOp::RemoveDir, path, |state| state.tree.remove_dir(path))
+    }
+
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.call(DiskOp::CreateDir, path, |state| {
             if state.tree.lookup(path).is_err() {
@@ -110,6 +114,31 @@ impl Disk for SimDisk {
                 }
             },
         )
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.hold.wait(path);
+        self.enter()?.call(
+            DiskCall::new(DiskOp::SyncFile, path),
+            |state| {
+                let file = state.tree.lookup_file(path)?;
+                state.tree.file_mut(file).sync();
+                Ok(())
+            },
+            |state| {
+                if let Ok(file) = state.tree.lookup_file(path) {
+                    state.tree.file_mut(file).forget();
+                }
+            },
+        )
+    }
+
+    fn entry(&self, path: &Path) -> io::Result<Option<DiskEntry>> {
+        self.call(DiskOp::Entry, path, |state| match state.tree.lookup(path) {
+            Ok(id) => Ok(Some(state.tree.entry(id))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

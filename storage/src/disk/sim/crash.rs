@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::content::Content;
 use super::file::{Change, File, SECTOR_BYTES, pieces};
+use super::names::{Name, NameChange};
 use super::random::Random;
 use super::tree::{Node, Tree};
 
@@ -26,7 +27,8 @@ pub enum CrashMode {
     /// garbage; each size change independently arrives or not; of the names of the whole disk,
     /// those changed first arrive, up to a random point, as a journal would have it.
     Random,
-    /// Like `Random`, but any subset of the changes of names arrives.
+    /// Like `Random`, but any subset of the changes of names arrives. No file is lost by being
+    /// renamed.
     Nasty,
     /// Exactly the named sectors of one file.
     Sectors(SectorChoice),
@@ -114,11 +116,28 @@ impl Tree {
                 let kept = random.index(changes.len() + 1);
                 changes.truncate(kept);
             }
-            CrashMode::Nasty => changes.retain(|_| random.chance(50)),
+            CrashMode::Nasty => {
+                return self.make_some_durable(changes, || random.chance(50));
+            }
             CrashMode::Sectors(choice) if choice.keep_rest => {}
             CrashMode::Sectors(_) => changes.clear(),
         }
         self.make_durable(changes);
+    }
+
+    /// Makes any of the changes durable, in their order, that `arrives` lets through.
+    fn make_some_durable(&mut self, changes: Vec<NameChange>, mut arrives: impl FnMut() -> bool) {
+        for change in changes {
+            let arrives = arrives();
+            if arrives && change.behind.as_ref().is_none_or(|name| self.has(name)) {
+                self.make_durable(vec![change]);
+            }
+        }
+    }
+
+    fn has(&self, name: &Name) -> bool {
+        let durable = self.dir(name.dir).ok().map(|dir| &dir.durable);
+        durable.and_then(|names| names.get(&name.name)).copied() == name.id
     }
 }
 

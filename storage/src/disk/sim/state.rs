@@ -67,8 +67,11 @@ pub enum DiskOp {
     Create,
     Rename,
     Remove,
+    RemoveDir,
     CreateDir,
     SyncDir,
+    SyncFile,
+    Entry,
     List,
     Exists,
     Lock,
@@ -101,11 +104,11 @@ pub struct DiskCall {
 impl DiskCall {
     /// Whether a call of this kind may have changed a content or a name; a sync changes neither.
     pub fn changes(&self) -> bool {
-        use DiskOp::{Exists, Len, List, Lock, Open, Read, SyncData, SyncDir};
+        use DiskOp::{Entry, Exists, Len, List, Lock, Open, Read, SyncData, SyncDir, SyncFile};
         let op = self.op;
         !matches!(
             op,
-            Open | List | Exists | Lock | Read | Len | SyncData | SyncDir
+            Open | List | Entry | Exists | Lock | Read | Len | SyncData | SyncDir | SyncFile
         )
     }
 

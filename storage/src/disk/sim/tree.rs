@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::File;
+use super::names::{Name, NameChange, keep_names};
+use crate::disk::DiskEntry;
 
 /// An inode number; never used twice.
 pub(super) type Id = u64;
@@ -28,13 +30,6 @@ pub(super) enum Node {
 pub(super) struct Dir {
     pub(super) current: BTreeMap<OsString, Id>,
     pub(super) durable: BTreeMap<OsString, Id>,
-}
-
-/// Names of one directory that change together or not at all.
-#[derive(Debug, Clone)]
-pub(super) struct NameChange {
-    dir: Id,
-    names: Vec<(OsString, Option<Id>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -82,10 +77,10 @@ impl Tree {
         self.dir(id).map(|_| id)
     }
 
-    fn dir(&self, id: Id) -> io::Result<&Dir> {
-        match &*self.nodes[&id] {
-            Node::Dir(dir) => Ok(dir),
-            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
+    pub(super) fn dir(&self, id: Id) -> io::Result<&Dir> {
+        match self.nodes.get(&id).map(|node| &**node) {
+            Some(Node::Dir(dir)) => Ok(dir),
+            _ => Err(io::ErrorKind::NotADirectory.into()),
         }
     }
 
@@ -136,7 +131,7 @@ impl Tree {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let id = self.add(Node::File(File::default()));
-        self.change(dir, vec![(name.to_owned(), Some(id))]);
+        self.change(vec![Name::new(dir, name, Some(id))]);
         Ok(id)
     }
 
@@ -149,7 +144,7 @@ impl Tree {
                 Some(id) => *id,
                 None => {
                     let id = self.add(Node::Dir(Dir::default()));
-                    self.change(at, vec![(name.to_owned(), Some(id))]);
+                    self.change(vec![Name::new(at, name, Some(id))]);
                     id
                 }
             };
@@ -163,8 +158,25 @@ impl Tree {
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         self.lookup_file(path)?;
         let (dir, name) = self.parent(path)?;
-        self.change(dir, vec![(name.to_owned(), None)]);
+        self.change(vec![Name::new(dir, name, None)]);
         Ok(())
+    }
+
+    pub(super) fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
+        let id = self.lookup_dir(path)?;
+        let (dir, name) = self.parent(path)?;
+        if !self.dir(id)?.current.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.change(vec![Name::new(dir, name, None)]);
+        Ok(())
+    }
+
+    pub(super) fn entry(&self, id: Id) -> DiskEntry {
+        match *self.nodes[&id] {
+            Node::File(_) => DiskEntry::File,
+            Node::Dir(_) => DiskEntry::Dir,
+        }
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
@@ -180,14 +192,16 @@ impl Tree {
             return Ok(());
         }
         self.check_rename(source, target, from, to)?;
-        let link = (to_name.to_owned(), Some(source));
-        let unlink = (from_name.to_owned(), None);
-        if from_dir == to_dir {
-            self.change(to_dir, vec![link, unlink]);
+        let link = Name::new(to_dir, to_name, Some(source));
+        let unlink = Name::new(from_dir, from_name, None);
+        // A directory has one name on any file system.
+        if from_dir == to_dir || self.entry(source) == DiskEntry::Dir {
+            self.change(vec![link, unlink]);
         } else {
             // Two directories, two promises: each half needs the sync of its own directory.
-            self.change(to_dir, vec![link]);
-            self.change(from_dir, vec![unlink]);
+            self.change(vec![link.clone()]);
+            self.change(vec![unlink]);
+            self.pending.last_mut().expect("one was added").behind = Some(link);
         }
         Ok(())
     }
@@ -228,42 +242,54 @@ impl Tree {
             .collect())
     }
 
-    fn change(&mut self, dir: Id, names: Vec<(OsString, Option<Id>)>) {
-        let change = NameChange { dir, names };
-        apply(&change, &mut self.dir_mut(dir).current);
-        self.pending.push(change);
+    fn change(&mut self, names: Vec<Name>) {
+        for name in &names {
+            name.apply(&mut self.dir_mut(name.dir).current);
+        }
+        let behind = None;
+        self.pending.push(NameChange { names, behind });
     }
 
-    /// Makes the pending names of a directory durable.
+    /// Makes the pending names of a directory durable. With a directory that moved goes what was
+    /// pending before where it came from or went to.
     pub(super) fn sync_dir(&mut self, dir: Id) {
-        let (ours, others) = self.pending.drain(..).partition(|change| change.dir == dir);
+        let mut dirs = BTreeSet::from([dir]);
+        let pending = std::mem::take(&mut self.pending);
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for change in pending.into_iter().rev() {
+            match dirs.iter().any(|dir| change.is_in(*dir)) {
+                true => {
+                    dirs.extend(change.names.iter().map(|name| name.dir));
+                    ours.push(change);
+                }
+                false => others.push(change),
+            }
+        }
+        ours.reverse();
+        others.reverse();
         self.pending = others;
         self.make_durable(ours);
     }
 
     /// A failed sync: the pending names of a directory will never be written.
     pub(super) fn forget_names(&mut self, dir: Id) {
-        self.pending.retain(|change| change.dir != dir);
+        self.pending.retain(|change| !change.is_in(dir));
     }
 
     pub(super) fn make_durable(&mut self, changes: Vec<NameChange>) {
-        for change in changes {
-            let names = &mut self.dir_mut(change.dir).durable;
-            apply(&change, names);
+        for name in changes.iter().flat_map(|change| &change.names) {
+            name.apply(&mut self.dir_mut(name.dir).durable);
         }
     }
 
     /// Binds a name, durably and at once, and settles what was pending for it.
     fn bind(&mut self, dir: Id, name: &OsStr, id: Option<Id>) {
-        for change in self.pending.iter_mut().filter(|change| change.dir == dir) {
-            change.names.retain(|(pending, _)| pending != name);
-        }
-        self.pending.retain(|change| !change.names.is_empty());
-        let names = vec![(name.to_owned(), id)];
-        let change = NameChange { dir, names };
+        let bound = Name::new(dir, name, id);
+        let other = |pending: &Name| pending.dir != dir || pending.name != bound.name;
+        keep_names(&mut self.pending, other);
         let dir = self.dir_mut(dir);
-        apply(&change, &mut dir.current);
-        apply(&change, &mut dir.durable);
+        bound.apply(&mut dir.current);
+        bound.apply(&mut dir.durable);
     }
 
     /// Puts a durable file there, with its directories.
@@ -328,14 +354,14 @@ impl Tree {
         let live = self.reachable(open, true);
         self.nodes.retain(|id, _| live.contains(id));
         // A directory that is gone takes what was pending in it along.
-        self.pending.retain(|change| live.contains(&change.dir));
+        keep_names(&mut self.pending, |name| live.contains(&name.dir));
     }
 
     fn reachable(&self, open: impl Iterator<Item = Id>, durably: bool) -> BTreeSet<Id> {
         let mut todo: Vec<Id> = open.chain([ROOT]).collect();
         if durably {
             let names = self.pending.iter().flat_map(|change| &change.names);
-            todo.extend(names.filter_map(|(_, id)| *id));
+            todo.extend(names.filter_map(|name| name.id));
         }
         let mut live = BTreeSet::new();
         while let Some(id) = todo.pop() {
@@ -358,14 +384,5 @@ fn plain(part: Component<'_>) -> io::Result<Option<&OsStr>> {
         Component::Normal(name) => Ok(Some(name)),
         Component::ParentDir => Err(io::ErrorKind::InvalidInput.into()),
         Component::RootDir | Component::CurDir | Component::Prefix(_) => Ok(None),
-    }
-}
-
-fn apply(change: &NameChange, names: &mut BTreeMap<OsString, Id>) {
-    for (name, id) in &change.names {
-        match id {
-            Some(id) => names.insert(name.clone(), *id),
-            None => names.remove(name),
-        };
     }
 }

@@ -146,14 +146,17 @@ fn a_long_scan_is_not_held_up_by_replay_and_sees_none_of_it() {
     assert_eq!(seen, 1_000);
 }
 
-fn copied() -> (TempDir, Vec<u8>) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = MemoryStore::new(Arc::new(OsDisk));
+const COPY: &str = "/copy/memory-store";
+
+fn copied() -> (Arc<SimDisk>, Vec<u8>) {
+    let disk = Arc::new(SimDisk::new(1));
+    disk.create_dir(Path::new("/copy")).unwrap();
+    let mut store = MemoryStore::new(disk.clone());
     store.apply(&put(8, "key", "value")).unwrap();
     store.checkpoint(Lsn::MAX).unwrap();
-    store.snapshot(dir.path()).unwrap();
-    let bytes = std::fs::read(dir.path().join("memory-store")).unwrap();
-    (dir, bytes)
+    store.snapshot(Path::new("/copy")).unwrap();
+    let bytes = disk.read_file(COPY);
+    (disk, bytes)
 }
 
 #[test]
@@ -167,13 +170,13 @@ fn the_bytes_of_a_copy_never_change() {
 
 #[test]
 fn a_copy_of_a_newer_format_says_so() {
-    let (dir, mut bytes) = copied();
+    let (disk, mut bytes) = copied();
     bytes[8] = 2;
     let body = bytes.len() - 4;
     let crc = crc32fast::hash(&bytes[..body]).to_le_bytes();
     bytes[body..].copy_from_slice(&crc);
-    std::fs::write(dir.path().join("memory-store"), &bytes).unwrap();
-    let opened = MemoryStore::open_snapshot(Arc::new(OsDisk), dir.path());
+    disk.write_file(COPY, &bytes);
+    let opened = MemoryStore::open_snapshot(disk, Path::new("/copy"));
     assert!(matches!(opened, Err(Error::Format { found: 2, .. })));
 }
 
@@ -198,15 +201,16 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_copy_is_refused(at: usize, flip in 1u8.., cut: usize) {
-        let (dir, bytes) = copied();
-        let path = dir.path().join("memory-store");
-        let open = || MemoryStore::open_snapshot(Arc::new(OsDisk), dir.path());
+    fn a_damaged_copy_is_refused(at: usize, flip in 1u8.., cut: usize, more: u8) {
+        let (disk, bytes) = copied();
         let mut flipped = bytes.clone();
         flipped[at % bytes.len()] ^= flip;
-        std::fs::write(&path, &flipped).unwrap();
-        assert!(matches!(open(), Err(Error::Corrupt { .. })));
-        std::fs::write(&path, &bytes[..cut % bytes.len()]).unwrap();
-        assert!(matches!(open(), Err(Error::Corrupt { .. })));
+        let cut = bytes[..cut % bytes.len()].to_vec();
+        for damaged in [flipped, cut, [bytes, vec![more]].concat()] {
+            disk.write_file(COPY, &damaged);
+            let opened = MemoryStore::open_snapshot(disk.clone(), Path::new("/copy"));
+            let refused = matches!(opened, Err(Error::Corrupt { .. }));
+            prop_assert!(refused);
+        }
     }
 }

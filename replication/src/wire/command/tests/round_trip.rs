@@ -219,10 +219,27 @@ proptest! {
     }
 
     #[test]
+    fn no_character_behind_a_command_is_passed_over(command in any_command()) {
+        let text = command.to_string();
+        for more in ["x", "'", ",", ")", "\0", "é"] {
+            let longer = format!("{text}{more}");
+            prop_assert_ne!(Command::parse(&longer, NATIVE).ok(), Some(command.clone()), "{}", longer);
+        }
+        // What is cut is refused, or a command of its own.
+        for (len, _) in text.char_indices() {
+            let Ok(read) = Command::parse(&text[..len], NATIVE) else { continue };
+            let again = Command::parse(&read.to_string(), NATIVE);
+            prop_assert_eq!(again, Ok(read), "{}", &text[..len]);
+        }
+    }
+
+    #[test]
     fn any_text_is_taken_or_refused_but_never_panics(
         word in prop::sample::select(vec![
             "START_REPLICATION", "BASE_BACKUP", "CREATE_REPLICATION_SLOT", "SHOW",
-            "ALTER_REPLICATION_SLOT", "TIMELINE_HISTORY", "PROMISE_TIMELINE", "SELECT", "VERIFY_ROWS", "",
+            "ALTER_REPLICATION_SLOT", "TIMELINE_HISTORY", "PROMISE_TIMELINE", "SELECT", "",
+            "VERIFY_BEGIN", "VERIFY_RANGES", "VERIFY_ROWS", "FAIL_OVER", "TAKE_OVER",
+            "TIMELINE_OPENED", "REGISTER_STANDBY", "DROP_REPLICATION_SLOT", "READ_REPLICATION_SLOT",
         ]),
         rest in prop_oneof![
             "\\PC{0,40}",

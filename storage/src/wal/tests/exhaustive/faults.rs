@@ -9,7 +9,8 @@ use super::stage::{DEADLINE, create, entries, fill, flushed, open, options, put}
 use super::{sampled, whole};
 use crate::disk::{CrashMode, Disk, DiskCall, DiskFault, DiskOp, SimDisk};
 use crate::error::Error;
-use crate::wal::{NewLog, Wal, WalOptions};
+use crate::lsn::Lsn;
+use crate::wal::{NewLog, Wal, WalOptions, segment_file_name};
 
 const FAULTS: [DiskFault; 6] = [
     DiskFault::Io,
@@ -230,6 +231,9 @@ fn a_sync_fails(before: u8, also: Option<u64>) {
     assert!(!write("lost on the disk"));
     assert!(wal.poisoned().is_some());
     drop(wal);
+    // What is written once more ends where the log does, whatever has the name of a segment.
+    let last = segment_file_name(1, SIZE.segment_of(Lsn::MAX), SIZE);
+    disk.write_file(Path::new(WAL).join(last), &[0; 100]);
     let (wal, recovered) = open(disk.clone()).unwrap();
     let all = entries(&wal);
     assert_eq!(recovered.end, wal.flushed().get());

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::bench::{DIR, SIZE};
-use crate::disk::{Disk, DiskFile, DiskLock, SimDisk};
+use crate::disk::{Disk, DiskEntry, DiskFile, DiskLock, SimDisk};
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -220,12 +220,24 @@ impl Disk for Recorder {
         self.keep(self.disk.remove(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.keep(self.disk.remove_dir(path))
+    }
+
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.keep(self.disk.create_dir(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.keep(self.disk.sync_dir(path))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.keep(self.disk.sync_file(path))
+    }
+
+    fn entry(&self, path: &Path) -> io::Result<Option<DiskEntry>> {
+        self.disk.entry(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
