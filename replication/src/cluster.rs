@@ -100,7 +100,9 @@ impl ClusterConfig {
     /// `primary` is the primary from now on, and no standby.
     pub fn take_over(&mut self, primary: Member) {
         let before = std::mem::replace(&mut self.primary, primary);
-        self.leaves(before.name, before.incarnation);
+        if before.name != self.primary.name {
+            self.leaves(before.name, before.incarnation);
+        }
         let own = &self.primary.name;
         self.standbys.retain(|member| member.name != *own);
         self.former.retain(|(name, _)| name != own);

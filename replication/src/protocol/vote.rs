@@ -84,9 +84,10 @@ pub fn may_promise(
 /// has the vote with the life `named`.
 ///
 /// A primary that goes on has all that was confirmed to it, so a copy does not lack it; it only
-/// wants to hear of whoever took its place. Where it asks all whom the policy counts, those who
-/// let that one are among them, copies or not, and one that is none says so. And a name that its
-/// log never heard of can have promised nobody anything.
+/// wants to hear of whoever took its place. Where all whom the policy counts have to let it go on,
+/// those who let that one are among them, and one that is no copy says so; where there is but one,
+/// nobody else can have been let. And a name that its log never heard of can have promised nobody
+/// anything.
 pub fn promise_counts(
     purpose: Purpose,
     policy: &BoundPolicy,
@@ -96,7 +97,7 @@ pub fn promise_counts(
     let counted = policy.counted().len();
     let enough = match purpose {
         Purpose::Promote => false,
-        Purpose::Raise => policy.promises_needed() >= counted,
+        Purpose::Raise => counted == 1,
         Purpose::Restart => policy.needed() >= counted || named.is_none(),
     };
     named == Some(life) || enough || canary("promises-of-any-life")
@@ -259,8 +260,10 @@ mod tests {
             assert_eq!(unheard, purpose == Purpose::Restart);
             let all_let_it_go_on = counts(purpose, "ANY 3 (b, c, d)", Some(12));
             assert_eq!(all_let_it_go_on, purpose == Purpose::Restart);
-            let all_promise = counts(purpose, "ANY 1 (b, c, d)", Some(12));
-            assert_eq!(all_promise, purpose == Purpose::Raise);
+            // Whoever promised another candidate promises a higher number as well.
+            assert!(!counts(purpose, "ANY 1 (b, c, d)", Some(12)));
+            let only = counts(purpose, "ANY 1 (b)", Some(12));
+            assert_eq!(only, purpose != Purpose::Promote);
         }
     }
 }

@@ -119,9 +119,10 @@ pub(crate) async fn serve(core: &Arc<Core>, asked: &PromiseTimeline) -> Answer {
             .map_or(Purpose::Promote, |_| Purpose::Restart),
         opened: opened.unwrap_or_else(|| (*core.wal.history()).clone()),
     };
-    let (life, cluster) = (core.wal.identity().incarnation, core.cluster());
-    let votes = cluster.has_vote(&core.name, life);
-    let promise = match may_promise(votes, request.purpose, &request.candidate, Some(&cluster)) {
+    let (life, cluster) = (core.wal.identity().incarnation, core.logged_cluster());
+    let cluster = cluster.as_ref();
+    let votes = cluster.is_some_and(|cluster| cluster.has_vote(&core.name, life));
+    let promise = match may_promise(votes, request.purpose, &request.candidate, cluster) {
         true => make(core, request, Some(&asked.address)).await,
         false => Ok(Promise::Refused(PromiseRefusal::NoVote)),
     };

@@ -246,7 +246,7 @@ impl Attempt<'_> {
                 return Ok(Some(Event::OwnAnswered {
                     promise,
                     policies,
-                    lives: core.cluster().lives(),
+                    lives: core.lives(),
                 }));
             }
             Action::AskPromise(name, request) => {
@@ -315,7 +315,7 @@ fn by_votes(config: &CandidateConfig) -> bool {
 
 fn config(core: &Core, purpose: Purpose, options: &PromoteOptions) -> Result<CandidateConfig> {
     let (cluster, policies) = (core.cluster(), core.policies()?);
-    let lives = cluster.lives();
+    let lives = core.lives();
     let mut also_probe = vec![cluster.primary.name];
     // Some need not agree, but one of them may be the primary by now. Whoever is forced does not
     // heed what they say, and neither does a running primary.

@@ -111,6 +111,7 @@ impl Node {
         let (Some(session), Some(cluster)) = (life.sessions.get(&conn), &mut life.cluster) else {
             return Ok(());
         };
+        let before = cluster.clone();
         let (name, incarnation) = session.standby();
         let mut known = cluster.standbys.iter_mut();
         if let Some(known) = known.find(|member| member.name == name) {
@@ -119,7 +120,10 @@ impl Node {
         world.tell(format!("{name} gets its vote"));
         match self.log_config()? {
             Some(end) => self.commit(CommitEvent::VoteLogged { name, end }, world),
-            None => Ok(()),
+            None => {
+                self.life().cluster = Some(before);
+                Ok(())
+            }
         }
     }
 

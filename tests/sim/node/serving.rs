@@ -454,7 +454,8 @@ impl Node {
                 commit,
             }));
         }
-        if waits && sealed > session.sealed.max(flushed) {
+        let configured = wal.config().1 <= flushed;
+        if waits && configured && sealed > session.sealed.max(flushed) {
             wal.allow_overlap()?;
             session.sealed = sealed;
             return Ok(Some(Event::Sendable(sealed)));

@@ -41,8 +41,9 @@ impl SyncState {
 pub(super) struct Standby {
     pub(super) session: u64,
     pub(super) streaming: bool,
-    /// `None` while the log is to say that it has the vote.
-    pub(super) vote: Option<Vote>,
+    pub(super) vote: Vote,
+    /// The log is to say that it has the vote. Still so with the next report, it could not.
+    pub(super) asked: bool,
     /// Its data were copied or rolled back, and nobody was told yet that it counts again.
     pub(super) lost: bool,
     pub(super) reported: Positions,
@@ -51,7 +52,7 @@ pub(super) struct Standby {
 impl Standby {
     pub(super) fn counts(&self) -> bool {
         let flushed = self.reported.flush;
-        let votes = matches!(self.vote, Some(Vote::From(at) | Vote::Again(at)) if at <= flushed);
+        let votes = matches!(self.vote, Vote::From(at) | Vote::Again(at) if at <= flushed);
         self.streaming && (votes || canary("vote-without-catching-up"))
     }
 }
@@ -135,14 +136,17 @@ impl Members<'_> {
         let Some(at) = counted.iter().position(|counted| counted == name) else {
             return (SyncState::Async, 0);
         };
+        let there = self.position(name, |at| at.flush).is_some();
         if let SyncPolicy::Any { .. } = policy.policy() {
-            return (SyncState::Quorum, 1);
+            return match there {
+                true => (SyncState::Quorum, 1),
+                false => (SyncState::Potential, 1),
+            };
         }
         let earlier = counted.iter().take(at);
         let before = earlier
             .filter(|name| self.position(name, |at| at.flush).is_some())
             .count();
-        let there = self.position(name, |at| at.flush).is_some();
         match there && before < policy.needed() {
             true => (SyncState::Sync, at + 1),
             false => (SyncState::Potential, at + 1),

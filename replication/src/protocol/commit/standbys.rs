@@ -31,7 +31,8 @@ impl Committer {
                 let standby = Standby {
                     session,
                     streaming: false,
-                    vote: Some(vote),
+                    vote,
+                    asked: false,
                     lost,
                     reported: Positions::default(),
                 };
@@ -52,10 +53,11 @@ impl Committer {
                 let standby = self.session(&name, session).filter(|_| ours);
                 let Some(standby) = standby else { return };
                 standby.reported = positions;
+                standby.asked = false;
             }
             Event::VoteLogged { name, end } => {
                 if let Some(standby) = self.standbys.get_mut(&name) {
-                    standby.vote = Some(Vote::Again(end));
+                    (standby.vote, standby.asked) = (Vote::Again(end), false);
                 }
             }
             Event::Disconnected { name, session } => {
@@ -77,17 +79,17 @@ impl Committer {
     pub(super) fn settle_votes(&mut self, out: &mut Vec<Action>) {
         let members = self.members();
         let regains = |(name, standby): (&NodeName, &Standby)| {
-            let Some(Vote::Lost(end)) = standby.vote else {
+            let Vote::Lost(end) = standby.vote else {
                 return None;
             };
             let mut policies = self.policies.iter().map(|(policy, _)| policy);
             let may = policies.all(|policy| members.may_regain(policy, name, end));
-            let regains = may && standby.reported.flush >= end;
+            let regains = may && !standby.asked && standby.reported.flush >= end;
             regains.then(|| (name.clone(), standby.session))
         };
         for (name, session) in self.standbys.iter().filter_map(regains).collect::<Vec<_>>() {
             if let Some(standby) = self.standbys.get_mut(&name) {
-                standby.vote = None;
+                standby.asked = true;
             }
             out.push(Action::VoteGranted { name, session });
         }

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{PossibleLoss, PromiseRefusal};
+use crate::protocol::vote::Lives;
 use crate::runtime::promote::PromoteOptions;
 use crate::time::Moment;
 
@@ -149,11 +150,67 @@ impl Core {
         stopped.or_else(wrong).or_else(no_vote)
     }
 
+    /// What the log says of the cluster, if that can be read and says anything yet.
+    pub(crate) fn logged_cluster(&self) -> Option<ClusterConfig> {
+        ClusterConfig::decode(&self.wal.config().0).ok().flatten()
+    }
+
+    /// The lives of data that have a vote, as the log says.
+    pub(crate) fn lives(&self) -> Lives {
+        let cluster = self.logged_cluster();
+        cluster.map(|cluster| cluster.lives()).unwrap_or_default()
+    }
+
     /// Whether this node's data are not the life that votes for it: they were copied, and have not
     /// caught up yet, so what its old self confirmed may be missing.
     pub(crate) fn lacks_vote(&self) -> bool {
         let own = self.wal.identity().incarnation;
         let policies = self.policies().unwrap_or_default();
-        self.cluster().lacks_vote(&self.name, own, &policies)
+        match self.logged_cluster() {
+            Some(cluster) => cluster.lacks_vote(&self.name, own, &policies),
+            // A copy that has not got there yet: who is counted is not known here.
+            None => !self.is_primary(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mainstay_storage::{NewLog, OsDisk, SegmentSize, Signal, Wal, WalOptions};
+
+    use super::*;
+    use crate::config::WalStreamingConfig;
+    use crate::event::Observer;
+
+    #[tokio::test]
+    async fn a_copy_whose_log_names_nobody_yet_votes_for_nobody_and_is_not_promoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog {
+            own: false,
+            ..NewLog::new_cluster(SegmentSize::MIN)
+        };
+        let wal = Wal::create(Arc::new(OsDisk), dir.path(), new, &options).unwrap();
+        let config = WalStreamingConfig {
+            name: "b".to_owned(),
+            follow: vec!["127.0.0.1:1".to_owned()],
+            sync: Some("ANY 1 (b, c)".parse().unwrap()),
+            ..WalStreamingConfig::default()
+        };
+        let nothing = Signal::new(Lsn::ZERO);
+        let core = Core::new(config, Vec::new(), wal, nothing, None, Observer::default());
+        let core = Arc::new(core.unwrap());
+        assert!(core.lacks_vote() && core.lives().is_empty());
+        let no_vote = PromiseRefusal::NoVote.to_string();
+        assert_eq!(core.passed_over(), Some(no_vote.clone()));
+        let options = PromoteOptions::default();
+        let refused = crate::runtime::promote::run(&core, &options, &mut None).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(&no_vote), "{refused}");
     }
 }

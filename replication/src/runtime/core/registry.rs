@@ -248,18 +248,18 @@ impl Core {
             return;
         };
         let life = connected.life;
-        let known = state
-            .cluster
-            .standbys
-            .iter_mut()
-            .find(|member| &member.name == name);
-        if let Some(known) = known {
+        let mut cluster = state.cluster.clone();
+        let mut known = cluster.standbys.iter_mut();
+        if let Some(known) = known.find(|member| &member.name == name) {
             known.incarnation = life;
         }
         let name = name.clone();
-        match self.log_config(&state.cluster) {
-            Ok(end) => self.decide(state, Event::VoteLogged { name, end }),
-            Err(error) => tracing::warn!(%name, %error, "cannot log the standby's vote"),
+        match self.log_config(&cluster) {
+            Ok(end) => {
+                state.cluster = cluster;
+                self.decide(state, Event::VoteLogged { name, end });
+            }
+            Err(error) => tracing::warn!(%name, %error, "cannot log the standby's vote yet"),
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) async fn run(
         Ok(Ok(policies)) => Event::Fetched {
             end: promise::log_end(&core.wal),
             policies,
-            lives: core.cluster().lives(),
+            lives: core.lives(),
         },
         Ok(Err(error)) => {
             tracing::warn!(%error, "cannot fetch the log of a member");

@@ -17,6 +17,10 @@ impl Session {
         let refused = |sqlstate, text: String| Box::new(ErrorFields::error(sqlstate, text));
         let name = standby.name.parse();
         let name = name.map_err(|error| refused(sqlstate::INVALID_NAME, format!("{error}")))?;
+        if standby.incarnation.is_nil() {
+            let why = "the nil incarnation is no life of any data".to_owned();
+            return Err(refused(sqlstate::INVALID_PARAMETER_VALUE, why));
+        }
         let cluster = self.core.cluster();
         let known = cluster.standby(&name).cloned();
         let member = Member {

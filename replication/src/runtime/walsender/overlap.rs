@@ -42,6 +42,8 @@ impl Stream {
             return None;
         }
         self.sealed = to;
-        Some(Event::Sendable(to))
+        // Nobody else is to know more of who has a vote than this primary after a crash.
+        let (_, configured) = core.wal.config();
+        (configured <= core.wal.flushed().get()).then_some(Event::Sendable(to))
     }
 }
