@@ -1,0 +1,220 @@
+//! Every way in which something can fail is one that some test expects.
+//!
+//! A variant of an error is expected where code of a test names it, where a script's recorded
+//! answers do, or where a test quotes its words. Tests in a file `error.rs` do not count: they make
+//! errors by hand. That a test which names an error meets it is left to whoever reads the test.
+
+use super::none;
+use super::scan;
+use super::sources::{Source, files, read, sources};
+
+/// Fixed words of a message that are as long belong to that message alone.
+const WORDS_MIN: usize = 16;
+
+/// Names that tests give to the error of a crate of ours.
+const ALIASES: [(&str, &str); 2] = [("StorageError", "storage"), ("Storage", "storage")];
+
+/// An enum of errors.
+#[derive(Debug)]
+struct Errors {
+    path: String,
+    name: String,
+    /// Each variant with its message.
+    variants: Vec<(String, String)>,
+}
+
+impl Errors {
+    /// The names under which another crate knows it.
+    fn krate(&self) -> &str {
+        krate(&self.path)
+    }
+}
+
+fn krate(path: &str) -> &str {
+    let top = path.split('/').next().unwrap_or_default();
+    match top {
+        "storage" | "replication" => top,
+        _ => "",
+    }
+}
+
+/// The enums of `source` that derive `thiserror::Error`.
+fn errors(source: &Source) -> Vec<Errors> {
+    let mut found = Vec::new();
+    for (at, derive) in source.blanked.match_indices("thiserror::Error)]") {
+        let from = at + derive.len();
+        let item = &source.blanked[from..][..scan::item_end(&source.blanked[from..])];
+        let Some((head, _)) = item.split_once('{') else {
+            continue;
+        };
+        let Some((_, name)) = head.split_once("enum ") else {
+            continue;
+        };
+        let mut variants = Vec::new();
+        let (mut line_at, mut before) = (from, from);
+        for line in item.split_inclusive('\n') {
+            let name = line.strip_prefix("    ").unwrap_or_default();
+            if name.starts_with(|c: char| c.is_ascii_uppercase()) {
+                let end = name.find(|c| !scan::is_word(c)).unwrap_or(name.len());
+                let message = message(&source.text[before..line_at]);
+                variants.push((name[..end].to_owned(), message));
+                before = line_at;
+            }
+            line_at += line.len();
+        }
+        found.push(Errors {
+            path: source.path.clone(),
+            name: name.trim().to_owned(),
+            variants,
+        });
+    }
+    found
+}
+
+/// The text of the last `#[error("..")]` in `attributes`.
+fn message(attributes: &str) -> String {
+    let Some((_, rest)) = attributes.rsplit_once("#[error(") else {
+        return String::new();
+    };
+    let Some((_, rest)) = rest.split_once('"') else {
+        return String::new();
+    };
+    let mut text = String::new();
+    let mut chars = rest.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => break,
+            '\\' => match chars.next() {
+                // A line that goes on, without what the next one begins with.
+                Some('\n') => {
+                    let rest = chars.as_str().trim_start_matches(' ');
+                    chars = rest.chars();
+                }
+                Some(escaped) => text.push(escaped),
+                None => break,
+            },
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// The fixed words between the placeholders of a message that nobody says by chance.
+fn words(message: &str) -> impl Iterator<Item = &str> {
+    let pieces = message.split(['{', '}']).step_by(2);
+    pieces.filter(|piece| piece.len() >= WORDS_MIN)
+}
+
+/// What tests say: where, the paths that their code names, and their text.
+struct Test {
+    path: String,
+    names: Vec<String>,
+    text: String,
+}
+
+/// The parts of a source that are for tests alone.
+fn test(source: &Source) -> Option<Test> {
+    const MARK: &str = "#[cfg(test)]";
+    if source.path.ends_with("/error.rs") || source.path.starts_with("tests/tidy") {
+        return None;
+    }
+    let (mut code, mut text) = (String::new(), String::new());
+    if source.code.is_empty() {
+        (code, text) = (source.blanked.clone(), source.text.clone());
+    } else {
+        for (at, _) in source.blanked.match_indices(MARK) {
+            let end = at + scan::item_end(&source.blanked[at..]);
+            code += &source.blanked[at..end];
+            text += &source.text[at..end];
+        }
+    }
+    Some(Test {
+        path: source.path.clone(),
+        names: scan::paths(&code),
+        text: joined(&text),
+    })
+}
+
+/// `text` with strings that go on in the next line in one piece.
+fn joined(text: &str) -> String {
+    let mut pieces = text.split("\\\n");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |all, piece| all + piece.trim_start_matches(' '))
+}
+
+/// Whether `test` names the variant of `errors`, whose namesakes are `others`.
+fn is_named(test: &Test, errors: &Errors, variant: &str, others: &[&Errors]) -> bool {
+    let alone = others.iter().all(|other| other.krate() != errors.krate());
+    let room = errors.path.rsplit_once('/').map_or("", |(room, _)| room);
+    let imported = format!("mainstay_storage::{}", errors.name);
+    let foreign = test.names.contains(&imported) && krate(&test.path) != "storage";
+    test.names.iter().any(|path| {
+        let mut parts = path.rsplit("::");
+        if parts.next() != Some(variant) {
+            return false;
+        }
+        let (name, before) = (parts.next().unwrap_or_default(), parts.next());
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+        if let Some((_, krate)) = alias {
+            return errors.name == "Error" && errors.krate() == *krate;
+        }
+        if name != errors.name {
+            return false;
+        }
+        match before.and_then(|before| before.strip_prefix("mainstay")) {
+            Some(krate) => krate.trim_start_matches('_') == errors.krate(),
+            None if others.is_empty() => true,
+            None if foreign => errors.krate() == "storage",
+            None => {
+                let near = alone || test.path.starts_with(room);
+                krate(&test.path) == errors.krate() && near
+            }
+        }
+    })
+}
+
+/// Whether a script of the machine that lies beside `errors` records the variant.
+fn is_recorded(script: &str, text: &str, errors: &Errors, variant: &str) -> bool {
+    let machine = script.rsplit('/').next().unwrap_or_default();
+    let machine = machine.split(['-', '.']).next().unwrap_or_default();
+    let room = format!("protocol/{machine}/");
+    errors.path.contains(&room)
+        && text
+            .split(|c| !scan::is_word(c))
+            .any(|word| word == variant)
+}
+
+#[test]
+fn every_error_is_expected_by_a_test() {
+    let all = sources();
+    let product = all.iter().filter(|source| !source.code.is_empty());
+    let enums = product.flat_map(errors).collect::<Vec<_>>();
+    let tests = all.iter().filter_map(test).collect::<Vec<_>>();
+    let scripts = files().into_iter();
+    let scripts = scripts.filter(|path| path.contains("/scripts/") && path.ends_with(".txt"));
+    let scripts = scripts.map(|path| (read(&path), path));
+    let scripts = scripts.collect::<Vec<_>>();
+    let mut missing = Vec::new();
+    for errors in &enums {
+        let others = enums.iter().filter(|other| other.name == errors.name);
+        let others = others.filter(|other| other.path != errors.path);
+        let others = others.collect::<Vec<_>>();
+        for (variant, message) in &errors.variants {
+            let named = |test: &Test| is_named(test, errors, variant, &others);
+            let recorded =
+                |(text, path): &(String, String)| is_recorded(path, text, errors, variant);
+            let quoted = |words: &str| {
+                tests.iter().any(|test| test.text.contains(words))
+                    || scripts.iter().any(|(text, _)| text.contains(words))
+            };
+            let expected = tests.iter().any(named)
+                || scripts.iter().any(recorded)
+                || words(message).any(quoted);
+            if !expected {
+                missing.push(format!("{}: {}::{variant}", errors.path, errors.name));
+            }
+        }
+    }
+    assert!(enums.len() > 15, "{} enums of errors", enums.len());
+    none("errors that no test expects", &missing);
+}
