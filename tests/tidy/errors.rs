@@ -14,6 +14,13 @@ const WORDS_MIN: usize = 16;
 /// Names that tests give to the error of a crate of ours.
 const ALIASES: [(&str, &str); 2] = [("StorageError", "storage"), ("Storage", "storage")];
 
+/// Errors whose words are all another's, and which no caller is given: what meets them.
+const MET: [(&str, &str, &str); 1] = [(
+    "GiveUp::CopyIsCheaper",
+    "tests/resync.rs",
+    "fn a_standby_far_behind_copies_where_that_is_clearly_cheaper()",
+)];
+
 /// An enum of errors.
 #[derive(Debug)]
 struct Errors {
@@ -102,6 +109,7 @@ fn message(attributes: &str) -> String {
 /// The fixed words between the placeholders of a message that nobody says by chance.
 fn words(message: &str) -> impl Iterator<Item = &str> {
     let pieces = message.split(['{', '}']).step_by(2);
+    let pieces = pieces.map(|piece| piece.trim_matches(|c: char| !c.is_alphanumeric()));
     pieces.filter(|piece| piece.len() >= WORDS_MIN)
 }
 
@@ -207,11 +215,14 @@ fn every_error_is_expected_by_a_test() {
                 tests.iter().any(|test| test.text.contains(words))
                     || scripts.iter().any(|(text, _)| text.contains(words))
             };
-            let expected = tests.iter().any(named)
+            let full = format!("{}::{variant}", errors.name);
+            let met = MET.iter().find(|(error, ..)| *error == full);
+            let expected = met.is_some_and(|(_, path, test)| read(path).contains(test))
+                || tests.iter().any(named)
                 || scripts.iter().any(recorded)
                 || words(message).any(quoted);
             if !expected {
-                missing.push(format!("{}: {}::{variant}", errors.path, errors.name));
+                missing.push(format!("{}: {full}", errors.path));
             }
         }
     }
