@@ -229,3 +229,112 @@ fn every_error_is_expected_by_a_test() {
     assert!(enums.len() > 15, "{} enums of errors", enums.len());
     none("errors that no test expects", &missing);
 }
+
+fn source(path: &str, text: &str, is_test: bool) -> Source {
+    let blanked = scan::blank(text);
+    Source {
+        path: path.to_owned(),
+        text: text.to_owned(),
+        code: if is_test {
+            String::new()
+        } else {
+            scan::without_tests(&blanked)
+        },
+        blanked,
+    }
+}
+
+#[test]
+fn an_error_is_expected_only_where_a_test_names_it_or_its_words() {
+    let text = concat!(
+        "#[derive(Debug, thiserror::Error)]\npub enum Odd {\n",
+        "    /// One.\n    #[error(\"it is {0} and \\\n     rather odd today\")]\n    One(u8),\n",
+        "    #[error(transparent)]\n    Two {\n        /// Why.\n        why: Other,\n    },\n}\n",
+    );
+    let product = source("storage/src/odd.rs", text, false);
+    let found = errors(&product).pop().expect("an enum of errors");
+    assert_eq!(found.name, "Odd");
+    let two = ("Two".to_owned(), String::new());
+    let one = (
+        "One".to_owned(),
+        "it is {0} and rather odd today".to_owned(),
+    );
+    assert_eq!(found.variants, [one, two]);
+    let message = &found.variants[0].1;
+    assert_eq!(words(message).collect::<Vec<_>>(), ["and rather odd today"]);
+
+    let names = |path: &str, code: &str| {
+        let test = test(&source(path, code, true));
+        test.is_some_and(|test| is_named(&test, &found, "Two", &[]))
+    };
+    assert!(names("storage/tests/a.rs", "matches!(e, Odd::Two { .. })"));
+    assert!(!names("storage/tests/a.rs", "matches!(e, Odd::One(_))"));
+    assert!(!names("storage/tests/a.rs", "// Odd::Two"));
+    assert!(
+        !names("storage/src/error.rs", "Odd::Two { why }"),
+        "made by hand"
+    );
+    let machine = Errors {
+        path: "replication/src/protocol/odd/event.rs".to_owned(),
+        ..found
+    };
+    assert!(is_recorded(
+        "scripts/odd-table.txt",
+        "Close(Two)",
+        &machine,
+        "Two"
+    ));
+    assert!(!is_recorded(
+        "scripts/odd.txt",
+        "Close(Twofold)",
+        &machine,
+        "Two"
+    ));
+    assert!(!is_recorded(
+        "scripts/even.txt",
+        "Close(Two)",
+        &machine,
+        "Two"
+    ));
+}
+
+#[test]
+fn an_error_of_one_crate_is_not_taken_for_that_of_another() {
+    let an = |path: &str| Errors {
+        path: path.to_owned(),
+        name: "Error".to_owned(),
+        variants: Vec::new(),
+    };
+    let (log, peers) = (an("storage/src/error.rs"), an("replication/src/error.rs"));
+    let named = |path: &str, code: &str, errors: &Errors, other: &Errors| {
+        let test = test(&source(path, code, true)).expect("a test");
+        is_named(&test, errors, "Invalid", &[other])
+    };
+    for (path, code, is_log, is_peers) in [
+        ("storage/src/tests.rs", "Error::Invalid(_)", true, false),
+        ("replication/tests/a.rs", "Error::Invalid(_)", false, true),
+        ("tests/a.rs", "Error::Invalid(_)", false, false),
+        (
+            "tests/a.rs",
+            "mainstay_storage::Error::Invalid(_)",
+            true,
+            false,
+        ),
+        (
+            "tests/a.rs",
+            "mainstay_replication::Error::Invalid(_)",
+            false,
+            true,
+        ),
+        ("tests/a.rs", "Storage::Invalid(_)", true, false),
+        (
+            "replication/tests/a.rs",
+            "use mainstay_storage::Error; Error::Invalid(_)",
+            true,
+            false,
+        ),
+    ] {
+        assert_eq!(named(path, code, &log, &peers), is_log, "{path} {code}");
+        assert_eq!(named(path, code, &peers, &log), is_peers, "{path} {code}");
+    }
+}
