@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::commit::{self, Action, CommitConfig, Committer, Condition, POLICIES_MAX};
 use super::level::{Level, OnMiss};
 use super::name::NodeName;
-use super::policy::{BoundPolicy, ChangeRule};
+use super::policy::{BoundPolicy, ChangeRule, POLICY_BYTES_MAX, SyncPolicy};
 use super::progress::Positions;
 use super::promotion::{Announced, LogEnd, Notice, ProbeAnswer, Promise, Promises, Purpose};
 use super::promotion::{Candidate, CandidateAction, CandidateConfig, CandidateEvent, Phase};
@@ -165,6 +165,20 @@ fn another_rule_for_a_miss_ends_the_spell_that_the_old_one_began() {
     assert_eq!(missed, Some(Duration::from_secs(7)));
     assert_eq!(tell(&mut machine, block(), later), [Action::Recovered]);
     assert_eq!(machine.condition(), Condition::Met);
+}
+
+#[test]
+fn a_policy_counts_whoever_registers_only_where_it_says_so() {
+    let bound = |text: &str| policy(text, 0).counts_voters();
+    assert!(bound("ANY 1 (*)") && bound("FIRST 1 (*)"));
+    assert!(!bound("ANY 1 (a)") && !bound("off"));
+}
+
+#[test]
+fn a_policy_may_be_as_long_as_a_configuration_has_room_for_it_and_no_longer() {
+    let text = |len: usize| format!("{:<len$}", "ANY 1 (a)").parse::<SyncPolicy>();
+    assert_eq!(text(POLICY_BYTES_MAX), text(9));
+    assert!(text(POLICY_BYTES_MAX + 1).is_err());
 }
 
 fn end(timeline: Timeline, at: u64) -> LogEnd {
