@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 mod driven;
 mod exhaustive;
+mod reading;
 
 fn options() -> WalOptions {
     WalOptions {
