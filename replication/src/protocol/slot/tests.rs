@@ -308,6 +308,8 @@ fn the_states_are_postgresql_s() {
             .wal_status(&keep)
             .map(WalStatus::as_str)
     };
+    let kinds = [SlotKind::Physical, SlotKind::Logical].map(|kind| kind.to_string());
+    assert_eq!(kinds, ["physical", "logical"]);
     assert_eq!(set.get("none").unwrap().wal_status(&keep), None);
     assert_eq!(state(&set, 5000, 800), Some("reserved"));
     assert_eq!(
