@@ -291,6 +291,19 @@ fn a_member_that_cannot_be_asked_ends_an_attempt_that_needs_it_at_once() {
 }
 
 #[test]
+fn a_failure_of_who_was_not_asked_ends_no_attempt() {
+    let mut machine = Candidate::new(candidate(policy("off", 0), Purpose::Promote));
+    let asked = probed(&mut machine, &[], 1);
+    assert!(
+        matches!(asked[..], [CandidateAction::AskOwn(_)]),
+        "{asked:?}"
+    );
+    let failed = CandidateEvent::PromiseFailed(name("z"));
+    assert_eq!(ask(&mut machine, failed, Moment::ZERO), []);
+    assert_eq!(machine.status().phase, Phase::Promising);
+}
+
+#[test]
 fn a_promise_counts_only_for_its_timeline_and_from_who_was_asked() {
     let mut machine = promising("ANY 1 (a, b, c)", &["a", "c"]);
     let of = machine.status().timeline;
@@ -377,11 +390,14 @@ fn marks_of_a_primary_have_a_bound_and_the_newest_stay_exact() {
         assert!(n % 64 > 0 || kept(&known) == n, "each is kept once");
     }
     let all = known.clone();
-    for n in MARKS + 1..=4 * MARKS {
+    known.tallied(mark(MARKS + 1), lsn(1));
+    let thinned = known.clone();
+    for n in MARKS + 2..=4 * MARKS {
         known.tallied(mark(n), lsn(1));
         assert!(n % 64 > 1 || kept(&known) <= MARKS, "{n}");
     }
-    for (mut known, newest) in [(all, MARKS), (known, 4 * MARKS)] {
+    let states = [(all, MARKS), (thinned, MARKS + 1), (known, 4 * MARKS)];
+    for (mut known, newest) in states {
         known.told(lsn(newest * 1000));
         for back in 0..MARKS / 4 {
             let own = lsn((newest - back) * 1000);
