@@ -377,6 +377,25 @@ fn a_standby_carries_the_slots_of_its_primary_and_takes_them_over() {
     let names = standby.positions().into_iter().map(|(name, _)| name);
     assert!(names.eq(["a", "own"]));
     assert!(standby.iter().all(|slot| !slot.carried));
-    standby.take_over(&[], Some("own"));
+    let others = [("a".to_owned(), Lsn::new(2400))];
+    standby.take_over(&others, Some("own"));
     assert!(standby.get("own").is_some(), "the primary did not have it");
+}
+
+#[test]
+fn whose_a_slot_is_survives_a_restart_and_is_written_once() {
+    let told = [("a".to_owned(), Lsn::new(800))];
+    let mut standby = with(&[("a", 800)]);
+    standby.carry(&told);
+    save(&mut standby);
+    standby.carry(&told);
+    assert_eq!(standby.unsaved(), None, "nothing is new");
+    let mut standby = SlotSet::decode(&standby.encode()).unwrap();
+    let (generation, _) = standby.unsaved().unwrap_or_default();
+    standby.persisted(generation);
+    assert!(standby.get("a").unwrap().carried);
+    standby.take_over(&told, None);
+    save(&mut standby);
+    let own = SlotSet::decode(&standby.encode()).unwrap();
+    assert!(!own.get("a").unwrap().carried);
 }
