@@ -18,6 +18,24 @@ fn on_disk(dir: &Path) -> (Wal, Vec<Range<Lsn>>) {
 }
 
 #[test]
+fn a_reader_must_begin_at_a_record() {
+    let dir = TempDir::new().unwrap();
+    let wal = create(dir.path());
+    let range = append_flushed(&wal, "some bytes that are long enough to point into");
+    let upto = wal.flushed().get();
+    let inside = wal.reader(range.start + 8).unwrap().next_record(upto);
+    assert!(matches!(inside, Err(Error::Invalid(_))));
+    assert!(matches!(
+        wal.reader(range.end + 8),
+        Err(Error::Ahead { .. })
+    ));
+    assert_eq!(
+        wal.reader(range.end).unwrap().next_record(upto).unwrap(),
+        None
+    );
+}
+
+#[test]
 fn bytes_beyond_the_end_are_refused_with_the_end() {
     let dir = TempDir::new().unwrap();
     let (wal, entries) = on_disk(dir.path());
