@@ -221,7 +221,7 @@ impl From<Error> for Failure {
         use mainstay_storage::Error as Storage;
         let code = match &error {
             Error::Storage(Storage::Corrupt { .. }) => DAMAGED,
-            Error::Storage(Storage::Foreign { .. } | Storage::Format { .. }) => REFUSED,
+            Error::Storage(Storage::Format { .. }) => REFUSED,
             Error::Replication(Replication::DamagedBackup { .. }) => DAMAGED,
             Error::Replication(Replication::Foreign { .. }) | Error::Refused(_) => REFUSED,
             Error::Replication(Replication::Connection { .. } | Replication::Silent { .. }) => {

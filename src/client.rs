@@ -409,6 +409,46 @@ mod tests {
         assert_eq!(error, expected);
     }
 
+    /// Answers one request with `words`, and hangs up.
+    fn answering(words: &'static [u8]) -> (String, std::thread::JoinHandle<()>) {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let answers = std::thread::spawn(move || {
+            let (mut line, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                line.read_exact(&mut byte).unwrap();
+                asked.push(byte[0]);
+            }
+            line.write_all(words).unwrap();
+        });
+        (address, answers)
+    }
+
+    #[test]
+    fn a_node_that_dies_before_it_answers_leaves_what_was_asked_open() {
+        let (address, answers) = answering(b"");
+        let error = Client::new(&address, None).status().unwrap_err();
+        assert!(matches!(error, ClientError::NoAnswer { .. }), "{error:?}");
+        assert!(error.to_string().contains("may or may not have happened"));
+        answers.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_answer_of_a_node_is_said_to_be_none() {
+        for words in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..],
+            b"220 mail.example.org ESMTP\r\n\r\n",
+        ] {
+            let (address, answers) = answering(words);
+            let error = Client::new(&address, None).status().unwrap_err();
+            assert!(matches!(error, ClientError::Garbled { .. }), "{error:?}");
+            answers.join().unwrap();
+        }
+    }
+
     #[test]
     fn an_address_that_is_none_is_said_to_be_none() {
         for bad in ["", "a b", "host:port:8008", "http://x"] {

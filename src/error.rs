@@ -137,7 +137,7 @@ mod tests {
         let away = Error::NotPrimary { primary: None };
         assert_eq!(remedy(away), Some(Remedy::Reconnect));
         let (wanted, oldest) = (Lsn::ZERO, Lsn::ZERO);
-        let gone = mainstay_replication::Error::NeedsBackup { wanted, oldest };
+        let gone = Storage::Gap { wanted, oldest };
         assert_eq!(remedy(gone.into()), Some(Remedy::Rebuild));
         let refused = mainstay_replication::Error::Refused(String::new());
         assert_eq!(remedy(refused.into()), Some(Remedy::Refuse));

@@ -10,6 +10,7 @@
 mod canaries;
 mod checklist;
 mod documents;
+mod errors;
 mod layers;
 mod packages;
 mod scan;

@@ -326,6 +326,7 @@ fn another_clusters_primary_is_nobody_to_be_compared_with() {
     other.http.put(TABLE, &key(700), b"of another cluster").ok();
     let refused = mainstay(["verify", "--http", &b.http_address]);
     assert_eq!(refused.code, Some(4), "{refused:?}");
-    assert_says(&refused.err, &["belongs to cluster"]);
+    let mends = "point it at a node of its own cluster, or start it in an empty directory";
+    assert_says(&refused.err, &["belongs to cluster", mends]);
     assert_eq!(count(&b, "verify_mismatch"), 0);
 }

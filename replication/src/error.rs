@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use mainstay_storage::{Lsn, Remedy, Timeline};
+use mainstay_storage::{Lsn, Remedy};
 use uuid::Uuid;
 
 use crate::protocol::promotion::PossibleLoss;
@@ -68,34 +68,6 @@ pub enum Error {
         /// Its system id.
         found: u64,
     },
-    /// Rule: this node met a newer timeline that was opened elsewhere.
-    #[error("this node is fenced: timeline {theirs} was opened elsewhere, it is on {ours}")]
-    Fenced {
-        /// Ours.
-        ours: Timeline,
-        /// The newer one.
-        theirs: Timeline,
-    },
-    /// Rule: this node's log left the primary's and was applied beyond that point.
-    #[error(
-        "this node applied log up to {applied}, but the primary's timeline left its own at {fork}; take a base backup into an empty directory"
-    )]
-    Diverged {
-        /// Where the two part.
-        fork: Lsn,
-        /// Up to where it was applied here.
-        applied: Lsn,
-    },
-    /// Rule: the log that this node needs next is gone on the primary.
-    #[error(
-        "the primary no longer has log from {wanted}, its oldest is {oldest}; take a base backup"
-    )]
-    NeedsBackup {
-        /// What we need.
-        wanted: Lsn,
-        /// What it has.
-        oldest: Lsn,
-    },
     /// Disk: a file of a base backup is not what it was when the backup was taken.
     #[error("{}: {why}. Take the backup again, or use another copy of it", path.display())]
     DamagedBackup {
@@ -153,8 +125,7 @@ impl Error {
             Self::Wire { .. } | Self::Connection { .. } | Self::Silent { .. } => Remedy::Reconnect,
             // A node that starts, stops or has no free connection says so and may change its mind.
             Self::Answer { .. } => Remedy::Reconnect,
-            Self::NeedsBackup { .. } | Self::Diverged { .. } => Remedy::Rebuild,
-            Self::Foreign { .. } | Self::Fenced { .. } => Remedy::Stop,
+            Self::Foreign { .. } => Remedy::Stop,
             Self::UnknownStandby(_) | Self::NotConnected(_) | Self::AlreadyRunning => {
                 Remedy::Refuse
             }

@@ -52,4 +52,6 @@ pub mod verify;
 pub mod vote;
 
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod script;

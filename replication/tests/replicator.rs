@@ -6,6 +6,7 @@ mod lifecycle;
 mod overlap;
 mod policy;
 mod proxy;
+mod refusals;
 mod standbys;
 mod stores;
 mod streams;

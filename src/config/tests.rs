@@ -9,7 +9,9 @@ fn read(text: &str) -> Result<Stated, ConfigError> {
 }
 
 fn error(text: &str) -> String {
-    read(text).unwrap_err().to_string()
+    let error = read(text).unwrap_err();
+    assert!(matches!(error, ConfigError::File { .. }), "{error:?}");
+    error.to_string()
 }
 
 #[test]
@@ -240,7 +242,10 @@ fn with_credentials_any_address_is_listened_to_and_the_secret_is_a_files_first_l
 
 #[test]
 fn what_is_missing_is_asked_for() {
-    let error = Stated::default().settle(None).unwrap_err().to_string();
+    let nothing = Stated::default().settle(None);
+    let Err(ConfigError::Unusable(error)) = nothing else {
+        panic!("{nothing:?}");
+    };
     assert!(error.contains("--data DIR"), "{error}");
     let error = Stated {
         data: Some("d".into()),

@@ -122,13 +122,11 @@ fn of_storage(error: &mainstay_storage::Error, text: String) -> ApiError {
 fn of_replication(error: &mainstay_replication::Error, text: String) -> ApiError {
     use mainstay_replication::Error as Replication;
     match error {
-        Replication::NotPrimary | Replication::Fenced { .. } => ApiError::new(421, text),
+        Replication::NotPrimary => ApiError::new(421, text),
         Replication::Slot(SlotError::Missing(_)) => ApiError::new(404, text),
         Replication::Slot(SlotError::Active { .. }) => ApiError::new(409, text),
         Replication::Slot(_) => ApiError::bad(text),
-        Replication::Foreign { .. }
-        | Replication::Diverged { .. }
-        | Replication::NeedsBackup { .. } => ApiError::new(412, text),
+        Replication::Foreign { .. } => ApiError::new(412, text),
         Replication::Wire { .. }
         | Replication::Connection { .. }
         | Replication::Answer { .. }

@@ -72,18 +72,6 @@ pub enum Error {
         /// The newest version understood.
         supported: u32,
     },
-    /// Rule: the file or directory belongs to another cluster or node.
-    #[error("{} belongs to {what} {found}, expected {expected}", path.display())]
-    Foreign {
-        /// The file or directory.
-        path: PathBuf,
-        /// `cluster`, `timeline`...
-        what: &'static str,
-        /// What it should be.
-        expected: String,
-        /// What it is.
-        found: String,
-    },
     /// Rule: an entry or bytes do not continue the log.
     #[error("the log continues at {expected}, not at {got}")]
     NotContiguous {
@@ -198,7 +186,7 @@ impl Error {
             Self::Poisoned { .. } | Self::Format { .. } | Self::Closed | Self::Store(_) => {
                 Remedy::Stop
             }
-            Self::Corrupt { .. } | Self::Gap { .. } | Self::Foreign { .. } => Remedy::Rebuild,
+            Self::Corrupt { .. } | Self::Gap { .. } => Remedy::Rebuild,
             // The peer sent what does not fit; a fresh session starts from our own position.
             Self::NotContiguous { .. } | Self::Ahead { .. } | Self::Refused { .. } => {
                 Remedy::Reconnect

@@ -242,6 +242,25 @@ fn a_start_that_fails_says_why_and_leaves_the_directory_free() {
     });
 }
 
+#[test]
+fn a_node_that_cannot_be_reached_as_it_was_told_does_not_start_and_says_why() {
+    on_one_worker(async || {
+        let dir = TempDir::new().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let busy = node(&dir, "a").listen(&address).start().await;
+        let Err(Error::Replication(error)) = busy else {
+            panic!("{busy:?}");
+        };
+        assert!(error.to_string().contains(&address), "{error}");
+        let open = node(&dir, "a").listen("0.0.0.0:0").start().await;
+        let Err(Error::Config(why)) = open else {
+            panic!("{open:?}");
+        };
+        assert!(why.contains("credentials"), "{why}");
+    });
+}
+
 /// Takes the port as soon as nobody has it, as the system does that gives a port to whoever wants
 /// any; ends when it has it or is told to.
 fn take(port: SocketAddr, stop: &AtomicBool) -> bool {

@@ -178,9 +178,11 @@ mod tests {
             "fail:250ms",
             "fail:2m",
             "degrade:90s",
+            "fail:1440m",
         ] {
             assert_eq!(text.parse::<OnMiss>().unwrap().to_string(), text);
         }
+        assert_eq!(duration_text(Duration::ZERO), "0s");
         for bad in [
             "",
             "wait",
@@ -191,7 +193,7 @@ mod tests {
             "fail:-1s",
             "fail:+1s",
             "fail:9999999999999999999m",
-            "fail:2000m",
+            "fail:86400001ms",
             "fail:1h",
             "block:1s",
         ] {

@@ -280,6 +280,8 @@ mod tests {
             (Streaming, 1, 61, 0, None),
             (Streaming, 9_000_000, 0, 0, None),
             (Streaming, 10_000_000, 0, 0, None),
+            (Streaming, 5_000_000, 0, 0, None),
+            (Streaming, 0, 5, 0, None),
             (Streaming, 4_999_999, 4, 0, established),
             (Streaming, 0, 0, 0, None),
             // Who comes back in time is not told of as gone.
@@ -329,5 +331,13 @@ mod tests {
             assert_eq!(word(Behind, bytes, seconds), Health::Syncing);
             assert_eq!(word(Away, bytes, seconds), Health::Broken);
         }
+        let all = [
+            Health::Syncing,
+            Health::Synchronized,
+            Health::Lagging,
+            Health::Broken,
+        ];
+        let words = all.map(|health| health.to_string());
+        assert_eq!(words, ["syncing", "synchronized", "lagging", "broken"]);
     }
 }

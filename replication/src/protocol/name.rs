@@ -82,6 +82,11 @@ mod tests {
         for bad in ["", "*", " a", "a\n", &"x".repeat(64)] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad:?} was taken");
         }
+        let longest = "x".repeat(NAME_BYTES_MAX).parse::<NodeName>().unwrap();
+        // A set of names is asked with text.
+        let names = std::collections::BTreeSet::from(["a".parse().unwrap(), longest]);
+        assert!(names.contains("a") && names.contains("x".repeat(63).as_str()));
+        assert!(!names.contains("x"));
     }
 
     proptest! {

@@ -120,6 +120,12 @@ mod tests {
     }
 
     #[test]
+    fn an_outcome_has_the_word_that_clients_read() {
+        let all = [Outcome::Reached, Outcome::Lost, Outcome::NotYetKnown];
+        assert_eq!(all.map(Outcome::as_str), ["reached", "lost", "unknown"]);
+    }
+
+    #[test]
     fn a_number_alone_stands_for_the_timeline_of_this_log() {
         let at = |number, end| fate(&history(), WrittenOn { number, id: None }, Lsn::new(end));
         assert_eq!(at(1, 800), Fate::Ours);

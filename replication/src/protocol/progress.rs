@@ -330,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn samples_keep_to_their_bound_and_go_with_log_that_is_cut() {
+        let mut samples = LagSamples::new();
+        for n in 1..=5000 {
+            samples.record(Lsn::new(n as u64 * 8), Moment::from_micros(n as u64));
+            let all = n <= LAG_SAMPLES_MAX;
+            assert_eq!(samples.len() == n, all, "{} of {n}", samples.len());
+            assert!(samples.len() <= LAG_SAMPLES_MAX && !samples.is_empty());
+        }
+        samples.clear();
+        assert!(samples.is_empty());
+        // What is written in its place is measured, although it lies below.
+        samples.record(Lsn::new(8), seconds(10));
+        let age = samples.age_of(Lsn::ZERO, seconds(15));
+        assert_eq!(age, Duration::from_secs(5));
+    }
+
+    #[test]
     fn merged_samples_never_report_too_little_lag() {
         let mut samples = LagSamples::new();
         for second in 1..=20_000 {

@@ -74,5 +74,9 @@ mod tests {
         let soon = next + Duration::from_millis(100);
         let after = throttle.sent(500, soon).expect("it has to wait");
         assert_eq!(after - next, Duration::from_millis(500));
+        let just = after + SLACK;
+        let last = throttle.sent(500, just).expect("it has to wait");
+        assert_eq!(last - after, Duration::from_millis(500));
+        assert_eq!(throttle.sent(100, last + Duration::from_millis(100)), None);
     }
 }

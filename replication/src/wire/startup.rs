@@ -354,6 +354,7 @@ mod tests {
     fn a_user_is_required_and_names_the_database() {
         let error = read(&StartupMessage::new("", ReplicationMode::None)).unwrap_err();
         assert_eq!(error.sqlstate(), "28000");
+        assert!(matches!(error, WireError::Fatal { .. }), "{error:?}");
         let message = StartupMessage::new("ann", ReplicationMode::None);
         assert_eq!(message.database(), "ann");
         assert_eq!(message.with_database("shop").database(), "shop");
@@ -369,7 +370,9 @@ mod tests {
             b"",
         ] {
             let read = StartupMessage::decode_body(0, Bytes::copy_from_slice(bad));
-            assert_eq!(read.unwrap_err().sqlstate(), "08P01", "{bad:?}");
+            let error = read.unwrap_err();
+            assert_eq!(error.sqlstate(), "08P01", "{bad:?}");
+            assert!(matches!(error, WireError::Malformed { .. }), "{error:?}");
         }
     }
 

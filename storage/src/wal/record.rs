@@ -360,6 +360,16 @@ mod tests {
             Err(Invalid::Short)
         );
         assert_eq!(parse(&[0; 64], 1 << 20, &here, None), Err(Invalid::Empty));
+        let with = |at: usize, byte: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            parse(&bytes, 1 << 20, &here, None)
+        };
+        assert_eq!(with(12, 200), Err(Invalid::Type(200)));
+        // No checksum covers the padding, and the reserved bytes have their meaning one day.
+        for at in [14, 15, 37, 39] {
+            assert_eq!(with(at, 1), Err(Invalid::Padding), "byte {at}");
+        }
     }
 
     #[test]

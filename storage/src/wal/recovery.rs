@@ -125,7 +125,7 @@ impl Recovery<'_> {
     /// Finds the end of the log and cuts off what is torn.
     ///
     /// # Errors
-    /// `Corrupt`, `Format`, `Foreign`, disk errors. Nothing was changed then.
+    /// `Corrupt`, `Format`, disk errors. Nothing was changed then.
     pub(crate) fn run(&self) -> Result<Found> {
         let names = self.list()?;
         let segments = self.segments(&names);

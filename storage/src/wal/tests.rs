@@ -11,6 +11,7 @@ use tempfile::TempDir;
 mod copies;
 mod driven;
 mod exhaustive;
+mod reading;
 
 fn options() -> WalOptions {
     WalOptions {
@@ -363,24 +364,6 @@ fn a_live_reader_follows_without_gap_or_duplicate() {
         wal.append(&[put(format!("{n}"))]).unwrap();
     }
     reader.join().unwrap();
-}
-
-#[test]
-fn a_reader_must_begin_at_a_record() {
-    let dir = TempDir::new().unwrap();
-    let wal = create(dir.path());
-    let range = append_flushed(&wal, "some bytes that are long enough to point into");
-    let upto = wal.flushed().get();
-    let inside = wal.reader(range.start + 8).unwrap().next_record(upto);
-    assert!(matches!(inside, Err(Error::Invalid(_))));
-    assert!(matches!(
-        wal.reader(range.end + 8),
-        Err(Error::Ahead { .. })
-    ));
-    assert_eq!(
-        wal.reader(range.end).unwrap().next_record(upto).unwrap(),
-        None
-    );
 }
 
 #[test]

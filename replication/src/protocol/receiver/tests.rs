@@ -140,6 +140,68 @@ fn backoff_stays_within_its_bounds() {
     assert_eq!(backoff(40, 10_000_000), BACKOFF_MAX);
 }
 
+#[test]
+fn a_stop_does_not_hide_why_the_receiver_had_given_up() {
+    let mut machine = Receiver::new(config(history("1:a@0/100")), Moment::ZERO);
+    let stranger = Event::Identified {
+        system_id: 8,
+        timeline: timeline("1:a"),
+        flushed: Lsn::new(0x1000),
+        oldest: Lsn::new(0x100),
+    };
+    for event in [Event::Tick, Event::Connected, stranger] {
+        machine.on(event, Moment::ZERO, &mut Vec::new());
+    }
+    let mut out = Vec::new();
+    machine.on(Event::Stop, Moment::ZERO, &mut out);
+    let why = GiveUp::Foreign { ours: 7, theirs: 8 };
+    assert_eq!((out, machine.status().gave_up), (vec![], Some(why)));
+}
+
+#[test]
+fn without_a_heartbeat_timeout_an_upstream_may_be_silent_for_ever() {
+    let mut config = config(history("1:a@0/100"));
+    config.heartbeat_timeout = Duration::ZERO;
+    let mut machine = Receiver::new(config, Moment::ZERO);
+    stream(&mut machine, Moment::ZERO);
+    let mut now = Moment::ZERO;
+    for _ in 0..1000 {
+        now = machine.deadline().expect("a status is due");
+        let mut out = Vec::new();
+        machine.on(Event::Tick, now, &mut out);
+        let told = matches!(
+            &out[..],
+            [Action::SendStatus {
+                reply_requested: false,
+                ..
+            }]
+        );
+        assert!(told, "{out:?}");
+    }
+    assert!(now - Moment::ZERO >= Duration::from_secs(9_000));
+}
+
+#[test]
+#[should_panic = "may apply what is not flushed"]
+fn a_store_that_is_ahead_of_the_log_stops_the_node() {
+    let mut config = config(history("1:a@0/100"));
+    config.applied = config.flushed + 8;
+    Receiver::new(config, Moment::ZERO);
+}
+
+#[test]
+fn a_standby_that_needs_a_backup_says_what_log_is_gone() {
+    let (wanted, oldest) = (Lsn::new(0x800), Lsn::new(0x1000));
+    let gone = GiveUp::NeedsBackup { wanted, oldest }.to_string();
+    assert!(
+        gone.contains("no log from 0/800 to 0/1000 any more"),
+        "{gone}"
+    );
+    let oldest = Lsn::ZERO;
+    let gone = GiveUp::NeedsBackup { wanted, oldest }.to_string();
+    assert!(gone.contains("no log from 0/800 on any more"), "{gone}");
+}
+
 fn random_event((kind, lsn, flag): (u8, u64, bool), machine: &Receiver) -> Event {
     let at = Lsn::new(lsn * 8);
     let texts = [

@@ -128,6 +128,11 @@ mod tests {
         };
         let at = Lsn::new;
         assert_eq!(way((&one, 400, 400), (&one, 960, 0)), Way::Resume(at(400)));
+        let the_next_byte_is_its_oldest = (&one, 960, 400);
+        assert_eq!(
+            way((&one, 400, 400), the_next_byte_is_its_oldest),
+            Way::Resume(at(400))
+        );
         assert_eq!(way((&one, 960, 400), (&one, 800, 0)), Way::Wait);
         assert_eq!(way((&one, 400, 400), (&one, 960, 480)), Way::Backup);
         assert_eq!(way((&one, 800, 800), (&two, 960, 0)), Way::Resume(at(800)));
@@ -174,5 +179,7 @@ mod tests {
         assert!(!is_stale(timeline("2:b"), promised("2:b")));
         assert!(!is_stale(timeline("3:d"), promised("2:b")));
         assert_eq!(promised("1:a"), timeline("1:a"));
+        // Whoever opened that number is the one whose log is here.
+        assert_eq!(promised("1:b"), timeline("1:a"));
     }
 }

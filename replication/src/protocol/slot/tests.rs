@@ -78,12 +78,15 @@ fn one_session_at_a_time_and_a_temporary_slot_ends_with_it() {
     let busy = set.acquire("a", SlotKind::Physical, 2).unwrap_err();
     assert_eq!(busy.sqlstate(), "55006");
     assert_eq!(set.drop_slot("a").unwrap_err().sqlstate(), "55006");
+    let (name, kind) = ("a".to_owned(), SlotKind::Physical);
+    let other = set.acquire("a", SlotKind::Logical, 1).unwrap_err();
+    assert_eq!(other.to_string(), "replication slot \"a\" is physical");
     assert_eq!(
-        set.acquire("a", SlotKind::Logical, 1)
-            .unwrap_err()
-            .sqlstate(),
-        "55000"
+        (other.sqlstate(), other),
+        ("55000", SlotError::WrongKind { name, kind })
     );
+    // It may ask again, as a client does that starts streaming once more.
+    set.acquire("a", SlotKind::Physical, 1).unwrap();
     assert_eq!(
         set.acquire("x", SlotKind::Physical, 1)
             .unwrap_err()
@@ -107,27 +110,38 @@ fn one_session_at_a_time_and_a_temporary_slot_ends_with_it() {
 #[test]
 fn names_and_number_are_limited() {
     let mut set = SlotSet::new();
-    for (bad, sqlstate, text) in [
-        ("", "42602", "is too short"),
-        ("A", "42602", "contains invalid character"),
-        ("a-b", "42602", "contains invalid character"),
-        ("a b", "42602", "contains invalid character"),
-        ("ä", "42602", "contains invalid character"),
-        ("../x", "42602", "contains invalid character"),
-        (&"x".repeat(64), "42622", "is too long"),
+    type Refused = fn(String) -> SlotError;
+    let invalid = (
+        SlotError::Name as Refused,
+        "42602",
+        "contains invalid character",
+    );
+    let short = (SlotError::NameTooShort as Refused, "42602", "is too short");
+    let long = (SlotError::NameTooLong as Refused, "42622", "is too long");
+    for (bad, (error, sqlstate, text)) in [
+        ("", short),
+        ("A", invalid),
+        ("a-b", invalid),
+        ("a b", invalid),
+        ("ä", invalid),
+        ("../x", invalid),
+        (&"x".repeat(64), long),
     ] {
         let refused = set
             .create(bad, SlotKind::Physical, Lsn::ZERO, false)
             .unwrap_err();
-        let said = format!(
-            "replication slot name \"{}\" {text}",
-            &bad[..bad.len().min(63)]
-        );
+        let shown = &bad[..bad.len().min(63)];
+        let said = format!("replication slot name \"{shown}\" {text}");
+        assert_eq!(refused, error(shown.to_owned()), "{bad:?}");
         assert_eq!(
             (refused.sqlstate(), refused.to_string()),
             (sqlstate, said),
             "{bad:?}"
         );
+        let hint = refused
+            .hint()
+            .is_some_and(|hint| hint.contains("lower case letters"));
+        assert_eq!(hint, matches!(refused, SlotError::Name(_)), "{bad:?}");
     }
     for at in 0..SLOTS_DEFAULT {
         let name = format!("{at}_{}", "x".repeat(61));
@@ -137,12 +151,54 @@ fn names_and_number_are_limited() {
     let refused = set
         .create("more", SlotKind::Physical, Lsn::ZERO, true)
         .unwrap_err();
-    assert_eq!(refused, SlotError::Full(SLOTS_DEFAULT));
+    assert_eq!(
+        (refused.sqlstate(), &refused),
+        ("53300", &SlotError::Full(SLOTS_DEFAULT))
+    );
+    let hint = refused.hint().unwrap();
+    assert!(
+        hint.contains(&format!(
+            "max_replication_slots (currently {SLOTS_DEFAULT})"
+        )),
+        "{hint}"
+    );
     save(&mut set);
     assert_eq!(
         SlotSet::decode(&set.encode()).unwrap().encode(),
         set.encode()
     );
+}
+
+#[test]
+fn an_operator_may_allow_fewer_slots_and_never_more_than_the_file_holds() {
+    let mut set = SlotSet::new();
+    set.limit(1);
+    set.create("a", SlotKind::Physical, Lsn::ZERO, false)
+        .unwrap();
+    let refused = set.create("b", SlotKind::Physical, Lsn::ZERO, true);
+    assert_eq!(refused.unwrap_err(), SlotError::Full(1));
+    set.limit(usize::MAX);
+    for at in 1..SLOTS_MAX {
+        set.create(&format!("s{at}"), SlotKind::Physical, Lsn::ZERO, true)
+            .unwrap();
+    }
+    let refused = set.create("b", SlotKind::Physical, Lsn::ZERO, true);
+    assert_eq!(refused.unwrap_err(), SlotError::Full(SLOTS_MAX));
+}
+
+/// A client is told that its slot exists, or is gone, only then.
+#[test]
+fn a_slot_is_durable_only_when_its_last_change_was_written() {
+    let mut set = SlotSet::new();
+    set.create("a", SlotKind::Physical, Lsn::new(800), false)
+        .unwrap();
+    let (created, _) = set.unsaved().unwrap();
+    assert!(!set.is_durable("a"));
+    set.drop_slot("a").unwrap();
+    set.persisted(created);
+    assert!(!set.is_durable("a"), "on disk it is still there");
+    save(&mut set);
+    assert!(set.is_durable("a"));
 }
 
 #[test]
@@ -282,9 +338,21 @@ fn the_states_are_postgresql_s() {
             .wal_status(&keep)
             .map(WalStatus::as_str)
     };
+    let kinds = [SlotKind::Physical, SlotKind::Logical].map(|kind| kind.to_string());
+    assert_eq!(kinds, ["physical", "logical"]);
     assert_eq!(set.get("none").unwrap().wal_status(&keep), None);
     assert_eq!(state(&set, 5000, 800), Some("reserved"));
+    assert_eq!(
+        state(&set, 5000, 1000),
+        Some("reserved"),
+        "all of it is there"
+    );
     assert_eq!(state(&set, 5001, 800), Some("extended"));
+    assert_eq!(
+        state(&set, 7000, 800),
+        Some("extended"),
+        "just as much as it may"
+    );
     assert_eq!(state(&set, 7001, 800), Some("unreserved"));
     assert_eq!(state(&set, 5000, 1001), Some("lost"));
     set.enforce(Lsn::new(7001), 6000);
@@ -331,9 +399,33 @@ fn a_standby_carries_the_slots_of_its_primary_and_takes_them_over() {
     assert_eq!(standby.retain_from(), Some(Lsn::new(1600)));
     assert_eq!(standby.get("a").unwrap().restart_lsn, Lsn::new(2400));
     assert_eq!(standby.expire(i64::MAX, 1), [""; 0], "the primary decides");
+    assert_eq!(standby.unsaved(), None, "nothing to write");
     standby.take_over(&primary.positions(), Some("b"));
     assert_eq!(standby.get("b"), None, "that was its own");
+    save(&mut standby);
+    let mut standby = SlotSet::decode(&standby.encode()).unwrap();
     let names = standby.positions().into_iter().map(|(name, _)| name);
     assert!(names.eq(["a", "own"]));
     assert!(standby.iter().all(|slot| !slot.carried));
+    let others = [("a".to_owned(), Lsn::new(2400))];
+    standby.take_over(&others, Some("own"));
+    assert!(standby.get("own").is_some(), "the primary did not have it");
+}
+
+#[test]
+fn whose_a_slot_is_survives_a_restart_and_is_written_once() {
+    let told = [("a".to_owned(), Lsn::new(800))];
+    let mut standby = with(&[("a", 800)]);
+    standby.carry(&told);
+    save(&mut standby);
+    standby.carry(&told);
+    assert_eq!(standby.unsaved(), None, "nothing is new");
+    let mut standby = SlotSet::decode(&standby.encode()).unwrap();
+    let (generation, _) = standby.unsaved().unwrap_or_default();
+    standby.persisted(generation);
+    assert!(standby.get("a").unwrap().carried);
+    standby.take_over(&told, None);
+    save(&mut standby);
+    let own = SlotSet::decode(&standby.encode()).unwrap();
+    assert!(!own.get("a").unwrap().carried);
 }

@@ -91,6 +91,31 @@ mod tests {
     }
 
     #[test]
+    fn a_range_ends_with_the_row_that_fills_it_by_count_or_by_bytes() {
+        for (grain, rows, bytes) in [
+            (Grain::Coarse, 16_384, 4 << 20),
+            (Grain::Fine, 256, 256 << 10),
+        ] {
+            let mut small = Cutter::new();
+            for _ in 1..rows {
+                small.push(b"k", b"v");
+                assert!(!small.is_full(grain) && !small.is_empty(), "{grain:?}");
+            }
+            small.push(b"k", b"v");
+            assert!(small.is_full(grain), "{grain:?}");
+            let mut large = Cutter::new();
+            large.push(b"k", &vec![0; bytes - 2]);
+            assert!(!large.is_full(grain), "{grain:?}");
+            large.push(b"", b"v");
+            assert!(large.is_full(grain), "{grain:?}");
+        }
+        let mut row = Cutter::new();
+        assert!(!row.is_full(Grain::Row));
+        row.push(b"k", b"");
+        assert!(row.is_full(Grain::Row));
+    }
+
+    #[test]
     fn where_a_key_ends_counts() {
         assert_ne!(hex(&[("ab", "c")]), hex(&[("a", "bc")]));
         assert_ne!(

@@ -153,6 +153,8 @@ fn stores_that_are_alike_are_clean_and_every_row_is_counted_once() {
         let found = compare(&rows, &rows);
         assert!(found.is_clean() && found.first.is_none(), "{found:?}");
         assert_eq!(found.rows, u64::from(count));
+        // Coarse ones of 256 rows here, and one that is open.
+        assert_eq!(found.ranges, u64::from(count / 256 + 1));
         let bytes = rows.iter().map(|(key, value)| key.len() + value.len());
         assert_eq!(found.bytes, bytes.sum::<usize>() as u64);
     }
@@ -196,6 +198,35 @@ fn a_store_that_is_empty_on_one_side_differs_from_its_first_key_on() {
     assert_eq!(found.bad, [Span::default()]);
 }
 
+/// Ranges end where rows of the other side were when it was asked for wider ones.
+#[test]
+fn a_row_at_the_end_of_a_range_is_extra_once_the_other_side_has_it_no_more() {
+    let span = Span {
+        after: Some(key(10)),
+        upto: Some(key(20)),
+    };
+    let machine = Verify::again(vec![span], Moment::ZERO);
+    let found = drive(machine, (&Rows::new(), &model([20])), 64, || false).unwrap();
+    let (key, kind) = (key(20), Kind::Extra);
+    assert_eq!(found.first, Some(Difference { key, kind }));
+}
+
+#[test]
+fn what_differs_and_why_nothing_was_compared_is_said_in_words() {
+    let kinds = [Kind::Missing, Kind::Extra, Kind::Changed];
+    assert_eq!(kinds.map(Kind::as_str), ["missing", "extra", "changed"]);
+    for (refusal, words) in [
+        (
+            Refusal::Nonsense("it is empty"),
+            "makes no sense: it is empty",
+        ),
+        (Refusal::Moved, "10 times in a row"),
+        (Refusal::Stalled, "nothing was compared for"),
+    ] {
+        assert!(refusal.to_string().contains(words), "{refusal}");
+    }
+}
+
 #[test]
 fn ranges_that_differ_are_counted_beyond_those_that_are_kept() {
     let theirs = model(0..5000);
@@ -207,20 +238,45 @@ fn ranges_that_differ_are_counted_beyond_those_that_are_kept() {
 }
 
 #[test]
+fn ranges_that_differ_are_kept_as_far_as_their_keys_have_room() {
+    let long = |n: u32| Bytes::from([n.to_be_bytes().to_vec(), vec![0; 60_000]].concat());
+    let of = |value: &'static [u8]| {
+        let row = |n| (long(n), Bytes::from_static(value));
+        (0..100).map(row).collect::<Rows>()
+    };
+    let (theirs, ours) = (of(b"right"), of(b"wrong"));
+    let machine = Verify::whole(Moment::ZERO);
+    let found = drive(machine, (&theirs, &ours), 4096, || false).unwrap();
+    let kept = found.bad.iter().map(Span::size).sum::<usize>();
+    let room = 4 << 20;
+    assert!(kept <= room && kept + 2 * 60_004 > room, "{kept}");
+    assert!(found.bad_ranges == 100 && !found.is_complete());
+}
+
+#[test]
+#[should_panic = "a position is held while one is looked at"]
+fn nobody_holds_another_position_while_one_is_looked_at() {
+    let mut machine = Verify::whole(Moment::ZERO);
+    machine.on(Event::Held, Moment::ZERO, &mut Vec::new());
+    machine.on(Event::Held, Moment::ZERO, &mut Vec::new());
+}
+
+#[test]
 fn a_position_that_is_lost_again_and_again_ends_it() {
     let rows = model(0..1000);
     let machine = Verify::whole(Moment::ZERO);
     let refused = drive(machine, (&rows, &rows), 64, || true);
     assert_eq!(refused, Err(Refusal::Moved));
-    let mut looks = 0;
+    let (mut looks, mut lost) = (0, 0);
     let now_and_then = || {
         looks += 1;
+        lost += u64::from(looks % 3 == 0);
         looks % 3 == 0
     };
     let machine = Verify::whole(Moment::ZERO);
     let found = drive(machine, (&rows, &rows), 64, now_and_then).unwrap();
     assert!(found.is_clean());
-    assert_eq!(found.rows, 1000);
+    assert_eq!((found.rows, found.moves), (1000, lost));
 }
 
 #[test]
@@ -240,16 +296,37 @@ fn silence_ends_it() {
     assert!(actions.is_empty());
 }
 
-#[test]
-fn an_answer_that_is_none_is_refused() {
-    let part = |upto: Option<u32>, rows| Part {
+fn part(upto: Option<u32>, rows: u64) -> Part {
+    Part {
         upto: upto.map(key),
         digest: Digest {
             rows,
             bytes: 0,
             hash: [0; 32],
         },
+    }
+}
+
+#[test]
+fn an_answer_has_so_many_ranges_at_most_and_ends_with_the_one_that_is_open() {
+    let taken = |theirs: Vec<Part>| {
+        let mut machine = Verify::whole(Moment::ZERO);
+        let mut actions = Vec::new();
+        machine.on(Event::Held, Moment::ZERO, &mut actions);
+        let ours = Vec::new();
+        machine.on(Event::Seen { theirs, ours }, Moment::ZERO, &mut actions);
+        !matches!(actions[..], [_, Action::Refuse(Refusal::Nonsense(_))])
     };
+    let climbing = |count: usize| (0..count as u32).map(|n| part(Some(n), 1)).collect();
+    assert!(taken(climbing(PARTS_MAX)));
+    assert!(!taken(climbing(PARTS_MAX + 1)));
+    assert!(!taken(climbing(PARTS_MAX + 2)));
+    assert!(taken(vec![part(Some(1), 1), part(None, 1)]));
+    assert!(!taken(vec![part(None, 1), part(Some(1), 1)]));
+}
+
+#[test]
+fn an_answer_that_is_none_is_refused() {
     let within = Span {
         after: Some(key(10)),
         upto: Some(key(20)),
@@ -261,7 +338,6 @@ fn an_answer_that_is_none_is_refused() {
         vec![part(Some(21), 1)],
         vec![part(None, 1)],
         vec![part(Some(15), 257)],
-        (0..=PARTS_MAX as u32).map(|n| part(Some(n), 1)).collect(),
     ];
     for parts in bad {
         let mut machine = Verify::again(vec![within.clone()], Moment::ZERO);
