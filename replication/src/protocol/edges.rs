@@ -14,7 +14,8 @@ use super::progress::Positions;
 use super::promotion::{Announced, LogEnd, Notice, ProbeAnswer, Promise, Promises, Purpose};
 use super::promotion::{Candidate, CandidateAction, CandidateConfig, CandidateEvent, Phase};
 use super::promotion::{Refusal, Role};
-use super::script::timeline;
+use super::script::{FIRST_LIFE, first_lives, timeline};
+use super::vote::{Lives, Vote};
 use crate::time::Moment;
 
 const PHASE: Duration = Duration::from_secs(5);
@@ -62,7 +63,7 @@ fn confirmed_by_a(machine: &mut Committer) {
     let connected = commit::Event::Connected {
         name: name.clone(),
         session,
-        vote_after: None,
+        vote: Vote::From(Lsn::ZERO),
     };
     let streaming = commit::Event::Streaming {
         name: name.clone(),
@@ -186,6 +187,11 @@ fn end(timeline: Timeline, at: u64) -> LogEnd {
     LogEnd { timeline, flushed }
 }
 
+/// Nobody's data were lost.
+fn lives() -> Lives {
+    first_lives(["a", "b", "c", "d", "e"].map(name))
+}
+
 /// The candidate `b`, with log of timeline 1 up to 800.
 fn candidate(policy: BoundPolicy, purpose: Purpose) -> CandidateConfig {
     CandidateConfig {
@@ -194,6 +200,8 @@ fn candidate(policy: BoundPolicy, purpose: Purpose) -> CandidateConfig {
         end: end(timeline("1:a"), 800),
         opened: TimelineHistory::new(timeline("1:a"), Lsn::ZERO),
         policies: vec![policy],
+        lives: lives(),
+        life: FIRST_LIFE,
         also_probe: vec![],
         highest_seen: 1,
         number: None,
@@ -231,7 +239,11 @@ fn probed(machine: &mut Candidate, members: &[&str], highest: u32) -> Vec<Candid
 
 fn own(at: LogEnd, policies: Vec<BoundPolicy>) -> CandidateEvent {
     let promise = Promise::Accepted(at);
-    CandidateEvent::OwnAnswered { promise, policies }
+    CandidateEvent::OwnAnswered {
+        promise,
+        policies,
+        lives: lives(),
+    }
 }
 
 /// Up to the point where `members` were asked for their promise.
@@ -246,7 +258,12 @@ fn promising(text: &str, members: &[&str]) -> Candidate {
 
 fn accepted(who: &str, of: Timeline, at: u64) -> CandidateEvent {
     let promise = Promise::Accepted(end(timeline("1:a"), at));
-    CandidateEvent::PromiseAnswered(name(who), of, promise)
+    CandidateEvent::PromiseAnswered {
+        name: name(who),
+        timeline: of,
+        life: FIRST_LIFE,
+        promise,
+    }
 }
 
 #[test]
