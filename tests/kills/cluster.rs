@@ -243,15 +243,22 @@ impl Cluster {
     /// that it is what was acknowledged. Returns what is wrong.
     pub(super) fn check(&mut self, primary: usize, account: &Account) -> Vec<Fault> {
         self.rounds += 1;
-        let mut end = None;
-        until_within(DEADLINE, "the primary acknowledges", || {
+        let node = &self.nodes[primary];
+        let (begun, mut last) = (Instant::now(), None);
+        until_within(DEADLINE * 2, "the primary answers", || {
             let round = self.rounds.to_string();
             let path = "/v1/tables/rest/keys/round";
-            let answer = self.nodes[primary].http.send("PUT", path, round.as_bytes());
-            end = answer.ok().filter(|answer| answer.status == 200);
-            end.is_some()
+            let answer = node.http.send("PUT", path, round.as_bytes());
+            let done = answer.as_ref().is_ok_and(|answer| answer.status == 200);
+            last = Some(answer);
+            done || begun.elapsed() > DEADLINE
         });
-        let end = end.expect("it was acknowledged").lsn();
+        let answer = last.expect("it was asked");
+        let end = match answer {
+            Ok(answer) if answer.status == 200 => answer.lsn(),
+            Ok(answer) => panic!("not acknowledged: {}: {}", answer.status, answer.text()),
+            Err(error) => panic!("not acknowledged: {error}; it says {}", node.http.status()),
+        };
         let mut all = self.nodes.iter().map(|node| {
             node.http.wait_for(end);
             (node.http.rows(ROWS), node.http.rows(ACCOUNTS))

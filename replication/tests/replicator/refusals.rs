@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use mainstay_replication::protocol::slot::SlotError;
-use mainstay_replication::wire::scram::Verifier;
-use mainstay_replication::{Error, Password, WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_replication::{Error, WalStreamingConfig, bootstrap};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -56,27 +55,6 @@ async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
     let error = answered.expect("it waits for ever").unwrap_err();
     let silent = matches!(&error, Error::Silent { peer, seconds: 1.. } if *peer == address);
     assert!(silent, "{error:?}");
-}
-
-#[tokio::test]
-async fn whoever_is_turned_away_learns_what_the_server_answered() {
-    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let verifier = Verifier::from_password("open sesame", b"0123456789abcdef", 4096);
-    let guarded = WalStreamingConfig {
-        users: vec![("replica".to_owned(), verifier)],
-        ..config(da.path(), "a")
-    };
-    let a = WalReplicator::new(guarded, vec![]);
-    a.start().await.unwrap();
-    let wrong = WalStreamingConfig {
-        follow_user: "replica".to_owned(),
-        follow_password: Some(Password::new("open says me")),
-        ..following(&db, &a.listen_addr().unwrap().to_string())
-    };
-    let error = within(bootstrap(&wrong)).await.unwrap_err();
-    let answered = matches!(&error, Error::Answer { sqlstate, .. } if sqlstate == "28P01");
-    assert!(answered, "{error:?}");
-    a.stop().await.unwrap();
 }
 
 #[tokio::test]

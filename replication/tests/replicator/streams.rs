@@ -42,6 +42,9 @@ async fn a_standby_must_prove_its_password() {
     };
     let wrong = with_password(&db, &a, Some("open says me"));
     let none = with_password(&db, &a, None);
+    let turned_away = within(bootstrap(&wrong)).await.unwrap_err();
+    let answered = matches!(&turned_away, Error::Answer { sqlstate, .. } if sqlstate == "28P01");
+    assert!(answered, "{turned_away:?}");
     for refused in [stranger, wrong, none] {
         let error = within(bootstrap(&refused)).await.unwrap_err();
         let text = error.to_string();
