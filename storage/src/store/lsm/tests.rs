@@ -88,6 +88,13 @@ fn small() -> LsmOptions {
     }
 }
 
+/// Waits until no tables are merged, now or next.
+fn settle(store: &LsmStore) {
+    while store.status().merging {
+        std::thread::yield_now();
+    }
+}
+
 fn put(table: TableId, key: &str, value: impl Into<Bytes>) -> Change {
     Change::Put {
         table,

@@ -92,12 +92,6 @@ fn a_killed_process_leaves_a_prefix_of_what_it_inserted() {
 }
 
 /// Waits for merges, which end by themselves while nothing is flushed.
-fn settle(store: &LsmStore) {
-    while store.status().merging {
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_copy_before_each_flush_and_after_each_checkpoint_is_whole() {
     let bed = Bed::new();

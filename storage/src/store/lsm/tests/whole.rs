@@ -88,7 +88,8 @@ fn rows_that_are_put_right_are_durable_and_hide_what_was_there() {
     assert_eq!((store.applied().get(), store.durable().get()), (at, at));
     is_right(&store, at);
     assert_eq!(get(&store, "k001", END).map(|old| old.len()), Some(100));
-    // As a kill at this moment leaves it.
+    // As a kill leaves it.
+    settle(&store);
     let copy = bed.temp.path().join("copy");
     copy_dir(&bed.dir(), &copy);
     let reopened = LsmStore::open(&copy, true, open_gate(), small()).unwrap();
@@ -99,9 +100,7 @@ fn rows_that_are_put_right_are_durable_and_hide_what_was_there() {
     store.insert(Lsn::new(later), &[change]).unwrap();
     assert_eq!(get(&store, "k001", later).as_deref(), Some("later"));
     store.checkpoint(Lsn::new(later)).unwrap();
-    while store.status().merging {
-        std::thread::yield_now();
-    }
+    settle(&store);
     assert_eq!(get(&store, "k001", later).as_deref(), Some("later"));
     assert_eq!(get(&store, "k000", later).as_deref(), Some("right"));
 }
