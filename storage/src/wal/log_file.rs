@@ -206,7 +206,9 @@ impl LogFile {
     fn begin_segment(&mut self, at: Lsn, out: &mut dyn Progress) -> Result<()> {
         assert_eq!(at, self.end.lsn, "segments are contiguous");
         self.write(out)?;
-        self.sync(out)?;
+        // Said with what follows: bytes at the end of a segment that are no record are log only
+        // once there is a segment behind them.
+        self.sync_file()?;
         let number = self.owner.size.segment_of(at);
         let timeline = self.owner.file_timeline(number).number;
         let path = self
@@ -288,6 +290,12 @@ impl LogFile {
     /// # Errors
     /// As [`write_group`](Self::write_group).
     pub(crate) fn sync(&mut self, out: &mut dyn Progress) -> Result<()> {
+        self.sync_file()?;
+        out.flushed(self.end.flushed);
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> Result<()> {
         if self.end.flushed == self.end.lsn {
             return Ok(());
         }
@@ -302,7 +310,6 @@ impl LogFile {
                 .map_err(|source| self.failed("sync", since, source))?;
         }
         self.end.flushed = self.end.lsn;
-        out.flushed(self.end.flushed);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::whole;
 use crate::disk::{CrashMode, SimDisk};
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::wal::segment::REST_MAX;
 use crate::wal::{NewLog, Recovered, Wal};
 
 const MODES: [CrashMode; 5] = [
@@ -144,6 +145,37 @@ fn segments_roll_checkpoint_and_recycle_without_losing_anything() {
     after_each(&recorder.take(), |case, state, disk| {
         holds(case, state, disk, &all);
     });
+}
+
+/// Bytes at a segment's end that are no record: a log that ends before them must not have been
+/// called flushed behind them.
+#[test]
+fn what_was_called_flushed_at_a_segment_s_end_is_there_after_a_power_cut() {
+    for left in [0, 8, 16, REST_MAX / 8 * 8, REST_MAX / 8 * 8 + 8, 200] {
+        let recorder = Recorder::new(SimDisk::new(1));
+        let primary = create(SimDisk::new(2));
+        leave(&primary, left);
+        flushed(&primary, "the next segment's first");
+        let standby = standby(&primary, recorder.clone());
+        recorder.take();
+        let shown = standby.flushed().clone();
+        recorder.acknowledge_what_says(move || shown.get().get());
+        stream(&primary, &standby);
+        let wanted = standby.flushed().get();
+        let states = recorder.take();
+        assert!(states.iter().any(|state| state.acknowledged > 0));
+        after_each(&states, |case, state, disk| {
+            let (wal, found) = reopen(case, &disk);
+            let before = Lsn::new(state.acknowledged);
+            assert!(
+                found.end >= before,
+                "{left} left, {case}: {} of {before}",
+                found.end
+            );
+            stream(&primary, &wal);
+            assert_eq!(wal.flushed().get(), wanted, "{left} left, {case}");
+        });
+    }
 }
 
 #[test]

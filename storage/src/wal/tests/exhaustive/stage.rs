@@ -144,6 +144,7 @@ pub(super) struct Recorder {
 struct Shared {
     states: Mutex<Vec<State>>,
     acknowledged: AtomicU64,
+    asked: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     before_write: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -164,6 +165,12 @@ impl Recorder {
         self.shared.acknowledged.store(upto, Ordering::SeqCst);
     }
 
+    /// Asks `how_much` is acknowledged from now on, at each call.
+    pub(super) fn acknowledge_what_says(&self, how_much: impl Fn() -> u64 + Send + Sync + 'static) {
+        let set = self.shared.asked.set(Box::new(how_much));
+        assert!(set.is_ok(), "only once");
+    }
+
     /// The states since the last time.
     pub(super) fn take(&self) -> Vec<State> {
         std::mem::take(&mut self.shared.states.lock())
@@ -178,7 +185,10 @@ impl Recorder {
 
     fn keep<T>(&self, result: io::Result<T>) -> io::Result<T> {
         // Read first: what is acknowledged between the two is in the copy all the same.
-        let acknowledged = self.shared.acknowledged.load(Ordering::SeqCst);
+        let acknowledged = match self.shared.asked.get() {
+            Some(how_much) => how_much(),
+            None => self.shared.acknowledged.load(Ordering::SeqCst),
+        };
         let disk = self.disk.copy();
         let mut states = self.shared.states.lock();
         let number = states.len();
