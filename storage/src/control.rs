@@ -29,7 +29,7 @@ use crate::lsn::Lsn;
 use crate::timeline::Timeline;
 
 /// Version of the control file's format.
-pub const CONTROL_VERSION: u32 = 2;
+pub const CONTROL_VERSION: u32 = 3;
 
 /// Most bytes that an encoded [`Control`] may take.
 pub const CONTROL_BODY_MAX: usize = SLOT_LEN as usize - SLOT_HEAD_LEN;
@@ -53,6 +53,8 @@ pub struct Control {
     pub node_id: [u8; 16],
     /// This life of the node's data directory; new when it was wiped or cut by hand.
     pub incarnation: [u8; 16],
+    /// Name of the node that these data are, empty before one claimed them.
+    pub node_name: String,
     /// Segment size of the log, in bytes.
     pub segment_size: u32,
     /// Number of the current timeline.
@@ -410,6 +412,7 @@ mod tests {
             system_id: 42,
             node_id: [1; 16],
             incarnation: [2; 16],
+            node_name: "a".to_owned(),
             segment_size: 1 << 20,
             timeline_number: 1,
             timeline_id: [3; 16],
@@ -630,12 +633,14 @@ mod tests {
         let lists = (
             prop::collection::vec(any::<u8>(), 0..200),
             prop::collection::vec(any::<u8>(), 0..200),
+            "[a-z]{0,63}",
         );
         (ids, numbers, any::<[bool; 3]>(), lists).prop_map(
-            |(ids, (system_id, small, large), flags, (config, slots))| Control {
+            |(ids, (system_id, small, large), flags, (config, slots, node_name))| Control {
                 system_id,
                 node_id: ids[0],
                 incarnation: ids[1],
+                node_name,
                 segment_size: small[0],
                 timeline_number: small[1],
                 timeline_id: ids[2],

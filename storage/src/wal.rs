@@ -147,7 +147,6 @@ struct Inner {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     size: SegmentSize,
-    identity: Identity,
     /// Whether it had been closed properly.
     clean: bool,
     /// Read while entries that belong together are appended, written while a timeline begins.
@@ -159,7 +158,7 @@ struct Inner {
 impl Wal {
     /// Who this data directory belongs to.
     pub fn identity(&self) -> Identity {
-        self.inner.identity
+        directory::identity(self.shared().control.lock().get())
     }
 
     /// The data directory.

@@ -109,10 +109,12 @@ impl Cluster {
     }
 
     /// A node that no policy counts may hold a timeline of which nobody else knows any more, once
-    /// the data of whoever opened it are gone. Its operator starts it with an empty directory.
+    /// the data of whoever opened it are gone. And one whose device lied may serve log that the
+    /// node behind it refuses. Its operator starts it with an empty directory.
     fn start_anew(&mut self) {
         for index in self.plan.voters..self.nodes.len() {
-            if self.nodes[index].refuses_its_upstream() {
+            let node = &self.nodes[index];
+            if node.refuses_its_upstream() || (node.rotten && node.life.is_some()) {
                 self.crash(index);
                 self.touch(index, Node::lose_everything);
             }

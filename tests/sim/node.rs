@@ -226,6 +226,8 @@ impl Node {
         let disk = Arc::new(self.disk.until_crash());
         let (wal, recovered) = Wal::open(disk, Path::new(DIR), &options())?;
         wal.set_commit_follows(false);
+        let life = Uuid::from_u64_pair(world.random.next(), world.random.next());
+        wal.claim(self.name.as_str(), life)?;
         let (name, end) = (&self.name, recovered.end);
         world.tell(format!("{name} starts with log up to {end}"));
         if end < self.proven && !self.rotten {

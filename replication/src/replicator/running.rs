@@ -108,6 +108,7 @@ impl Inner {
                 (self.open_log().await?, store, copy, true)
             }
         };
+        check_node_id(&self.config, &wal)?;
         let applied = Signal::new(Lsn::ZERO);
         let config = WalStreamingConfig {
             follow: self.upstreams(),
@@ -127,7 +128,6 @@ impl Inner {
         let core = &running.core;
         core.verdict.set_contents(self.given.contents());
         core.check_role()?;
-        check_node_id(&self.config, &core.wal)?;
         runtime::remove_left_copies(&core.wal);
         if core.is_primary() {
             core.begin()?;

@@ -15,6 +15,7 @@
 
 mod ending;
 mod known;
+mod member;
 mod policy;
 mod primary;
 mod registry;
@@ -223,7 +224,8 @@ impl Core {
             true => Role::Primary,
             false => Role::Standby,
         };
-        let me = member(&name, &wal, config.advertise.clone().unwrap_or_default());
+        member::claim(&name, &wal)?;
+        let me = member::of(&name, &wal, config.advertise.clone().unwrap_or_default());
         let logged = ClusterConfig::decode(&wal.config().0)?;
         let cluster = logged
             .unwrap_or_else(|| ClusterConfig::new(config.sync.clone().unwrap_or_default(), me));
@@ -303,7 +305,7 @@ impl Core {
 
     /// This node as the configuration names it.
     pub(crate) fn me(&self) -> Member {
-        member(&self.name, &self.wal, self.address())
+        member::of(&self.name, &self.wal, self.address())
     }
 
     /// The newest configuration in this node's log.
@@ -379,17 +381,5 @@ impl Core {
     /// How long until silence makes a peer count as gone.
     pub(crate) fn timeout(&self) -> Duration {
         self.config.heartbeat_timeout
-    }
-}
-
-fn member(name: &NodeName, wal: &Wal, address: String) -> Member {
-    let identity = wal.identity();
-    Member {
-        name: name.clone(),
-        node_id: identity.node_id,
-        incarnation: identity.incarnation,
-        address,
-        priority: 100,
-        votes: true,
     }
 }

@@ -124,6 +124,7 @@ impl Wal {
             system_id: new.system_id,
             node_id: *new.node_id.as_bytes(),
             incarnation: *Uuid::new_v4().as_bytes(),
+            node_name: String::new(),
             segment_size: u32::try_from(size.bytes()).expect("at most 1 GiB"),
             timeline_number: timeline.number,
             timeline_id: *timeline.id.as_bytes(),
@@ -240,13 +241,11 @@ impl Wal {
             options.driven,
         ));
         let threads = start_threads(&shared, dir, options.driven)?;
-        let identity = identity(shared.control.lock().get());
         let inner = Inner {
             shared,
             disk,
             dir: dir.to_owned(),
             size,
-            identity,
             clean: control.clean,
             units: RwLock::default(),
             threads: Mutex::new(threads),
@@ -257,7 +256,7 @@ impl Wal {
     }
 }
 
-fn identity(control: &Control) -> Identity {
+pub(super) fn identity(control: &Control) -> Identity {
     Identity {
         system_id: control.system_id,
         node_id: Uuid::from_bytes(control.node_id),

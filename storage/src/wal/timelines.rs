@@ -234,12 +234,26 @@ impl Wal {
         all.split_off(settled)
     }
 
-    /// Starts a new life of this node's data: it has forgotten what it may have promised.
+    /// Says that these data are the node `name`'s, and returns whether they were another's. Then
+    /// they are a copy of its files, or it has a new name; either way they are a new life,
+    /// `incarnation`, which confirmed nothing under this name. Data that are nobody's yet keep the
+    /// life they have.
     ///
     /// # Errors
-    /// Disk errors.
-    pub fn renew_incarnation(&self) -> Result<()> {
-        self.update_control(|control| control.incarnation = *Uuid::new_v4().as_bytes())
+    /// Disk errors; nothing changed then.
+    pub fn claim(&self, name: &str, incarnation: Uuid) -> Result<bool> {
+        let before = self.control().node_name;
+        if before == name {
+            return Ok(false);
+        }
+        let others = !before.is_empty() && !canary("copies-keep-their-life");
+        self.update_control(|control| {
+            name.clone_into(&mut control.node_name);
+            if others {
+                control.incarnation = *incarnation.as_bytes();
+            }
+        })?;
+        Ok(others)
     }
 
     /// The oldest position that can still be read: a segment's start, or the end of the log when it

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::disk::SimDisk;
 use crate::lsn::{Lsn, SegmentSize};
 use crate::wal::{NewLog, Wal};
@@ -26,4 +28,35 @@ fn a_copy_of_a_primary_that_follows_it_takes_none_of_its_marks_for_its_own() {
     assert_eq!(open(copied).control().own_from, Lsn::MAX);
     assert_ne!(primary.control().own_from, Lsn::MAX);
     primary.close().unwrap();
+}
+
+#[test]
+fn a_copy_of_another_node_s_files_is_a_new_life_each_time() {
+    let (disk, dir) = (SimDisk::new(1), Path::new("/a"));
+    let new = NewLog::new_cluster(SegmentSize::MIN);
+    let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options()).unwrap();
+    let own = wal.identity();
+    assert!(!wal.claim("a", Uuid::from_u128(1)).unwrap());
+    assert_eq!(wal.identity(), own, "they were nobody's yet");
+    wal.close().unwrap();
+    drop(wal);
+    let open = |disk: &SimDisk| {
+        Wal::open(Arc::new(disk.clone()), dir, &options())
+            .unwrap()
+            .0
+    };
+    for life in [2, 3] {
+        let life = Uuid::from_u128(life);
+        let disk = disk.copy();
+        let copy = open(&disk);
+        assert!(copy.claim("b", life).unwrap());
+        assert!(!copy.claim("b", Uuid::from_u128(9)).unwrap());
+        copy.close().unwrap();
+        drop(copy);
+        let found = open(&disk).identity();
+        assert_eq!((found.incarnation, found.node_id), (life, own.node_id));
+    }
+    let wal = open(&disk);
+    assert!(!wal.claim("a", Uuid::from_u128(4)).unwrap());
+    assert_eq!(wal.identity(), own);
 }

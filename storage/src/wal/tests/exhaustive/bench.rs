@@ -38,6 +38,7 @@ pub(super) fn control() -> Control {
         system_id: 42,
         node_id: [1; 16],
         incarnation: [2; 16],
+        node_name: String::new(),
         segment_size: 1 << 20,
         timeline_number: 1,
         timeline_id: [3; 16],

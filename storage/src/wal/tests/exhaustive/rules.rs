@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::bench::{DIR, SIZE, WAL, segment_path};
 use super::stage::{
@@ -84,7 +85,10 @@ fn a_handle_that_outlives_the_close_changes_nothing() {
         old.checkpoint(old.flushed().get()),
         Err(Error::Closed)
     ));
-    assert!(matches!(old.renew_incarnation(), Err(Error::Closed)));
+    assert!(matches!(
+        old.claim("b", Uuid::from_u128(9)),
+        Err(Error::Closed)
+    ));
     assert!(matches!(
         old.save_promises(Some(timeline(9, 9)), None),
         Err(Error::Closed)
