@@ -28,7 +28,7 @@ pub(super) fn control(data: &[u8]) {
         mixed => {
             let mut file = vec![0; WATERMARKS + 1024];
             for at in [0, SLOT].into_iter().take(usize::from(mixed.min(2))) {
-                let version = input.one_of(&[2, 2, 2, 1, 3]);
+                let version = input.one_of(&[3, 3, 3, 2, 4]);
                 let generation = u64::from(input.byte());
                 let body = input.sized();
                 let slot = slot(version, generation, body);
