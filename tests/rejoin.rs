@@ -28,7 +28,7 @@ fn write(node: &Node, prefix: &str, count: usize) -> u64 {
 
 /// An asynchronous pair of which `a` wrote rows that `b` never got, and `b` is the primary now.
 /// `end` ends `a` when it has written them.
-fn parted(dir: &TempDir, end: impl FnOnce(&mut Node)) -> (Start, Node) {
+fn parted(dir: &TempDir, end: impl FnOnce(&mut Node)) -> (Node, Node) {
     let mut a = Start::new(dir.path(), "a").start();
     let mut b = Start::new(dir.path(), "b").follow(&a).start();
     let common = write(&a, "common", 50);
@@ -39,7 +39,7 @@ fn parted(dir: &TempDir, end: impl FnOnce(&mut Node)) -> (Start, Node) {
     let b = b.same_ports().start();
     b.http.promote();
     write(&b, "later", 20);
-    (a.same_ports(), b)
+    (a, b)
 }
 
 /// Waits until `node` holds what `primary` holds, and follows it.
@@ -65,7 +65,7 @@ fn discarded(node: &Node) -> Vec<PathBuf> {
 fn an_old_primary_rewinds_and_says_what_it_gave_up() {
     let dir = TempDir::new().unwrap();
     let (a, b) = parted(&dir, Node::kill);
-    let mut a = a.follow(&b).start();
+    let mut a = a.same_ports().follow(&b).start();
     let end = write(&b, "more", 1);
     until("a follows", || {
         a.http.status()["problem"].is_null() && a.http.position("applied") >= end
@@ -94,8 +94,10 @@ fn an_old_primary_that_cannot_rewind_is_copied_while_its_old_data_stay_readable(
     // A clean end writes everything out, so its store cannot go back.
     let (a, b) = parted(&dir, Node::terminate);
     // The first connection finds out; the base backup comes with the next.
+    // On other ports, or the new primary, which looks for the old one, might tell it a shorter way.
     let relay = Relay::start(&b.replication, 1);
     let a = a
+        .other_ports()
         .arg("--follow", format!("postgres://{}", relay.address))
         .start();
     until("a asks for a base backup", || relay.held() > 0);
@@ -116,8 +118,10 @@ fn an_old_primary_that_cannot_rewind_is_copied_while_its_old_data_stay_readable(
 fn a_node_whose_copy_does_not_come_can_be_told_to_take_it_elsewhere() {
     let dir = TempDir::new().unwrap();
     let (a, b) = parted(&dir, Node::terminate);
+    // On other ports, or the new primary, which looks for the old one, might tell it a shorter way.
     let relay = Relay::start(&b.replication, 1);
     let a = a
+        .other_ports()
         .arg("--follow", format!("postgres://{}", relay.address))
         .start();
     until("a asks for a base backup", || relay.held() > 0);
@@ -138,12 +142,12 @@ fn a_kill_during_the_copy_leaves_a_node_that_copies_again() {
     let (a, b) = parted(&dir, Node::terminate);
     let relay = Relay::start(&b.replication, 1);
     let through = a
-        .clone()
+        .other_ports()
         .arg("--follow", format!("postgres://{}", relay.address));
     let mut held = through.start();
     until("a asks for a base backup", || relay.held() > 0);
     held.kill();
-    let a = a.follow(&b).start();
+    let a = a.same_ports().follow(&b).start();
     until("a is copied", || {
         a.http.get(TABLE, "later000").status == 200
     });

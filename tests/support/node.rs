@@ -177,6 +177,11 @@ impl Node {
         start.arg("--http", &self.http_address)
     }
 
+    /// The start of the same node on ports of its own choice, where nobody looks for it.
+    pub(crate) fn other_ports(&self) -> Start {
+        self.start.clone()
+    }
+
     /// The most memory in bytes that the process ever had at once, by the system's count.
     #[track_caller]
     pub(crate) fn peak_memory(&self) -> u64 {
