@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::{Confirmation, Confirmer};
-use mainstay_storage::{Lsn, Signal, SignalWait, Timeline, WaitError, Wal, canary};
+use mainstay_storage::{Lsn, Signal, Timeline, WaitError, Wal, block_on, canary};
 
 use crate::engine::{Engine, Placed};
 use crate::error::{Error, Result};
@@ -59,11 +59,16 @@ impl RemotePositions {
     }
 }
 
+/// A signal, and where it stood.
+type Past = (Signal, Lsn);
+
 /// What a commit waits for, from before it has its place in the log.
 struct Awaited {
     reached: Signal,
-    /// Ends the wait when it climbs past the number: beyond own disk the engine's endings.
-    ended: (Signal, Lsn),
+    /// The engine's endings: the wait ends when they climb.
+    ended: Past,
+    /// For a wait for own disk, the policies that came into force: the wait ends with one more.
+    turned: Option<Past>,
     /// What is waited for then, if anything.
     instead: Option<Signal>,
 }
@@ -75,16 +80,23 @@ impl Awaited {
     /// Why it will not be reached, as far as anybody can tell; `None` when the engine knows.
     async fn reach(&self, end: Lsn) -> Result<(), Option<WaitError>> {
         let mut reached = self.reached.wait(end);
-        let mut ended = self.ended();
+        // Begun with the others: what is cut meanwhile must not be taken for what follows it.
+        let instead = self.instead.as_ref().map(|instead| instead.wait(end));
+        let climbs = |(signal, past): &Past| signal.wait(*past + 1);
+        let (mut ended, mut turned) = (climbs(&self.ended), self.turned.as_ref().map(climbs));
         let waited = poll_fn(|context| {
             if let Poll::Ready(waited) = Pin::new(&mut reached).poll(context) {
                 return Poll::Ready(Some(waited));
             }
-            Pin::new(&mut ended).poll(context).map(|_| None)
+            let turned = turned.as_mut().map(|turned| Pin::new(turned).poll(context));
+            match Pin::new(&mut ended).poll(context) {
+                Poll::Pending if !matches!(turned, Some(Poll::Ready(_))) => Poll::Pending,
+                _ => Poll::Ready(None),
+            }
         });
-        match (waited.await, &self.instead) {
+        match (waited.await, instead) {
             (Some(waited), _) => settled(waited),
-            (None, Some(instead)) => settled(instead.wait(end).await),
+            (None, Some(instead)) => settled(instead.await),
             (None, None) if canary("an-ended-wait-is-success") => Ok(()),
             (None, None) => Err(None),
         }
@@ -92,18 +104,7 @@ impl Awaited {
 
     /// As [`reach`](Self::reach), on this thread.
     fn reach_blocking(&self, end: Lsn) -> Result<(), Option<WaitError>> {
-        Signal::wait_any_blocking(&mut [self.reached.wait(end), self.ended()]);
-        match (self.reached.is_closed(), &self.instead) {
-            _ if self.reached.get() >= end => Ok(()),
-            (true, _) => Err(Some(WaitError::Closed)),
-            (false, Some(instead)) => settled(instead.wait_blocking(end, None)),
-            (false, None) => Err(None),
-        }
-    }
-
-    fn ended(&self) -> SignalWait {
-        let (endings, past) = &self.ended;
-        endings.wait(*past + 1)
+        block_on(self.reach(end))
     }
 }
 
@@ -117,22 +118,21 @@ impl Engine {
     fn awaited(&self, level: Level) -> Option<Awaited> {
         let past = |signal: &Signal| (signal.clone(), signal.get());
         // Before it is asked whether there is a policy, so that none comes unseen.
-        let turned = past(self.turns());
-        let flushed = self.wal.flushed().clone();
+        let (ended, turned) = (past(self.endings()), past(self.turns()));
         let reached = match level {
             Level::Async => return None,
-            // The commit position follows a moment later, and a write that returned must be seen.
-            Level::Local if !self.is_synchronous() => {
-                return Some(Awaited {
-                    reached: self.wal.commit().clone(),
-                    ended: turned,
-                    instead: Some(flushed),
-                });
-            }
             Level::Local => {
+                let flushed = self.wal.flushed().clone();
+                // The commit position follows a moment later, and a write that returned must be
+                // seen.
+                let reached = match self.is_synchronous() {
+                    true => flushed.clone(),
+                    false => self.wal.commit().clone(),
+                };
                 return Some(Awaited {
-                    reached: flushed.clone(),
-                    ended: turned,
+                    reached,
+                    ended,
+                    turned: Some(turned),
                     instead: Some(flushed),
                 });
             }
@@ -142,7 +142,8 @@ impl Engine {
         };
         Some(Awaited {
             reached,
-            ended: past(self.endings()),
+            ended,
+            turned: None,
             instead: None,
         })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Ledger, Node, Relay, Start, Writers, number, until};
+use crate::support::{Ledger, Node, Proxy, Relay, Start, Then, Writers, number, until};
 
 const TABLE: &str = "t";
 
@@ -45,6 +45,10 @@ fn parted(dir: &TempDir, end: impl FnOnce(&mut Node)) -> (Node, Node) {
 /// Waits until `node` holds what `primary` holds, and follows it.
 fn converged(node: &Node, primary: &Node) {
     let end = write(primary, "last", 1);
+    // Its own log may have been longer.
+    until("it is on its primary's timeline", || {
+        node.http.status()["timeline"] == primary.http.status()["timeline"]
+    });
     node.http.wait_for(end);
     assert_eq!(node.http.rows(TABLE), primary.http.rows(TABLE));
     let status = node.http.status();
@@ -52,7 +56,6 @@ fn converged(node: &Node, primary: &Node) {
         (status["role"].as_str(), &status["problem"]),
         (Some("standby"), &Value::Null)
     );
-    assert_eq!(status["timeline"], primary.http.status()["timeline"]);
 }
 
 fn discarded(node: &Node) -> Vec<PathBuf> {
@@ -179,6 +182,44 @@ fn a_fenced_primary_follows_when_it_is_told_to() {
     until("a follows", || a.http.get(TABLE, "later004").status == 200);
     converged(&a, &b);
     assert_eq!(a.http.status()["role"], "standby");
+}
+
+/// Has `from` follow `to`, which took its place.
+fn give_way(from: &Node, to: &Node) {
+    let promoted = to.http.send("POST", "/v1/promote", br#"{"force":true}"#);
+    promoted.unwrap().ok();
+    until("the old primary is fenced", || {
+        from.http.status()["role"] == "fenced"
+    });
+    from.http.follow(&to.url()).ok();
+    converged(from, to);
+}
+
+/// Log that a primary alone had is cut when it is replaced.
+#[test]
+fn a_primary_again_confirms_below_where_its_log_once_ended() {
+    let dir = TempDir::new().unwrap();
+    let a = Start::new(dir.path(), "a")
+        .arg("--sync", "ANY 1 (*)")
+        .start();
+    let line = Proxy::to(&a.replication, 100_000, Then::Hold, 1);
+    let b = Start::new(dir.path(), "b")
+        .arg("--follow", line.url())
+        .start();
+    let common = write(&a, "common", 50);
+    let alone = std::thread::spawn({
+        let http = a.http.clone();
+        move || http.send("PUT", "/v1/tables/t/keys/alone", &[b'x'; 500_000])
+    });
+    until("b is cut off", || line.broken() == 1);
+    until("a alone has more", || {
+        a.http.position("flushed") > common + 500_000
+    });
+    give_way(&a, &b);
+    let answer = alone.join().unwrap().unwrap();
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert!(a.http.position("flushed") < common + 400_000);
+    give_way(&b, &a);
 }
 
 #[test]

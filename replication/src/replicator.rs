@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal, WalEntry};
+use mainstay_storage::{Applicator, Lsn, Signal, Store, WaitError, Wal, WalEntry};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -237,8 +237,8 @@ impl WalReplicator {
     /// Waits until the entry that starts at `lsn` has reached `level`.
     ///
     /// # Errors
-    /// [`Error::NotRunning`] when the log ends before; [`Error::Unknown`] for a level beyond own
-    /// disk when this node is fenced, stops being the primary that it was, or ends waits because
+    /// [`Error::NotRunning`] when the log ends before; [`Error::Unknown`] when that log is cut, and
+    /// for a level beyond own disk when this node is fenced, stops being the primary that it was, or ends waits because
     /// its policy is not met in time.
     pub async fn wait_for(&self, lsn: Lsn, level: Level) -> Result<()> {
         let core = self.core()?;
@@ -261,7 +261,11 @@ impl WalReplicator {
         let failing = standing.wait_for(|standing| standing.refusal().is_some());
         tokio::select! {
             biased;
-            reached = reached => reached.map(|_| ()).map_err(|_| Error::NotRunning),
+            reached = reached => match reached {
+                Ok(_) => Ok(()),
+                Err(WaitError::SetBack) => Err(Error::Unknown(lsn)),
+                Err(_) => Err(Error::NotRunning),
+            },
             Ok(_) = ended, if level != Level::Local => Err(Error::Unknown(lsn)),
             Ok(_) = failing, if level != Level::Local => Err(Error::Unknown(lsn)),
         }

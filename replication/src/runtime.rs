@@ -45,6 +45,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_storage::WaitError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -165,6 +166,8 @@ pub(crate) async fn watch_commits(core: Arc<Core>) {
                     flushed = to;
                     core.commit_event(Event::Flushed(to));
                 }
+                // As a primary again, this node begins below what it once had.
+                Err(WaitError::SetBack) => flushed = core.wal.flushed().get(),
                 Err(_) => return,
             },
             _ = roles.changed() => {}
@@ -181,7 +184,7 @@ pub(crate) async fn watch_applied(core: Arc<Core>) {
     loop {
         tokio::select! {
             _ = stopped(&mut stopping) => return,
-            to = core.wal.commit().wait(at + 1) => match to {
+            to = core.wal.commit().reached(at + 1) => match to {
                 Ok(to) => {
                     core.applied.raise(to);
                     at = to;

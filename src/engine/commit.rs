@@ -164,6 +164,7 @@ impl Engine {
     /// what was appended is still queued while the disk is slow.
     fn insert_logged(&self, source: FromLog, bytes: u64) -> mainstay_storage::Result<()> {
         let (id, from, to) = (source.id, source.from, source.to);
+        // Where the node lost its place meanwhile, this log may be cut.
         let readable = self.wal.sealed().wait_blocking(to, None);
         readable.map_err(|_| self.wal.poisoned().unwrap_or(StorageError::Closed))?;
         let transaction = Transaction::new(id, from, to, bytes, Box::new(source));

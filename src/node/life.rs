@@ -208,13 +208,13 @@ impl Life {
         if engine.visible() >= lsn {
             return Ok(());
         }
-        let committed = engine.wal.commit().wait(lsn).await;
+        let committed = engine.wal.commit().reached(lsn).await;
         committed.map_err(|_| Error::Stopped)?;
         let mut roles = replicator.role_changes()?;
         while *roles.borrow_and_update() != Role::Primary {
             tokio::select! {
                 applied = async {
-                    replicator.applied()?.wait(lsn).await.map_err(|_| Error::Stopped)
+                    replicator.applied()?.reached(lsn).await.map_err(|_| Error::Stopped)
                 } => return applied.map(|_| ()),
                 // Whoever applied the log may have stopped doing so.
                 changed = roles.changed() => changed.map_err(|_| Error::Stopped)?,

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
@@ -34,6 +34,8 @@ pub struct Signal {
 
 struct Shared {
     value: AtomicU64,
+    /// How often the position was set back.
+    set_back: AtomicU64,
     waiters: Mutex<Waiters>,
 }
 
@@ -51,6 +53,9 @@ pub enum WaitError {
     /// The signal was closed; it will not climb any more.
     #[error("stopped before the position was reached")]
     Closed,
+    /// The position was set back meanwhile: what lies there from now on is other log.
+    #[error("the log was cut before the position was reached")]
+    SetBack,
     /// The time given was over first.
     #[error("timed out before the position was reached")]
     TimedOut,
@@ -63,6 +68,7 @@ impl Signal {
         Self {
             shared: Arc::new(Shared {
                 value,
+                set_back: AtomicU64::new(0),
                 waiters: Mutex::default(),
             }),
         }
@@ -86,9 +92,14 @@ impl Signal {
         released.into_values().for_each(Waker::wake);
     }
 
-    /// Sets the position back to `to`, after log was cut. Waiters stay.
+    /// Sets the position back to `to`, because log is cut: every wait that has begun ends with
+    /// [`WaitError::SetBack`].
     pub fn reset(&self, to: Lsn) {
+        // In this order: whoever sees the position climb again sees that it was set back.
+        self.shared.set_back.fetch_add(1, Ordering::AcqRel);
         self.shared.value.store(to.get(), Ordering::Release);
+        let waiting = std::mem::take(&mut self.shared.waiters.lock().by_target);
+        waiting.into_values().for_each(Waker::wake);
     }
 
     /// Ends every wait, present and future, that is not released already, with
@@ -106,19 +117,35 @@ impl Signal {
     /// position then. Dropping the future ends the wait and leaves nothing behind.
     ///
     /// # Errors
-    /// [`WaitError::Closed`] when the signal is closed before.
+    /// [`WaitError::Closed`] when the signal is closed before, [`WaitError::SetBack`] when it is
+    /// set back before this was polled at the target.
     pub fn wait(&self, target: Lsn) -> SignalWait {
         SignalWait {
+            since: self.shared.set_back.load(Ordering::Acquire),
             signal: self.clone(),
             target,
             registered: None,
         }
     }
 
+    /// As [`wait`](Self::wait), and goes on where log is cut meanwhile: for whoever asks for a
+    /// position, and not for what lay there.
+    ///
+    /// # Errors
+    /// [`WaitError::Closed`].
+    pub async fn reached(&self, target: Lsn) -> Result<Lsn, WaitError> {
+        loop {
+            match self.wait(target).await {
+                Err(WaitError::SetBack) => {}
+                over => return over,
+            }
+        }
+    }
+
     /// Waits on this thread until the position is at least `target`, at most for `timeout`.
     ///
     /// # Errors
-    /// [`WaitError::TimedOut`], or [`WaitError::Closed`] when the signal is closed before.
+    /// [`WaitError::TimedOut`], or as [`wait`](Self::wait).
     pub fn wait_blocking(&self, target: Lsn, timeout: Option<Duration>) -> Result<Lsn, WaitError> {
         let parker = Arc::new(Parker::default());
         let waker = Waker::from(parker.clone());
@@ -134,14 +161,8 @@ impl Signal {
         }
     }
 
-    /// Waits on this thread until one of `waits` is over: its signal reached its target, or was
-    /// closed.
-    pub fn wait_any_blocking(waits: &mut [SignalWait]) {
-        Self::wait_any_within(waits, None);
-    }
-
-    /// As [`wait_any_blocking`](Self::wait_any_blocking), for at most `timeout` if given; says
-    /// whether one was over.
+    /// Waits on this thread until one of `waits` is over, for at most `timeout` if given; says
+    /// whether one was.
     pub fn wait_any_within(waits: &mut [SignalWait], timeout: Option<Duration>) -> bool {
         let parker = Arc::new(Parker::default());
         let waker = Waker::from(parker.clone());
@@ -171,6 +192,20 @@ impl Signal {
 impl fmt::Debug for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Signal({})", self.get())
+    }
+}
+
+/// Drives `future`, which waits for signals, on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let parker = Arc::new(Parker::default());
+    let waker = Waker::from(parker.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(over) = future.as_mut().poll(&mut context) {
+            return over;
+        }
+        parker.park(None);
     }
 }
 
@@ -215,24 +250,36 @@ fn early() -> u64 {
 pub struct SignalWait {
     signal: Signal,
     target: Lsn,
+    /// How often the signal had been set back when this began.
+    since: u64,
     registered: Option<u64>,
+}
+
+impl SignalWait {
+    /// What there is to answer, if anything.
+    fn answer(&self, look_again: bool) -> Option<Result<Lsn, WaitError>> {
+        let shared = &self.signal.shared;
+        let value = self.signal.get();
+        if shared.set_back.load(Ordering::Acquire) != self.since {
+            return Some(Err(WaitError::SetBack));
+        }
+        (look_again && value + early() >= self.target).then_some(Ok(value))
+    }
 }
 
 impl Future for SignalWait {
     type Output = Result<Lsn, WaitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let value = self.signal.get();
-        if value + early() >= self.target {
-            return Poll::Ready(Ok(value));
+        if let Some(answer) = self.answer(true) {
+            return Poll::Ready(answer);
         }
         let signal = self.signal.clone();
         let mut waiters = signal.shared.waiters.lock();
-        // `raise` stores before it takes the lock, so a value that is still low here will be
+        // `raise` and `reset` store before they take the lock, so what is not seen here will be
         // followed by a wake.
-        let value = self.signal.get();
-        if value + early() >= self.target && !canary("look-once") {
-            return Poll::Ready(Ok(value));
+        if let Some(answer) = self.answer(!canary("look-once")) {
+            return Poll::Ready(answer);
         }
         if waiters.closed {
             return Poll::Ready(Err(WaitError::Closed));
@@ -309,13 +356,43 @@ mod tests {
         let (one, two) = (Signal::new(Lsn::ZERO), Signal::new(Lsn::ZERO));
         let waiting = std::thread::spawn({
             let mut waits = [one.wait(Lsn::new(8)), two.wait(Lsn::new(8))];
-            move || Signal::wait_any_blocking(&mut waits)
+            move || Signal::wait_any_within(&mut waits, None)
         });
         two.raise(Lsn::new(8));
         waiting.join().unwrap();
         assert_eq!((one.waiters(), two.waiters()), (0, 0));
         two.close();
-        Signal::wait_any_blocking(&mut [one.wait(Lsn::new(8)), two.wait(Lsn::new(16))]);
+        let mut waits = [one.wait(Lsn::new(8)), two.wait(Lsn::new(16))];
+        assert!(Signal::wait_any_within(&mut waits, None));
+    }
+
+    #[test]
+    fn a_wait_for_what_is_cut_ends_and_one_that_begins_later_does_not() {
+        let signal = Signal::new(Lsn::new(16));
+        let (mut cut, mut was_there) = (signal.wait(Lsn::new(24)), signal.wait(Lsn::new(16)));
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let mut context = Context::from_waker(&waker);
+        assert!(Pin::new(&mut cut).poll(&mut context).is_pending());
+        signal.reset(Lsn::new(8));
+        assert_eq!((count.0.load(Ordering::SeqCst), signal.waiters()), (1, 0));
+        // Other log may have come up to there by the time somebody looks.
+        signal.raise(Lsn::new(32));
+        let set_back = Poll::Ready(Err(WaitError::SetBack));
+        assert_eq!(Pin::new(&mut cut).poll(&mut context), set_back);
+        assert_eq!(Pin::new(&mut was_there).poll(&mut context), set_back);
+        let mut later = signal.wait(Lsn::new(24));
+        let reached = Poll::Ready(Ok(Lsn::new(32)));
+        assert_eq!(Pin::new(&mut later).poll(&mut context), reached);
+        let mut goes_on = pin!(signal.reached(Lsn::new(40)));
+        assert!(goes_on.as_mut().poll(&mut context).is_pending());
+        signal.reset(Lsn::new(8));
+        assert!(goes_on.as_mut().poll(&mut context).is_pending());
+        signal.raise(Lsn::new(40));
+        assert_eq!(
+            goes_on.as_mut().poll(&mut context),
+            Poll::Ready(Ok(Lsn::new(40)))
+        );
     }
 
     #[test]

@@ -54,12 +54,12 @@ async fn decided(
     match fate(&core.wal.history(), on, end) {
         Fate::Ours => {
             for signal in waited_for(core, role, level) {
-                signal.wait(end).await.map_err(|_| Error::NotRunning)?;
+                signal.reached(end).await.map_err(|_| Error::NotRunning)?;
             }
             Ok(Outcome::Reached)
         }
         Fate::LostAbove(fork) => {
-            let committed = commit.wait(fork + 1).await;
+            let committed = commit.reached(fork + 1).await;
             committed.map_err(|_| Error::NotRunning)?;
             Ok(Outcome::Lost)
         }

@@ -155,7 +155,7 @@ impl SubscribeSource {
             if failed.is_some() {
                 return failed;
             }
-            if !more && core.wal.commit().wait(upto + 1).await.is_err() {
+            if !more && core.wal.commit().reached(upto + 1).await.is_err() {
                 return core.wal.poisoned();
             }
         }

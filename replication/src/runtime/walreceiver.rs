@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mainstay_storage::{Lsn, Timeline, TimelineHistory};
+use mainstay_storage::{Lsn, Timeline, TimelineHistory, WaitError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -221,7 +221,9 @@ impl Driver {
             biased;
             order = self.orders.recv() => Ok(self.obey(order)),
             flushed = core.wal.flushed().wait(self.flushed + 1) => {
-                let to = flushed.map_err(|_| mainstay_storage::Error::Closed)?;
+                let Some(to) = self.unless_cut(flushed)? else {
+                    return Ok(None);
+                };
                 self.flushed = to;
                 if self.written < to {
                     self.written = to;
@@ -231,7 +233,9 @@ impl Driver {
                 Ok(Some(Event::Flushed(to)))
             }
             written = core.wal.written().wait(self.written + 1) => {
-                let to = written.map_err(|_| mainstay_storage::Error::Closed)?;
+                let Some(to) = self.unless_cut(written)? else {
+                    return Ok(None);
+                };
                 self.written = to;
                 Ok(Some(Event::Written(to)))
             }
@@ -254,6 +258,19 @@ impl Driver {
                 }
             },
             _ = timer => Ok(Some(Event::Tick)),
+        }
+    }
+
+    /// The position that was reached; `None` where log was cut, which is then known here.
+    fn unless_cut(&mut self, waited: Result<Lsn, WaitError>) -> Result<Option<Lsn>> {
+        match waited {
+            Ok(to) => Ok(Some(to)),
+            Err(WaitError::SetBack) => {
+                let wal = &self.core.wal;
+                (self.written, self.flushed) = (wal.written().get(), wal.flushed().get());
+                Ok(None)
+            }
+            Err(_) => Err(mainstay_storage::Error::Closed.into()),
         }
     }
 

@@ -10,7 +10,7 @@ mod stream;
 use std::future::pending;
 
 use bytes::{Bytes, BytesMut};
-use mainstay_storage::{LogBytes, Lsn};
+use mainstay_storage::{LogBytes, Lsn, WaitError};
 
 use crate::error::{Error, Result};
 use crate::protocol::progress::Positions;
@@ -164,6 +164,7 @@ impl Session {
                     stream.flushed = to;
                     Ok(Some(Event::Flushed(to)))
                 }
+                Err(WaitError::SetBack) => Ok(stream.look_for_switch(&core)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
@@ -171,6 +172,7 @@ impl Session {
             },
             sealed = core.wal.sealed().wait(stream.sealed + 1), if overlaps => match sealed {
                 Ok(to) => Ok(stream.look_at_sealed(&core, to)),
+                Err(WaitError::SetBack) => Ok(stream.look_for_switch(&core)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
@@ -184,6 +186,7 @@ impl Session {
                     stream.commit = to;
                     Ok(Some(Event::CommitMoved(to)))
                 }
+                Err(WaitError::SetBack) => Ok(stream.look_for_switch(&core)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
