@@ -17,7 +17,7 @@ const PATIENT_ORDERS: u64 = 10;
 impl Cluster {
     /// Every fault ends; in bounded time all nodes are the same.
     pub(super) fn settle(&mut self) -> Result<(), String> {
-        self.calm = true;
+        self.calm_since = Some(self.now);
         self.net.lossy = false;
         self.heal();
         for (node, machine) in self.nodes.iter().zip(&mut self.machines) {
@@ -77,6 +77,7 @@ impl Cluster {
         // A member without the vote of its name may be the one without which nobody can be
         // promoted. Giving the policy up is then what is left.
         let gives_up = self.orders > PATIENT_ORDERS && self.lacks_votes()?;
+        self.helped |= gives_up;
         let fit = |index: &usize| {
             let node = &self.nodes[*index];
             node.life.is_some() && (!restarts || node.was_primary())
@@ -88,6 +89,7 @@ impl Cluster {
             // Where all of the counted must confirm, two may open a timeline of one number, and
             // neither can confirm anything on it. The refusal says to keep one.
             let rival = super::index_of(&rival);
+            self.helped = true;
             self.crash(rival);
             self.touch(rival, Node::lose_everything);
         }
@@ -115,6 +117,7 @@ impl Cluster {
         for index in self.plan.voters..self.nodes.len() {
             let node = &self.nodes[index];
             if node.refuses_its_upstream() || (node.rotten && node.life.is_some()) {
+                self.helped = true;
                 self.crash(index);
                 self.touch(index, Node::lose_everything);
             }
@@ -143,9 +146,12 @@ impl Cluster {
         let rows = rows.map_err(|trouble| match trouble {
             Trouble::Disk(why) | Trouble::Damaged(why) | Trouble::Broken(why) => why,
         })?;
-        match rows.windows(2).all(|pair| pair[0] == pair[1]) {
+        let digests = rows.iter().map(|rows| Some(super::clients::digest(rows)));
+        let applied = self.nodes[0].digest().map(|ends| ends.3);
+        let expected = applied.and_then(|at| self.oracle.rows_at(at));
+        match digests.into_iter().all(|digest| digest == expected) {
             true => Ok(()),
-            false => Err("the same log, and other rows".to_owned()),
+            false => Err("the same log, and other rows than it makes".to_owned()),
         }
     }
 }

@@ -25,6 +25,9 @@ use super::{SECOND, name_of};
 /// Lines of the story that are kept.
 const STORY_MAX: usize = 300;
 
+/// How long after the last fault a node may still meet an error of its disk, in microseconds.
+const HEALS_WITHIN: u64 = 30 * SECOND;
+
 /// Pause before a process that ended is started again, at most, in microseconds.
 const RESTART_MAX: u64 = 2 * SECOND;
 
@@ -54,6 +57,19 @@ pub(super) enum Event {
     Operator,
 }
 
+impl Event {
+    /// The node that it is about.
+    fn node(&self) -> Option<usize> {
+        match self {
+            Self::Arrive { to: node, .. }
+            | Self::Disk { node, .. }
+            | Self::Tick { node, .. }
+            | Self::Start { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+}
+
 /// What came of one seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {
@@ -62,6 +78,8 @@ pub(super) struct Report {
     pub(super) events: u64,
     pub(super) acknowledged: usize,
     pub(super) timelines: u32,
+    /// Whether an operator had to give up a policy or data before all became the same.
+    pub(super) helped: bool,
     /// Virtual time, in microseconds, faults and calm.
     pub(super) lasted: u64,
 }
@@ -82,11 +100,14 @@ pub(super) struct Cluster {
     pub(super) replayed: Option<(usize, Packet)>,
     trace: DefaultHasher,
     events: u64,
-    pub(super) calm: bool,
+    /// When all faults ended.
+    pub(super) calm_since: Option<u64>,
     /// What operators tried since all faults ended and nobody led.
     pub(super) orders: u64,
     /// How often operators found a primary since then.
     pub(super) led: u64,
+    /// Whether they had to give up a policy, or data.
+    pub(super) helped: bool,
 }
 
 impl Drop for Cluster {
@@ -140,9 +161,10 @@ impl Cluster {
             replayed: None,
             trace: DefaultHasher::new(),
             events: 0,
-            calm: false,
+            calm_since: None,
             orders: 0,
             led: 0,
+            helped: false,
             plan,
             random,
         };
@@ -224,6 +246,7 @@ impl Cluster {
     pub(super) fn run(mut self, faulty: u64) -> Result<Report, String> {
         let done = self.unfold(faulty).and_then(|()| self.settle());
         done.map_err(|why| format!("{why}\n{}", self.story.join("\n")))?;
+        self.oracle.hash(&mut self.trace);
         Ok(Report {
             trace: self.trace.finish(),
             events: self.events,
@@ -234,6 +257,7 @@ impl Cluster {
                 .filter_map(Node::timeline)
                 .max()
                 .unwrap_or_default(),
+            helped: self.helped,
             lasted: self.now,
         })
     }
@@ -263,6 +287,16 @@ impl Cluster {
             self.plan(until - self.now, event);
             return Ok(());
         }
+        let at = event.node();
+        self.unfold_one(event)?;
+        // Whatever differs shows in how far somebody is.
+        if let Some(node) = at {
+            (node, self.nodes[node].positions()).hash(&mut self.trace);
+        }
+        Ok(())
+    }
+
+    fn unfold_one(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Arrive { to, packet } => self.arrive(to, packet),
             Event::Disk { node, boot } if self.lives(node, boot) => {
@@ -275,8 +309,8 @@ impl Cluster {
             }
             Event::Start { node, boot } => self.start(node, boot),
             Event::Client(client) => self.write(client),
-            Event::Fault if !self.calm => self.fault(),
-            Event::Heal if !self.calm => {
+            Event::Fault if self.calm_since.is_none() => self.fault(),
+            Event::Heal if self.calm_since.is_none() => {
                 self.heal();
                 Ok(())
             }
@@ -291,13 +325,7 @@ impl Cluster {
 
     /// Until when this event has to wait, since its machine stands still.
     fn frozen(&self, event: &Event) -> Option<u64> {
-        let node = match event {
-            Event::Arrive { to: node, .. }
-            | Event::Disk { node, .. }
-            | Event::Tick { node, .. }
-            | Event::Start { node, .. } => *node,
-            _ => return None,
-        };
+        let node = event.node()?;
         let until = self.machines[node].frozen_until;
         (until > self.now).then_some(until)
     }
@@ -317,7 +345,8 @@ impl Cluster {
         }
         // An operator may start a former primary as a standby. Data that came from elsewhere are
         // never started as a primary's.
-        let leads = (self.calm || self.random.one_in(2) || boot == 0) && !self.nodes[node].missing;
+        let leads = (self.calm_since.is_some() || self.random.one_in(2) || boot == 0)
+            && !self.nodes[node].missing;
         self.with(node, |node, world| node.start(leads, world))?;
         if self.nodes[node].empty {
             let boot = self.nodes[node].boot;
@@ -371,6 +400,10 @@ impl Cluster {
                 let name = name_of(index);
                 return Err(format!("{name} takes for damage what is none: {why}"));
             }
+            Err(Trouble::Disk(why)) if self.has_good_disk(index) => {
+                let name = name_of(index);
+                return Err(format!("{name} fails on a disk that works: {why}"));
+            }
             Err(Trouble::Disk(why) | Trouble::Damaged(why)) => {
                 self.tell(format!("{} ends: {why}", name_of(index)));
                 self.crash(index);
@@ -382,6 +415,13 @@ impl Cluster {
             Err(Trouble::Broken(why)) => return Err(why),
         }
         Ok(())
+    }
+
+    /// Whether no fault can be why the disk of a node fails.
+    fn has_good_disk(&self, index: usize) -> bool {
+        let (calm, node) = (self.calm_since, &self.nodes[index]);
+        let healed = calm.is_some_and(|since| self.now - since > HEALS_WITHIN);
+        healed && !node.rotten && node.disk.has_power()
     }
 
     /// Data that cannot be started on are replaced; see `fault.rs` on how much may be missing.
@@ -460,7 +500,11 @@ impl Cluster {
 
     pub(super) fn end(&mut self, index: usize, mode: Option<CrashMode>) {
         self.touch(index, |node, world| node.stop(mode, world));
-        self.nodes[index].disk.clear_faults();
+        let node = &mut self.nodes[index];
+        // A device that was about to lie has not done it.
+        node.rotten &= !(node.may_lie && node.disk.awaits_mishap());
+        node.may_lie = false;
+        node.disk.clear_faults();
         let boot = self.nodes[index].boot;
         let after = 10_000 + self.random.below(RESTART_MAX);
         self.plan(after, Event::Start { node: index, boot });

@@ -66,10 +66,15 @@ impl Cluster {
                 let after = self.random.below(5 * SECOND);
                 self.plan(after, Event::Space(at));
             }
-            Fault::SlowDisk => self.machines[at].slow = self.random.below(SECOND),
+            // Some hang for longer than anybody waits.
+            Fault::SlowDisk => {
+                let most = if self.random.one_in(3) { 20 } else { 1 };
+                self.machines[at].slow = self.random.below(most * SECOND);
+            }
             // Nobody can tell in time that a device lies, so no confirmed commit may hang on it.
             Fault::Mishap if !self.plan.votes(at) && !self.nodes[at].empty => {
-                self.nodes[at].rotten = true;
+                let node = &mut self.nodes[at];
+                (node.may_lie, node.rotten) = (!node.rotten, true);
                 match self.random.one_in(2) {
                     true => disk.lose_next_write_below(DIR),
                     false => disk.misdirect_next_write_below(DIR, self.random.next()),
@@ -142,8 +147,10 @@ impl Cluster {
             Fault::Rot => {
                 // A power cut that takes the last watermark along as well is two faults at once, of
                 // which no node can tell by itself.
+                let first = self.nodes[at].life.is_some() && !self.nodes[at].rotten;
                 self.end(at, Some(CrashMode::KeepAll));
-                (self.nodes[at].rotten, self.nodes[at].missing) = (true, true);
+                let node = &mut self.nodes[at];
+                (node.rotten, node.missing, node.rots) = (true, true, first);
                 let (disk, seed) = (self.nodes[at].disk.clone(), self.random.next());
                 let hit = match self.random.one_in(2) {
                     true => disk.flip_random_bit(DIR, seed).map(|hit| hit.0),

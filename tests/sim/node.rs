@@ -116,6 +116,10 @@ pub(super) struct Node {
     pub(super) missing: bool,
     /// Something was damaged on its disk, so a start may find out.
     pub(super) rotten: bool,
+    /// Its device may lose or misplace a write next; if it does not come to that, nothing is wrong.
+    pub(super) may_lie: bool,
+    /// One bit or place of what it holds was damaged when it had ended, and nothing else.
+    pub(super) rots: bool,
     /// What had been flushed when its last life ended.
     proven: Lsn,
     attempts: u64,
@@ -165,6 +169,8 @@ pub(super) struct Life {
     told: (Lsn, Lsn, Lsn),
     committed_to: Lsn,
     checked: Lsn,
+    /// The commit position, as it was seen last.
+    committed: Lsn,
 }
 
 pub(super) type RowKey = (TableId, Bytes);
@@ -199,6 +205,8 @@ impl Node {
             empty: false,
             missing: false,
             rotten: false,
+            may_lie: false,
+            rots: false,
             proven: Lsn::ZERO,
             attempts: 0,
             rival: None,
@@ -228,9 +236,11 @@ impl Node {
         wal.set_commit_follows(false);
         let life = Uuid::from_u64_pair(world.random.next(), world.random.next());
         wal.claim(self.name.as_str(), life)?;
+        let rots = std::mem::take(&mut self.rots);
         let (name, end) = (&self.name, recovered.end);
         world.tell(format!("{name} starts with log up to {end}"));
-        if end < self.proven && !self.rotten {
+        // A single damage is found, whatever it hits.
+        if end < self.proven && (rots || !self.rotten) {
             let proven = self.proven;
             return broken(format!("{name} had flushed {proven} and has {end}"));
         }
@@ -270,6 +280,7 @@ impl Node {
             told: Default::default(),
             committed_to: Lsn::ZERO,
             checked: wal.oldest().max(control.checkpoint),
+            committed: Lsn::ZERO,
             wal,
         };
         self.life = Some(life);
@@ -369,7 +380,7 @@ impl Node {
         Ok(())
     }
 
-    fn positions(&self) -> [Lsn; 5] {
+    pub(super) fn positions(&self) -> [Lsn; 5] {
         let Some(life) = &self.life else {
             return [Lsn::ZERO; 5];
         };
@@ -380,11 +391,18 @@ impl Node {
     }
 
     /// Every position is where the ladder says, and every queue within its bound.
-    fn check_ladder(&self) -> Done {
-        let Some(life) = &self.life else {
+    fn check_ladder(&mut self) -> Done {
+        let [sealed, written, flushed, commit, applied] = self.positions();
+        let Some(life) = &mut self.life else {
             return Ok(());
         };
-        let [sealed, written, flushed, commit, applied] = self.positions();
+        if commit < life.committed {
+            let (name, before) = (&self.name, life.committed);
+            return broken(format!(
+                "{name}: the commit position fell from {before} to {commit}"
+            ));
+        }
+        life.committed = commit;
         let (checkpoint, appended) = (life.wal.control().checkpoint, life.wal.appended());
         // A power cut may take the memory of what was committed further back than what it made
         // durable in the store.

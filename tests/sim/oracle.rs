@@ -4,6 +4,8 @@
 //! * What any store ever applied, and so what any default reader ever saw, is part of that log.
 //! * What a client was told is durable stays in it, and is told once.
 //! * Of one timeline number, one timeline at most confirms anything.
+//! * What a primary commits is on as many disks as its policy asks for, by what those nodes were
+//!   seen to have flushed and not by what they said.
 //!
 //! It never looks at what a node is about to do, only at what others could see of it. It replays
 //! the committed log by itself, in the plainest way, so that every store can be compared with the
@@ -13,6 +15,8 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
+use mainstay_replication::protocol::name::NodeName;
+use mainstay_replication::protocol::policy::BoundPolicy;
 use mainstay_storage::{Change, Lsn, Timeline, Wal, WalEntry, WalEntryType};
 use uuid::Uuid;
 
@@ -28,6 +32,8 @@ pub(super) struct Oracle {
     acknowledged: BTreeMap<u64, Lsn>,
     /// The timeline of each number that confirmed something.
     confirming: BTreeMap<u32, Uuid>,
+    /// The most of each timeline's line that a node of a name ever had flushed.
+    held: BTreeMap<(Uuid, NodeName), Lsn>,
     replay: Replay,
 }
 
@@ -100,6 +106,31 @@ impl Oracle {
         }
     }
 
+    /// The node `name` is on `timeline` and has flushed up to `upto`.
+    pub(super) fn flushed(&mut self, name: &NodeName, timeline: Timeline, upto: Lsn) {
+        let held = self.held.entry((timeline.id, name.clone())).or_default();
+        *held = upto.max(*held);
+    }
+
+    /// A primary commits up to `upto` of `timeline` under `policy`, which binds.
+    ///
+    /// # Errors
+    /// When fewer than the policy asks for have that.
+    pub(super) fn commits(&self, policy: &BoundPolicy, timeline: Timeline, upto: Lsn) -> Done {
+        let has = |name: &&NodeName| {
+            let held = self.held.get(&(timeline.id, (*name).clone()));
+            held.is_some_and(|held| *held >= upto)
+        };
+        let have = policy.counted().iter().filter(has).count();
+        match have >= policy.needed() {
+            true => Ok(()),
+            false => broken(format!(
+                "{upto} of {timeline} is committed under {}, and {have} have it",
+                policy.policy()
+            )),
+        }
+    }
+
     /// A client was told that its write `id`, which ends at `end`, is durable.
     ///
     /// # Errors
@@ -114,9 +145,15 @@ impl Oracle {
         }
     }
 
-    /// The digest of all rows after the transaction that ends at `at`, if one does.
+    /// Everything that was committed.
+    pub(super) fn hash(&self, hasher: &mut DefaultHasher) {
+        self.committed.hash(hasher);
+    }
+
+    /// The digest of all rows at `at`, once a transaction has ended.
     pub(super) fn rows_at(&self, at: Lsn) -> Option<u64> {
-        self.replay.digests.get(&at).copied()
+        let mut before = self.replay.digests.range(..=at);
+        before.next_back().map(|(_, digest)| *digest)
     }
 }
 

@@ -125,6 +125,12 @@ impl SimDisk {
         state.last_call = Some(state.calls.saturating_add(calls));
     }
 
+    /// Whether it has power: a planned cut has not come.
+    pub fn has_power(&self) -> bool {
+        let state = self.state.lock();
+        state.last_call.is_none_or(|last| state.calls < last)
+    }
+
     /// Offsets in bytes of the 512-byte sectors of a file that have pending writes, ascending.
     ///
     /// # Panics

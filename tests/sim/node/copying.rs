@@ -189,6 +189,7 @@ impl Node {
         self.store_disk = SimDisk::new(0);
         self.store = MemoryStore::new(Arc::new(self.store_disk.clone()));
         (self.empty, self.missing, self.rotten) = (true, true, false);
+        self.rots = false;
         self.proven = Lsn::ZERO;
     }
 
@@ -198,6 +199,7 @@ impl Node {
         let store = other.snapshot()?;
         self.open_store(store)?;
         (self.empty, self.missing, self.rotten) = (other.empty, true, other.rotten);
+        self.rots = false;
         self.proven = Lsn::ZERO;
         Ok(())
     }

@@ -338,6 +338,7 @@ impl Node {
         }
         let life = self.life.as_mut().expect("it runs");
         life.wal.rewind(to)?;
+        life.committed = Lsn::ZERO;
         life.applicator = Applicator::new(&life.wal, &self.store)?;
         if life.checked > to {
             return Err(Trouble::Broken(format!(
@@ -355,7 +356,9 @@ impl Node {
         let (written, flushed) = (life.wal.written().get(), life.wal.flushed().get());
         let applied = applied.min(flushed);
         let (was_written, was_flushed, was_applied) = life.told;
+        let timeline = life.wal.timeline();
         life.told = (written, flushed, applied);
+        world.oracle.flushed(&self.name, timeline, flushed);
         if written > was_written {
             self.bring_receiver(Event::Written(written), world)?;
         }

@@ -74,7 +74,7 @@ impl Node {
 
     /// Brings an event to the commit machine, and shows what it confirms.
     pub(super) fn commit(&mut self, event: CommitEvent, world: &mut World<'_>) -> Done {
-        let now = world.moment();
+        let (now, name) = (world.moment(), self.name.clone());
         let life = self.life();
         let Some(committer) = &mut life.committer else {
             return Ok(());
@@ -87,7 +87,14 @@ impl Node {
             match action {
                 CommitAction::CommitMoved(to) => {
                     life.wal.advance_commit(to);
-                    world.oracle.confirms(life.wal.timeline())?;
+                    let timeline = life.wal.timeline();
+                    world.oracle.confirms(timeline)?;
+                    world
+                        .oracle
+                        .flushed(&name, timeline, life.wal.flushed().get());
+                    for policy in committer.binding() {
+                        world.oracle.commits(policy, timeline, to)?;
+                    }
                 }
                 CommitAction::VoteGranted { session, .. } => granted.push(session),
                 _ => {}
