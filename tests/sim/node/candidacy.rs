@@ -9,7 +9,9 @@ use mainstay_replication::protocol::promotion::{
     Refusal, Role as ProbedRole,
 };
 use mainstay_replication::protocol::vote::may_promise;
-use mainstay_storage::{LogBytes, Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType};
+use mainstay_storage::{
+    Error as StorageError, LogBytes, Lsn, Timeline, TimelineHistory, WalEntry, WalEntryType,
+};
 use uuid::Uuid;
 
 use super::serving::TIMEOUT;
@@ -412,9 +414,13 @@ impl Node {
             return Ok(());
         }
         let fits = at == life.wal.appended() && life.wal.adopt_history(history).is_ok();
-        let event = match fits {
+        let taken = match fits.then(|| life.wal.append_raw(at, log)) {
+            // A disk that lies may serve log that is damaged.
+            None | Some(Err(StorageError::Refused { .. })) => false,
+            Some(taken) => taken.map(|_| true)?,
+        };
+        let event = match taken {
             true => {
-                life.wal.append_raw(at, log)?;
                 self.flush()?;
                 let life = self.life();
                 CandidateEvent::Fetched {

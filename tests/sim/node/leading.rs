@@ -56,7 +56,10 @@ impl Node {
             policies: policies(&life.wal)?,
             on_miss: OnMiss::Block,
         };
-        life.committer = Some(Committer::new(config, now));
+        let committer = Committer::new(config, now);
+        // Without standbys to wait for, what is flushed is committed.
+        life.wal.advance_commit(committer.commit());
+        life.committer = Some(committer);
         life.cluster = Some(cluster(&life.wal)?);
         life.role = Role::Primary;
         life.receiver = None;
