@@ -21,7 +21,9 @@ use mainstay_storage::{Lsn, Timeline, TimelineHistory, canary};
 use super::progress::Positions;
 use crate::time::Moment;
 
+mod approach;
 mod event;
+mod stream;
 mod way;
 
 pub use event::{Action, CloseReason, Event, GiveUp, ReceiverConfig, ReceiverStatus, State};
@@ -205,166 +207,6 @@ impl Receiver {
         }
     }
 
-    fn on_identified(&mut self, system_id: u64, upstream: Upstream, out: &mut Vec<Action>) {
-        if system_id != self.system_id {
-            let (ours, theirs) = (self.system_id, system_id);
-            return self.give_up(GiveUp::Foreign { ours, theirs }, CloseReason::Ended, out);
-        }
-        let (timeline, known) = (upstream.timeline, upstream.history.is_some());
-        self.upstream = Some(upstream);
-        if self.refuse_stale(out) {
-            return;
-        }
-        match known {
-            true => self.choose_way(out),
-            false => out.push(Action::FetchHistory(timeline)),
-        }
-    }
-
-    fn on_stream(&mut self, event: Event, now: Moment, out: &mut Vec<Action>) {
-        match event {
-            Event::Received { range } if range.start != self.received || range.is_empty() => {
-                let (expected, got) = (self.received, range.start);
-                self.close(CloseReason::Gap { expected, got }, out);
-            }
-            Event::Received { range } => {
-                self.received = range.end;
-                out.push(Action::WriteWal(range));
-                self.attempts = 0;
-                self.note_caught_up(out);
-            }
-            Event::Advance {
-                flushed,
-                commit,
-                timeline,
-                reply_requested,
-            } => {
-                let Some(upstream) = &mut self.upstream else {
-                    return;
-                };
-                if timeline != upstream.timeline {
-                    let why = "positions of another timeline than the stream's";
-                    return self.close(CloseReason::Protocol(why), out);
-                }
-                if commit > flushed {
-                    let why = "a commit LSN beyond the end of its log";
-                    return self.close(CloseReason::Protocol(why), out);
-                }
-                upstream.flushed = upstream.flushed.max(flushed);
-                let may = if canary("apply-above-the-commit") {
-                    flushed
-                } else {
-                    commit
-                };
-                self.commit = self.commit.max(may);
-                self.attempts = 0;
-                self.note_caught_up(out);
-                if reply_requested {
-                    self.report(false, now, out);
-                }
-            }
-            Event::CopyDoneReceived => {
-                self.report(false, now, out);
-                out.push(Action::SendCopyDone);
-                // The row comes next, and is where we ask anew.
-                self.state = State::Identifying;
-                self.upstream = None;
-            }
-            _ => self.close(CloseReason::Protocol("a message out of turn"), out),
-        }
-    }
-
-    fn note_caught_up(&mut self, out: &mut Vec<Action>) {
-        let end = self.upstream.as_ref().map(|upstream| upstream.flushed);
-        if !self.caught_up && end.is_some_and(|end| self.received >= end) {
-            self.caught_up = true;
-            out.push(Action::CaughtUp);
-        }
-    }
-
-    fn identify(&mut self, out: &mut Vec<Action>) {
-        self.state = State::Identifying;
-        self.upstream = None;
-        out.push(Action::Identify);
-    }
-
-    /// Refuses an upstream that is older than what this node promised or knows.
-    fn refuse_stale(&mut self, out: &mut Vec<Action>) -> bool {
-        let newest = newest_known(&self.history, self.accepted);
-        let stale = self
-            .upstream
-            .as_ref()
-            .filter(|up| is_stale(up.timeline, newest));
-        if stale.is_none() {
-            return false;
-        }
-        let opened = self.history.contains(newest);
-        out.push(Action::SendFence {
-            timeline: newest,
-            opened,
-        });
-        self.close(CloseReason::Stale(newest), out);
-        true
-    }
-
-    fn choose_way(&mut self, out: &mut Vec<Action>) {
-        let upstream = self.upstream.clone().filter(|_| self.cutting.is_none());
-        let Some((upstream, history)) = upstream.and_then(|up| Some((up.clone(), up.history?)))
-        else {
-            return;
-        };
-        // What was received and is not flushed yet is there too, and would have to be cut too.
-        let ours = OwnLog {
-            history: &self.history,
-            flushed: self.received,
-            // The store may be on its way there already.
-            applied: self.may_apply,
-            accepted: self.accepted,
-        };
-        let theirs = TheirLog {
-            history: &history,
-            flushed: upstream.flushed,
-            oldest: upstream.oldest,
-        };
-        match way_forward(ours, theirs) {
-            Way::Resume(from) => {
-                if history != self.history {
-                    out.push(Action::AdoptHistory(history.clone()));
-                    self.history = history;
-                }
-                self.state = State::Starting;
-                let timeline = upstream.timeline;
-                out.push(Action::Start { from, timeline });
-            }
-            Way::Cut(to) => {
-                self.cutting = Some(to);
-                out.push(Action::CutLog(to));
-            }
-            Way::Rewind(to) => {
-                self.give_up(GiveUp::NeedsRewind { to }, CloseReason::Ended, out);
-            }
-            Way::Backup => self.need_backup(upstream.oldest, out),
-            Way::Wait => {
-                let (ours, theirs) = (self.received, upstream.flushed);
-                self.close(CloseReason::Ahead { ours, theirs }, out);
-            }
-            Way::Foreign => self.give_up(GiveUp::NoCommonHistory, CloseReason::Ended, out),
-            Way::Stale(_) => {
-                self.refuse_stale(out);
-            }
-        }
-    }
-
-    fn on_cut(&mut self, out: &mut Vec<Action>) {
-        let to = self.cutting.take().expect("LogCut without CutLog");
-        self.received = to;
-        (self.own.write, self.own.flush) = (to, to);
-        self.commit = self.commit.min(to);
-        if self.state == State::Identifying {
-            self.choose_way(out);
-        }
-    }
-
     fn on_own(&mut self, now: Moment, out: &mut Vec<Action>, raise: impl FnOnce(&mut Positions)) {
         let before = self.own;
         raise(&mut self.own);
@@ -461,12 +303,6 @@ impl Receiver {
         self.state = State::Closing;
         self.closed = Some(reason.clone());
         out.push(Action::Close(reason));
-    }
-
-    fn need_backup(&mut self, oldest: Lsn, out: &mut Vec<Action>) {
-        let wanted = self.received;
-        let why = GiveUp::NeedsBackup { wanted, oldest };
-        self.give_up(why, CloseReason::Ended, out);
     }
 
     fn give_up(&mut self, why: GiveUp, reason: CloseReason, out: &mut Vec<Action>) {

@@ -13,9 +13,11 @@ use mainstay_storage::{Lsn, canary};
 
 mod carried;
 mod error;
+mod safety;
 mod text;
 
 pub use error::{SlotError, check_slot_name};
+pub use safety::{Keep, WalStatus};
 pub use text::SlotsTextError;
 
 /// Most slots at a time where nothing else is configured, those being dropped included.
@@ -73,66 +75,6 @@ pub struct Slot {
     changed: u64,
     /// It was dropped; it stays until that is durable.
     dropped: bool,
-}
-
-/// What decides how safe the log is that a slot needs, in bytes.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub struct Keep {
-    /// The end of the log.
-    pub end: Lsn,
-    /// The oldest position still there.
-    pub oldest: Lsn,
-    /// What is kept in any case.
-    pub reserve: u64,
-    /// What a slot may hold back, if that is limited.
-    pub slot_max: Option<u64>,
-}
-
-/// How safe the log is that a slot needs.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum WalStatus {
-    /// Kept in any case.
-    Reserved,
-    /// Kept for the slot.
-    Extended,
-    /// About to go, because the slot holds back too much.
-    Unreserved,
-    /// Gone, or given up.
-    Lost,
-}
-
-impl WalStatus {
-    /// PostgreSQL's word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Reserved => "reserved",
-            Self::Extended => "extended",
-            Self::Unreserved => "unreserved",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-impl Slot {
-    /// How safe its log is; `None` when it needs none yet.
-    pub fn wal_status(&self, keep: &Keep) -> Option<WalStatus> {
-        if self.invalidated {
-            return Some(WalStatus::Lost);
-        }
-        if self.restart_lsn.is_zero() {
-            return None;
-        }
-        let holds = keep.end.bytes_since(self.restart_lsn);
-        Some(if self.restart_lsn < keep.oldest {
-            WalStatus::Lost
-        } else if keep.slot_max.is_some_and(|max| holds > max) {
-            WalStatus::Unreserved
-        } else if holds > keep.reserve {
-            WalStatus::Extended
-        } else {
-            WalStatus::Reserved
-        })
-    }
 }
 
 /// All slots of a node. Invariants: at most [`SLOTS_MAX`]; `restart_lsn` never falls; retention

@@ -5,24 +5,22 @@
 //! its own in `walsender.rs`. Whatever a peer sends costs it the connection at most.
 
 pub(super) mod authentication;
+mod opening;
 mod registration;
+mod shown;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mainstay_storage::{Lsn, TimelineHistory, history_file_name};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::cluster::Member;
-use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::runtime::announce;
 use crate::runtime::core::{Core, Visit};
-use crate::runtime::description::Server;
 use crate::runtime::failover;
 use crate::runtime::handover;
 use crate::runtime::identify;
@@ -33,12 +31,12 @@ use crate::runtime::slots::Answer;
 use crate::runtime::{stopped, verify};
 use crate::wire::command::{Command, Dialect, SlotKind};
 use crate::wire::replication::ReceiverMessage;
-use crate::wire::result::{self, HistoryFile, ResultSet, SystemIdentity};
+use crate::wire::result;
 use crate::wire::{
-    Admission, Admitted, Authentication, BackendMessage, DESCRIPTION, ErrorFields, Frame,
-    FrontendDecoder, FrontendMessage, FrontendPhase, Guard, ReplicationMode, Secret, Severity,
-    StartupMessage, TransactionStatus, WireError, sqlstate,
+    BackendMessage, ErrorFields, Frame, FrontendDecoder, FrontendMessage, FrontendPhase,
+    ReplicationMode, Severity, TransactionStatus, WireError, sqlstate,
 };
+use opening::{Opened, start};
 
 /// Longest time from the connection to the end of authentication, PostgreSQL's default.
 pub(crate) const STARTUP_DEADLINE: Duration = Duration::from_secs(60);
@@ -119,11 +117,6 @@ pub(crate) async fn turn_away(stream: TcpStream) {
     refuse(&mut link, &error).await;
 }
 
-struct Opened {
-    startup: StartupMessage,
-    native: bool,
-}
-
 /// Sends an error where one can still be understood; the connection ends either way.
 async fn refuse(link: &mut Link, error: &Error) {
     if let Error::Wire { source, .. } = error {
@@ -133,84 +126,6 @@ async fn refuse(link: &mut Link, error: &Error) {
         // The peer may be gone; there is nothing left to tell it.
         let _ = timeout(Duration::from_secs(1), link.flush()).await;
     }
-}
-
-/// Startup and authentication; `None` when the connection wanted something else, or ended.
-async fn start(core: &Core, link: &mut Link) -> Result<Option<Opened>> {
-    let mut admission = Admission::new();
-    loop {
-        let mut out = BytesMut::new();
-        let admitted = admission.on(&mut link.input, &mut out, |startup| admit(core, startup));
-        link.queue(out.split().freeze());
-        match admitted.map_err(|source| wire(link, source))? {
-            Admitted::More => {
-                link.flush().await?;
-                if link.turn().await? == Turn::Ended {
-                    return Ok(None);
-                }
-            }
-            Admitted::Left => return Ok(None),
-            Admitted::In { startup, native } => {
-                greet(core, native, &startup, &mut out);
-                link.queue(out.freeze());
-                link.flush().await?;
-                return Ok(Some(Opened { startup, native }));
-            }
-        }
-    }
-}
-
-/// Whether this node takes anybody at the moment, and what it asks for then.
-fn admit(core: &Core, startup: &StartupMessage) -> Result<Guard, WireError> {
-    let stopping = core.is_stopping().then_some("this node is stopping");
-    let fenced = core.role() == Role::Fenced && startup.replication == ReplicationMode::None;
-    match stopping.or(fenced.then_some("this node is fenced")) {
-        Some(why) => Err(fatal(sqlstate::CANNOT_CONNECT_NOW, why)),
-        None => Ok(authentication::guard(core, startup)),
-    }
-}
-
-fn greet(core: &Core, native: bool, startup: &StartupMessage, out: &mut BytesMut) {
-    let standby = if core.is_primary() { "off" } else { "on" };
-    let encoding = match startup.replication {
-        ReplicationMode::Physical => "SQL_ASCII",
-        _ => "UTF8",
-    };
-    let application_name = startup.application_name();
-    let mut parameters = vec![
-        ("application_name", application_name.as_str()),
-        ("client_encoding", encoding),
-        ("DateStyle", "ISO, MDY"),
-        ("default_transaction_read_only", standby),
-        ("in_hot_standby", standby),
-        ("integer_datetimes", "on"),
-        ("IntervalStyle", "postgres"),
-        ("is_superuser", "off"),
-        ("server_encoding", encoding),
-        ("server_version", SERVER_VERSION),
-        ("session_authorization", startup.user.as_str()),
-        ("standard_conforming_strings", "on"),
-        ("TimeZone", "UTC"),
-    ];
-    let described = Server {
-        node: core.wal.identity().node_id,
-        name: core.name.as_str().to_owned(),
-        timeline: core.wal.timeline(),
-        history_begin: core.wal.control().history_begin,
-    };
-    let described = described.to_string();
-    if native {
-        parameters.push((DESCRIPTION, &described));
-    }
-    BackendMessage::Authentication(Authentication::Ok).encode(out);
-    for (name, value) in parameters {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        BackendMessage::ParameterStatus { name, value }.encode(out);
-    }
-    let pid = i32::try_from(core.new_session() & 0x3FFF_FFFF).unwrap_or(1);
-    let key = Secret::new(Uuid::new_v4().as_bytes()[..4].to_vec());
-    BackendMessage::BackendKeyData { pid, key }.encode(out);
-    BackendMessage::ReadyForQuery(TransactionStatus::Idle).encode(out);
 }
 
 impl Session {
@@ -391,85 +306,6 @@ impl Session {
         let fields = ErrorFields::error(sqlstate::PROTOCOL_VIOLATION, text);
         BackendMessage::ErrorResponse(fields).encode(&mut out);
         self.link.queue(out.freeze());
-    }
-
-    /// The end of the log as this connection may know it.
-    fn end_shown(&self) -> Lsn {
-        let (flushed, commit) = (self.core.wal.flushed().get(), self.core.wal.commit().get());
-        if self.native {
-            flushed
-        } else {
-            commit.min(flushed)
-        }
-    }
-
-    /// The timelines as this connection may know them: a stock client is shown a switch only once
-    /// it is committed.
-    pub(crate) fn history_shown(&self) -> TimelineHistory {
-        let history = self.core.wal.history();
-        let shown = self.end_shown();
-        let spans = history.spans().iter().rev();
-        let newest = spans.map(|span| (span.begin, span.timeline.number));
-        let number = newest.filter(|(begin, _)| self.native || *begin < shown);
-        let number = number.map(|(_, number)| number).next();
-        number
-            .and_then(|number| history.until(number))
-            .unwrap_or_else(|| (*history).clone())
-    }
-
-    fn identify_system(&self) -> ResultSet {
-        let database = match self.mode {
-            ReplicationMode::Physical => None,
-            _ => Some(self.user.clone()),
-        };
-        let identity = SystemIdentity {
-            system_id: self.core.wal.identity().system_id,
-            timeline: self.history_shown().current().number,
-            position: self.end_shown(),
-            database,
-        };
-        identity.result()
-    }
-
-    fn show(&self, name: &str) -> Answer {
-        let size = self.core.wal.segment_size().bytes() >> 20;
-        let read_only = if self.core.is_primary() { "off" } else { "on" };
-        let value = match name {
-            "wal_segment_size" if size >= 1024 => format!("{}GB", size >> 10),
-            "wal_segment_size" => format!("{size}MB"),
-            "data_directory_mode" => "0700".to_owned(),
-            "transaction_read_only" | "default_transaction_read_only" | "in_hot_standby" => {
-                read_only.to_owned()
-            }
-            "server_version" => SERVER_VERSION.to_owned(),
-            "integer_datetimes" | "standard_conforming_strings" => "on".to_owned(),
-            "max_wal_senders" => self.core.config.max_wal_senders.to_string(),
-            "max_replication_slots" => self.core.config.max_replication_slots.to_string(),
-            "synchronous_standby_names" => self.core.cluster().policy.to_string(),
-            _ => {
-                let text = format!("unrecognized configuration parameter \"{name}\"");
-                return Err(ErrorFields::error(sqlstate::UNDEFINED_OBJECT, text).into());
-            }
-        };
-        Ok(result::show(name, &value))
-    }
-
-    /// The columns first, then perhaps an error: PostgreSQL's order.
-    fn timeline_history(&mut self, timeline: u32) {
-        let history = self.history_shown();
-        let text = history.until(timeline).map(|history| history.to_text());
-        match text.filter(|text| !text.is_empty()) {
-            Some(text) => self.answer(Ok(HistoryFile::new(timeline, text).result())),
-            None => {
-                let mut out = BytesMut::new();
-                HistoryFile::columns().encode_columns(&mut out);
-                self.link.queue(out.freeze());
-                let name = history_file_name(timeline);
-                let text =
-                    format!("could not open file \"pg_wal/{name}\": No such file or directory");
-                self.error(ErrorFields::error(sqlstate::UNDEFINED_FILE, text));
-            }
-        }
     }
 }
 

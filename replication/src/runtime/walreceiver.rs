@@ -4,9 +4,11 @@
 //! bytes go to the log as they are, whole records at a time; what is incomplete waits for the rest.
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
+mod approach;
 mod interrupt;
 mod lost_slot;
 mod messages;
+mod orders;
 mod upstreams;
 mod weigh;
 
@@ -16,21 +18,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mainstay_storage::{Lsn, Timeline, TimelineHistory, WaitError};
+use mainstay_storage::{Lsn, TimelineHistory, WaitError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::config::Role;
 use crate::error::{Error, Result};
-use crate::protocol::receiver::{
-    Action, Event, GiveUp, Receiver, ReceiverConfig, is_stale, newest_known,
-};
-use crate::runtime::client::{Answered, Client};
+use crate::protocol::receiver::{Action, Event, GiveUp, Receiver, ReceiverConfig, newest_known};
+use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
-use crate::wire::command::{Command, RegisterStandby, StartReplication};
+use crate::wire::FrontendMessage;
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage};
-use crate::wire::{FrontendMessage, sqlstate};
+pub(crate) use orders::Order;
 use upstreams::Upstreams;
 use weigh::Telling;
 pub use weigh::{Way, WayChosen};
@@ -40,19 +39,6 @@ const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
 
 /// How long an upstream that is left may take to accept the news.
 const FENCE_FLUSH_MAX: Duration = Duration::from_millis(100);
-
-/// Told to a running receiver.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Follow these addresses from now on.
-    Follow(Vec<String>),
-    /// This node promised that timeline; the candidate is at this address.
-    Accepted(Timeline, String, oneshot::Sender<()>),
-    /// Leave the upstream and find the way to it anew; it is told.
-    Resync(oneshot::Sender<WayChosen>),
-    /// Stop following.
-    Stop,
-}
 
 /// Why following ended.
 #[derive(Debug)]
@@ -274,43 +260,6 @@ impl Driver {
         }
     }
 
-    fn obey(&mut self, order: Option<Order>) -> Option<Event> {
-        match order {
-            None | Some(Order::Stop) => Some(Event::Stop),
-            Some(Order::Follow(upstreams)) => {
-                let connected = self.client.is_some();
-                let followed = self.core.upstream().filter(|_| connected);
-                self.upstreams = Upstreams::new(upstreams);
-                if followed
-                    .is_some_and(|(_, address)| self.upstreams.addresses().contains(&address))
-                {
-                    return None;
-                }
-                self.client = None;
-                Some(self.hung_up(0))
-            }
-            Some(Order::Resync(asked)) => {
-                self.anew(asked);
-                Some(self.hung_up(0))
-            }
-            Some(Order::Accepted(timeline, address, done)) => {
-                self.upstreams.promise(address, self.core.clock.now());
-                self.left = Some(done);
-                Some(Event::Accepted(timeline))
-            }
-        }
-    }
-
-    /// Leaves the upstream that a promise made old, which was told if it could be, and says so.
-    fn leave(&mut self, done: oneshot::Sender<()>) {
-        self.client = None;
-        self.core.set_upstream(None);
-        let event = self.hung_up(0);
-        self.events.push_back(event);
-        // Whoever asked may be gone; the promise holds all the same.
-        let _ = done.send(());
-    }
-
     async fn carry_out(&mut self, action: Action) -> Result<()> {
         match action {
             Action::Connect => self.connect().await?,
@@ -379,80 +328,6 @@ impl Driver {
         Ok(())
     }
 
-    /// The newest timeline that this node opened, follows or promised.
-    fn newest_known(&self) -> Timeline {
-        newest_known(&self.core.wal.history(), self.core.wal.control().promised())
-    }
-
-    async fn connect(&mut self) -> Result<()> {
-        let now = self.core.clock.now();
-        let address = self.upstreams.next(now)?;
-        self.ending = false;
-        let mut client = Client::connect(&self.core.config, &address).await?;
-        let identity = self.core.wal.identity();
-        // Another cluster must not count on this node, not even for a moment.
-        if client.system_identity().await?.system_id == identity.system_id {
-            let register = RegisterStandby {
-                name: self.core.name.as_str().to_owned(),
-                node: identity.node_id,
-                incarnation: identity.incarnation,
-                address: self.core.address(),
-            };
-            let answer = client.rows(&Command::RegisterStandby(register)).await?;
-            let role = answer.sets.first().and_then(|set| set.rows.first());
-            let role = role.and_then(|row| row.text(0));
-            self.from_primary = role == Some(Role::Primary.as_str());
-            if !self.from_primary && self.upstreams.pass_over(now) {
-                return Err(client.broken("it is a standby itself, not the primary"));
-            }
-            if self.from_primary && !is_stale(client.server.timeline, self.newest_known()) {
-                self.upstreams.found_primary();
-            }
-            if let Some(slot) = &self.core.config.follow_slot {
-                client.make_slot(slot).await?;
-            }
-        }
-        self.core
-            .set_upstream(Some((client.server.name.clone(), address)));
-        self.client = Some(client);
-        if self.from_primary {
-            self.core.primary_renewed();
-        }
-        self.events.push_back(Event::Connected);
-        Ok(())
-    }
-
-    fn client(&mut self) -> Result<&mut Client> {
-        self.client
-            .as_mut()
-            .ok_or_else(|| Error::Invalid("no connection".to_owned()))
-    }
-
-    async fn identify(&mut self) -> Result<()> {
-        let client = self.client()?;
-        let identity = client.system_identity().await?;
-        let mut timeline = client.server.timeline;
-        if identity.timeline != timeline.number {
-            // It switched since the session began; the next session tells the id.
-            return Err(client.broken("its timeline changed meanwhile"));
-        }
-        timeline.number = identity.timeline;
-        self.telling.upstream_end = identity.position;
-        self.events.push_back(Event::Identified {
-            system_id: identity.system_id,
-            timeline,
-            flushed: identity.position,
-            oldest: Lsn::ZERO,
-        });
-        Ok(())
-    }
-
-    async fn fetch_history(&mut self, timeline: Timeline) -> Result<()> {
-        let history = self.client()?.history(timeline).await?;
-        self.events.push_back(Event::HistoryFetched(history));
-        Ok(())
-    }
-
     fn cut(&mut self, to: Lsn) -> Result<()> {
         self.drop_carry();
         let torn = self.core.wal.cut(to)?;
@@ -469,45 +344,6 @@ impl Driver {
         self.core.wal.adopt_history(history)?;
         self.core.switched.send_modify(|count| *count += 1);
         self.core.follows_timeline(newest_known(history, None));
-        Ok(())
-    }
-
-    async fn start(&mut self, from: Lsn, timeline: Timeline) -> Result<()> {
-        self.drop_carry();
-        if let Some(why) = self.weigh(from).await? {
-            self.gives_up(why);
-            return Ok(());
-        }
-        let start = StartReplication {
-            slot: self.core.config.follow_slot.clone(),
-            start: from,
-            timeline: Some(timeline.number),
-            timeline_id: Some(timeline.id),
-        };
-        let client = self.client()?;
-        let event = match client.ask(&Command::StartReplication(start)).await {
-            Ok(Answered::Copy(_)) => {
-                self.continues();
-                Event::Started
-            }
-            // The stream begins exactly where the timeline ended.
-            Ok(Answered::Done(_)) => Event::NextTimeline,
-            Err(Error::Answer {
-                sqlstate: code,
-                message,
-                ..
-            }) => {
-                tracing::warn!(%message, "the upstream refused the stream");
-                if code == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE {
-                    self.drop_lost_slot().await?;
-                }
-                Event::StartRefused {
-                    removed: code == sqlstate::UNDEFINED_FILE,
-                }
-            }
-            Err(error) => return Err(error),
-        };
-        self.events.push_back(event);
         Ok(())
     }
 

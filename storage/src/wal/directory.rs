@@ -1,5 +1,7 @@
 //! Creating and opening a data directory.
 
+mod history;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +13,9 @@ use crate::disk::{Disk, DiskLock};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::sync::{Mutex, RwLock, thread};
-use crate::timeline::{Timeline, TimelineHistory, history_file_name};
+use crate::timeline::{Timeline, TimelineHistory};
 use crate::wal::log_file::LogFile;
-use crate::wal::recovery::{Recovered, Recovery};
+use crate::wal::recovery::{Found, Recovered, Recovery};
 use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, parse_segment_file_name};
 use crate::wal::spares::Spares;
@@ -22,11 +24,7 @@ use crate::wal::unfinished::refuse_unfinished;
 use crate::wal::writer::{Queue, Shared};
 use crate::wal::{Identity, Inner, Wal, WalOptions};
 
-/// The history file that another one of the same number replaces.
-const OLD_HISTORY: &str = "history.old";
-
-/// Largest history file that is read.
-const HISTORY_BYTES_MAX: u64 = 1 << 20;
+pub(crate) use history::{history_crc, read_history, write_history};
 
 pub(crate) fn wal_dir(dir: &Path) -> PathBuf {
     dir.join("wal")
@@ -181,35 +179,8 @@ impl Wal {
             history,
             size,
         });
-        let recovery = Recovery {
-            disk: &*disk,
-            wal_dir: &wal,
-            aside_dir: &dir.join("set-aside"),
-            owner: &owner,
-            control: &control,
-            watermark,
-            accept_loss_from: options.accept_loss_from,
-            end_at: None,
-        };
-        let found = recovery.run()?;
+        let found = recover(&*disk, dir, &owner, &mut control_file, watermark, options)?;
         let end = found.end.lsn;
-        let mut opened = Control {
-            clean: false,
-            watermark: end,
-            ..control.clone()
-        };
-        if options.accept_loss_from.is_some_and(|from| from == end) {
-            opened.incarnation = *Uuid::new_v4().as_bytes();
-            opened.checkpoint = opened.checkpoint.min(end);
-            // What was noted about the lost log would call the rest of it damaged next time.
-            control_file.forget_watermarks(Watermark {
-                flushed: end,
-                commit: watermark.commit.min(end),
-                timeline_number: control.timeline_number,
-                failed: false,
-            })?;
-        }
-        control_file.replace(opened)?;
         let recovered = found.report(control.clean);
         let names = disk
             .list(&wal)
@@ -254,6 +225,49 @@ impl Wal {
         let inner = Arc::new(inner);
         Ok((Self { inner }, recovered))
     }
+}
+
+/// Finds the end of the log, and notes durably that it is open and ends there; where what followed
+/// was given up, also that its loss was accepted.
+fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    owner: &Owner,
+    control_file: &mut ControlFile,
+    watermark: Watermark,
+    options: &WalOptions,
+) -> Result<Found> {
+    let control = control_file.get().clone();
+    let recovery = Recovery {
+        disk,
+        wal_dir: &wal_dir(dir),
+        aside_dir: &dir.join("set-aside"),
+        owner,
+        control: &control,
+        watermark,
+        accept_loss_from: options.accept_loss_from,
+        end_at: None,
+    };
+    let found = recovery.run()?;
+    let end = found.end.lsn;
+    let mut opened = Control {
+        clean: false,
+        watermark: end,
+        ..control.clone()
+    };
+    if options.accept_loss_from.is_some_and(|from| from == end) {
+        opened.incarnation = *Uuid::new_v4().as_bytes();
+        opened.checkpoint = opened.checkpoint.min(end);
+        // What was noted about the lost log would call the rest of it damaged next time.
+        control_file.forget_watermarks(Watermark {
+            flushed: end,
+            commit: watermark.commit.min(end),
+            timeline_number: control.timeline_number,
+            failed: false,
+        })?;
+    }
+    control_file.replace(opened)?;
+    Ok(found)
 }
 
 pub(super) fn identity(control: &Control) -> Identity {
@@ -363,87 +377,4 @@ fn create_control(disk: &dyn Disk, dir: &Path, control: Control) -> Result<()> {
     disk.rename(&unfinished, &path)
         .and_then(|()| disk.sync_dir(dir))
         .map_err(|source| Error::io("create", &path, source))
-}
-
-/// Writes the current timeline's history file durably; timeline 1 has none. One that is there
-/// already, of another timeline of this number, is kept until the control file names the new one.
-pub(crate) fn write_history(disk: &dyn Disk, wal: &Path, history: &TimelineHistory) -> Result<()> {
-    let text = history.to_text();
-    if text.is_empty() {
-        return Ok(());
-    }
-    let path = wal.join(history_file_name(history.current().number));
-    let unfinished = wal.join("history.tmp");
-    let write = || -> io::Result<()> {
-        if disk.exists(&unfinished)? {
-            disk.remove(&unfinished)?;
-        }
-        let file = disk.create(&unfinished)?;
-        file.write_all_at(text.as_bytes(), 0)?;
-        file.sync_data()?;
-        if disk.exists(&path)? {
-            disk.rename(&path, &wal.join(OLD_HISTORY))?;
-            disk.sync_dir(wal)?;
-        }
-        disk.rename(&unfinished, &path)?;
-        disk.sync_dir(wal)
-    };
-    write().map_err(|source| Error::io("write", &path, source))
-}
-
-/// Reads the history of the current timeline. A change that was interrupted may have left it under
-/// its old name.
-pub(crate) fn read_history(
-    disk: &dyn Disk,
-    wal: &Path,
-    control: &Control,
-) -> Result<TimelineHistory> {
-    if control.history_crc == crc32fast::hash(b"") {
-        let timeline = control.timeline();
-        return Ok(TimelineHistory::new(timeline, control.history_begin));
-    }
-    let named = wal.join(history_file_name(control.timeline_number));
-    read_history_file(disk, &named, control).or_else(|error| {
-        let old = read_history_file(disk, &wal.join(OLD_HISTORY), control);
-        old.map_err(|_| error)
-    })
-}
-
-/// What the control file holds to tell a history file that was damaged or is another's.
-pub(crate) fn history_crc(history: &TimelineHistory) -> u32 {
-    crc32fast::hash(history.to_text().as_bytes())
-}
-
-fn read_history_file(disk: &dyn Disk, path: &Path, control: &Control) -> Result<TimelineHistory> {
-    let timeline = control.timeline();
-    let corrupt = |why: String| Error::Corrupt {
-        path: path.to_owned(),
-        what: "timeline history",
-        at: Lsn::ZERO,
-        proven: control.watermark,
-        why,
-    };
-    let file = match disk.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(corrupt("the file is missing".to_owned()));
-        }
-        opened => opened.map_err(|source| Error::io("open", path, source))?,
-    };
-    let len = file
-        .len()
-        .map_err(|source| Error::io("inspect", path, source))?;
-    if len > HISTORY_BYTES_MAX {
-        return Err(corrupt(format!("{len} bytes is too long")));
-    }
-    let mut bytes = vec![0; usize::try_from(len).expect("bounded")];
-    file.read_exact_at(&mut bytes, 0)
-        .map_err(|source| Error::io("read", path, source))?;
-    let found = crc32fast::hash(&bytes);
-    if found != control.history_crc {
-        let expected = control.history_crc;
-        return Err(corrupt(format!("CRC {found:08x}, expected {expected:08x}")));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| corrupt("it is not text".to_owned()))?;
-    TimelineHistory::parse(&text, timeline, control.history_begin)
-        .map_err(|error| corrupt(error.to_string()))
 }

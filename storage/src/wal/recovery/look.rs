@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Recovery, len_without_trailing_zeros};
+use super::Recovery;
+use super::zeros::len_without_trailing_zeros;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
