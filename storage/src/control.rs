@@ -44,6 +44,7 @@ const SLOT_LEN: u64 = 32 << 10;
 const WATERMARKS_AT: u64 = 2 * SLOT_LEN;
 const WATERMARK_STRIDE: u64 = 512;
 const WATERMARK_LEN: usize = 28;
+const FILE_LEN: usize = (WATERMARKS_AT + 2 * WATERMARK_STRIDE) as usize;
 
 /// What a node knows about itself and has durably promised.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -161,8 +162,9 @@ impl ControlFile {
         let file = disk
             .create(path)
             .map_err(|source| Error::io("create", path, source))?;
-        file.set_len(WATERMARKS_AT + 2 * WATERMARK_STRIDE)
-            .map_err(|source| Error::io("extend", path, source))?;
+        // All of its space is taken now: what is flushed is noted on a full disk as well.
+        file.write_all_at(&[0; FILE_LEN], 0)
+            .map_err(|source| Error::io("write", path, source))?;
         let mut this = Self {
             path: path.to_owned(),
             file,
@@ -314,7 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::disk::SimDisk;
+    use crate::disk::{CrashMode, SimDisk};
 
     pub(crate) fn sample() -> Control {
         Control {
@@ -516,6 +518,26 @@ mod tests {
         old.note_watermark(late).unwrap();
         assert!(old.replace(sample()).is_err());
         assert_eq!(disk.read_file(path()), before);
+    }
+
+    #[test]
+    fn a_full_disk_keeps_nothing_from_being_noted() {
+        let disk = disk_with(sample());
+        disk.crash(CrashMode::LoseUnsynced);
+        disk.set_capacity(0);
+        let (mut file, _) = ControlFile::open(&disk, path()).unwrap();
+        let longer = Control {
+            config: vec![7; 20_000],
+            ..sample()
+        };
+        file.replace(longer.clone()).unwrap();
+        let mark = Watermark {
+            flushed: Lsn::new(5 << 20),
+            ..Watermark::default()
+        };
+        file.note_watermark(mark).unwrap();
+        let (found, noted) = ControlFile::open(&disk, path()).unwrap();
+        assert_eq!((found.get(), noted), (&longer, mark));
     }
 
     #[test]

@@ -147,7 +147,8 @@ impl Cluster {
             Fault::Rot => {
                 // A power cut that takes the last watermark along as well is two faults at once, of
                 // which no node can tell by itself.
-                let first = self.nodes[at].life.is_some() && !self.nodes[at].rotten;
+                let node = &self.nodes[at];
+                let first = node.life.is_some() && !node.rotten && node.disk.has_power();
                 self.end(at, Some(CrashMode::KeepAll));
                 let node = &mut self.nodes[at];
                 (node.rotten, node.missing, node.rots) = (true, true, first);
