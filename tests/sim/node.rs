@@ -147,6 +147,8 @@ pub(super) struct Life {
     slots_logged: Lsn,
     receiver: Option<Receiver>,
     /// The connection to the upstream, and who that is.
+    /// How often the log that came was not valid.
+    refused: u64,
     upstream: Option<(u64, usize)>,
     /// Bytes of the upstream's stream that are no whole message yet.
     input: BytesMut,
@@ -265,6 +267,7 @@ impl Node {
             slots: slots.ok_or_else(|| Trouble::Broken("slots cannot be read".to_owned()))?,
             slots_logged: Lsn::ZERO,
             receiver: None,
+            refused: 0,
             upstream: None,
             input: BytesMut::new(),
             target: self.index,

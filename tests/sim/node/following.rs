@@ -11,6 +11,9 @@ use super::{Done, Node, Role, Trouble, World};
 use crate::sim::net::{Body, Packet};
 use crate::sim::wire;
 
+/// Times that log which was not valid may be asked for again.
+const PATIENT_REFUSALS: u64 = 5;
+
 impl Node {
     /// Follows whoever is the primary.
     pub(super) fn follow(&mut self, world: &mut World<'_>) -> Done {
@@ -257,6 +260,12 @@ impl Node {
         Ok(None)
     }
 
+    /// Whether the log that it needs is damaged where it gets it from.
+    pub(in crate::sim) fn refuses_log(&self) -> bool {
+        let life = self.life.as_ref();
+        life.is_some_and(|life| life.refused >= PATIENT_REFUSALS)
+    }
+
     /// Gives what has come to the log, as far as it is whole records.
     fn write_received(&mut self, world: &mut World<'_>) -> Done<Option<Event>> {
         let life = self.life();
@@ -264,6 +273,7 @@ impl Node {
         let taken = match life.wal.append_raw(life.carry_at, &bytes) {
             Ok(taken) => taken,
             Err(StorageError::Refused { at, why }) => {
+                life.refused += 1;
                 let name = &self.name;
                 world.tell(format!("{name} refuses log at {at}: {why}"));
                 self.leave(world);
