@@ -23,7 +23,8 @@ pub struct Applicator {
 }
 
 impl Applicator {
-    /// Replay of `wal` into `store`, from the checkpoint on.
+    /// Replay of `wal` into `store`, from the checkpoint on. What the store made durable was
+    /// committed, whatever of that the log remembers.
     ///
     /// # Errors
     /// [`Error::Gap`] when the log that the store needs was removed; [`Error::Corrupt`] when the
@@ -40,6 +41,7 @@ impl Applicator {
                 why: format!("the store already holds log up to {}", store.durable()),
             });
         }
+        wal.advance_commit(store.durable());
         let reader = wal.reader(control.checkpoint)?;
         let log = Arc::new(wal.clone());
         let assembler = TransactionAssembler::new(store.applied(), log, RedoOptions::default());
@@ -108,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::{Change, MemoryStore, NewLog, OsDisk, SegmentSize, WalEntryType, WalOptions};
-    use crate::{ReadAt, SimDisk, TableId};
+    use crate::{CrashMode, ReadAt, SimDisk, TableId};
 
     const TABLE: TableId = 1;
 
@@ -163,5 +165,34 @@ mod tests {
         again.apply_upto(&mut store, end).unwrap();
         let row = store.reader().get(TABLE, b"b", end).unwrap();
         assert_eq!(row, Some(Bytes::new()));
+    }
+
+    #[test]
+    fn what_the_store_made_durable_is_committed_after_a_power_cut_too() {
+        let (disk, dir) = (SimDisk::new(1), std::path::Path::new("/node"));
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options).unwrap();
+        wal.set_commit_follows(false);
+        let change = put("a");
+        let entry = WalEntry::new(change.entry_type(), None, change.encode());
+        let end = wal.append(&[entry]).unwrap().end;
+        wal.flushed().wait_blocking(end, None).unwrap();
+        wal.advance_commit(end);
+        let mut store = MemoryStore::new(Arc::new(SimDisk::new(2)));
+        let mut applicator = Applicator::new(&wal, &store).unwrap();
+        applicator.apply_upto(&mut store, end).unwrap();
+        store.checkpoint(end).unwrap();
+        drop((applicator, wal));
+        disk.crash(CrashMode::LoseUnsynced);
+        let (wal, _) = Wal::open(Arc::new(disk), dir, &options).unwrap();
+        wal.set_commit_follows(false);
+        let mut applicator = Applicator::new(&wal, &store).unwrap();
+        assert_eq!(wal.commit().get(), end);
+        applicator.apply_upto(&mut store, end).unwrap();
+        assert_eq!(store.applied(), end);
     }
 }
