@@ -80,7 +80,7 @@ impl Cluster {
         self.helped |= gives_up;
         let fit = |index: &usize| {
             let node = &self.nodes[*index];
-            node.life.is_some() && (!restarts || node.was_primary())
+            node.knows_cluster() && (!restarts || node.was_primary())
         };
         let best = (0..self.plan.voters).filter(fit);
         let best = best.max_by_key(|index| self.nodes[*index].rank());

@@ -37,6 +37,13 @@ impl Node {
         self.ask_by(Purpose::Promote, true, true, world)
     }
 
+    /// Whether its log says who is in the cluster. A copy's need not yet, and nobody is promoted by
+    /// such a one.
+    pub(in crate::sim) fn knows_cluster(&self) -> bool {
+        let life = self.life.as_ref();
+        life.is_some_and(|life| !life.wal.config().0.is_empty())
+    }
+
     fn ask_by(
         &mut self,
         purpose: Purpose,
@@ -46,13 +53,11 @@ impl Node {
     ) -> Done {
         let now = world.local;
         let id = Uuid::from_u64_pair(world.random.next(), world.random.next());
-        let name = self.name.clone();
+        let (name, knows) = (self.name.clone(), self.knows_cluster());
         let life = self.life();
         let fits = (life.role == Role::Primary) == (purpose != Purpose::Promote);
-        // A copy always brings a configuration along; who starts empty here waits for one.
-        let empty = life.wal.config().0.is_empty();
         let copies = life.copying.is_some();
-        if life.candidate.is_some() || !fits || empty || copies {
+        if life.candidate.is_some() || !fits || !knows || copies {
             return Ok(());
         }
         let config = cluster(&life.wal)?;
