@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mainstay_storage::fuzz::Input;
 use mainstay_storage::{
@@ -65,7 +66,10 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Self {
-        let name = format!("mainstay-fuzz-{}", std::process::id());
+        // Two targets may run at once.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let (process, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = format!("mainstay-fuzz-{process}-{made}");
         let path = std::env::temp_dir().join(name);
         clear(&path);
         fs::create_dir_all(&path).expect("a directory for temporary files");
