@@ -163,7 +163,8 @@ pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0C' | '\x0B')
 }
 
-fn begins_word(c: char) -> bool {
+/// Whether `c` can begin a bare word.
+pub(super) fn begins_word(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
 }
 
@@ -173,7 +174,7 @@ pub(super) fn continues_word(c: char) -> bool {
 }
 
 /// `name` cut to the longest prefix of whole characters that fits.
-fn truncated(mut name: String) -> String {
+pub(super) fn truncated(mut name: String) -> String {
     let mut end = name.len().min(NAME_MAX);
     while !name.is_char_boundary(end) {
         end -= 1;

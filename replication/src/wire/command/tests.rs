@@ -91,6 +91,16 @@ fn show_takes_dotted_names_in_lower_case() {
         assert_eq!(show, Ok(Command::Show("transaction_read_only".into())));
     }
     assert_eq!(taken("show x"), sql("show x"));
+    // As the replication grammar has it, whose keyword is the one in upper case.
+    for text in ["show 4x", "show a..b", "show $x", "show "] {
+        let command = Command::parse(text, DATABASE);
+        assert!(!matches!(command, Ok(Command::Show(_))), "{text}");
+    }
+    let long = "x".repeat(100);
+    for keyword in ["show", "SHOW"] {
+        let show = Command::parse(&format!("{keyword} {long}"), DATABASE);
+        assert_eq!(show, Ok(Command::Show(long[..63].into())));
+    }
 }
 
 #[test]
