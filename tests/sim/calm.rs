@@ -113,12 +113,14 @@ impl Cluster {
     /// A node that no policy counts may hold a timeline of which nobody else knows any more, once
     /// the data of whoever opened it are gone, and one whose device lied may serve log that the
     /// node behind it refuses. Its operator starts it with an empty directory; and so any standby
-    /// that refuses the log which it needs, since a copy brings it past the damage.
+    /// that refuses the log which it needs, since a copy brings it past the damage. Without damage
+    /// anywhere no log is refused for ever, and nobody helps.
     fn start_anew(&mut self) {
+        let damage = self.nodes.iter().any(|node| node.rotten);
         for index in 0..self.nodes.len() {
             let (node, counted) = (&self.nodes[index], self.plan.votes(index));
             let lies = node.rotten && node.life.is_some();
-            if node.refuses_log() || !counted && (node.refuses_its_upstream() || lies) {
+            if node.refuses_log() && damage || !counted && (node.refuses_its_upstream() || lies) {
                 self.helped = true;
                 self.crash(index);
                 self.touch(index, Node::lose_everything);

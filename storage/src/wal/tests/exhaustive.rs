@@ -41,18 +41,23 @@ fn seeds(count: u64) -> Vec<u64> {
 /// through the bits of a log meets every bit of a byte and every place in a sector.
 const STRIDE: u64 = 9;
 
-/// Which cases of a large enumeration are tried: from which one on, and every how many-th. The
-/// usual run begins elsewhere every day, or as `MAINSTAY_SEED` says, and tells where.
-fn sampled() -> (u64, usize) {
+/// The number of the day, or what `MAINSTAY_SEED` says: the usual run differs from day to day.
+fn day() -> u64 {
     let replayed = std::env::var("MAINSTAY_SEED").ok();
-    let start = match replayed.and_then(|seed| seed.parse::<u64>().ok()) {
-        _ if whole() => return (0, 1),
-        Some(seed) => seed % STRIDE,
-        None => {
-            let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            since.as_secs() / 86_400 % STRIDE
-        }
-    };
+    let replayed = replayed.and_then(|seed| seed.parse::<u64>().ok());
+    replayed.unwrap_or_else(|| {
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        since.as_secs() / 86_400
+    })
+}
+
+/// Which cases of a large enumeration are tried: from which one on, and every how many-th. The
+/// usual run begins elsewhere every day and tells where.
+fn sampled() -> (u64, usize) {
+    if whole() {
+        return (0, 1);
+    }
+    let start = day() % STRIDE;
     println!("every {STRIDE}th case, beginning at {start}");
     (start, STRIDE as usize)
 }
