@@ -2,8 +2,8 @@
 //!
 //! The log, its recovery, the timelines and the machines of streaming, commits, votes, promotion,
 //! handover and slots are the ones that ship; disk, network, clock and operators are simulated, and
-//! so is what brings the machines their events (`node/`). One seed decides everything, so a failure is
-//! seen again by its seed:
+//! so is what brings the machines their events (`node/`). One seed decides everything, so a failure
+//! is seen again by its seed:
 //!
 //! ```text
 //! ./tests/sim/run --seed N --count M --profile P

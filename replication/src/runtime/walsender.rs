@@ -10,7 +10,7 @@ mod stream;
 
 use std::future::pending;
 
-use mainstay_storage::{LogBytes, Lsn, WaitError};
+use mainstay_storage::{LogBytes, Lsn};
 
 use crate::error::Result;
 use crate::protocol::progress::Positions;
@@ -152,7 +152,7 @@ impl Session {
                 Ok(Some(Event::Stop { end }))
             }
             _ = stream.switched.changed() => Ok(stream.look_for_switch(&core)),
-            flushed = core.wal.flushed().wait(stream.flushed + 1) => match flushed {
+            flushed = core.wal.flushed().reached(stream.flushed + 1) => match flushed {
                 // Log of a new timeline is flushed before anybody is told of the timeline.
                 Ok(_) if core.wal.timeline() != stream.timeline => {
                     Ok(stream.look_for_switch(&core))
@@ -161,21 +161,19 @@ impl Session {
                     stream.flushed = to;
                     Ok(Some(Event::Flushed(to)))
                 }
-                Err(WaitError::SetBack) => Ok(stream.look_for_switch(&core)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
                 }
             },
-            sealed = core.wal.sealed().wait(stream.sealed + 1), if overlaps => match sealed {
+            sealed = core.wal.sealed().reached(stream.sealed + 1), if overlaps => match sealed {
                 Ok(to) => Ok(stream.look_at_sealed(&core, to)),
-                Err(WaitError::SetBack) => Ok(stream.look_for_switch(&core)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
                 }
             },
-            commit = core.wal.commit().wait(stream.commit + 1) => match commit {
+            commit = core.wal.commit().reached(stream.commit + 1) => match commit {
                 Ok(_) if core.wal.timeline() != stream.timeline => {
                     Ok(stream.look_for_switch(&core))
                 }
@@ -183,7 +181,6 @@ impl Session {
                     stream.commit = to;
                     Ok(Some(Event::CommitMoved(to)))
                 }
-                Err(WaitError::SetBack) => Ok(stream.look_for_switch(&core)),
                 Err(_) => {
                     stream.close = true;
                     Ok(None)
