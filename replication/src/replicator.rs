@@ -236,9 +236,9 @@ impl WalReplicator {
     /// Waits until the entry that starts at `lsn` has reached `level`.
     ///
     /// # Errors
-    /// [`Error::NotRunning`] when the log ends before. [`Error::Unknown`] when that log is cut; and,
-    /// for a level beyond own disk, when this node is fenced, stops being the primary that it was,
-    /// or ends waits because its policy is not met in time.
+    /// [`Error::NotRunning`] when the log ends before. [`Error::Unknown`] when that log is cut,
+    /// and for a level beyond own disk when this node is fenced, stops being the primary that it
+    /// was, or ends waits because its policy is not met in time.
     pub async fn wait_for(&self, lsn: Lsn, level: Level) -> Result<()> {
         let core = self.core()?;
         let signal = match level {
