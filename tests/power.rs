@@ -271,6 +271,16 @@ fn assert_holds(http: &Http, rows: &[String], next_may: bool) {
 
 #[test]
 fn a_node_whose_log_cannot_be_synced_acknowledges_nothing_more_and_says_why() {
+    acknowledges_nothing_more(Call::Sync, "sync");
+}
+
+#[test]
+fn a_node_whose_log_cannot_be_written_acknowledges_nothing_more_and_says_why() {
+    acknowledges_nothing_more(Call::Write, "write");
+}
+
+/// The first `call` for a file of the log fails, and what is said of it has `word`.
+fn acknowledges_nothing_more(call: Call, word: &str) {
     let dir = TempDir::new().unwrap();
     let Some(mut disk) = Disk::mount(&dir.path().join("a")) else {
         return;
@@ -279,19 +289,19 @@ fn a_node_whose_log_cannot_be_synced_acknowledges_nothing_more_and_says_why() {
     let http = Http::with_patience(&node.http_address, PATIENCE);
     let mut rows = vec!["k0".to_owned()];
     http.put("t", "k0", b"v").ok();
-    disk.image().faults.fail(Call::Sync, SEGMENTS, Errno::EIO);
+    disk.image().faults.fail(call, SEGMENTS, Errno::EIO);
     let (status, text) = write_until_refused(&http, &mut rows, 10);
     assert!([503, 504].contains(&status), "{status} {text}");
     for _ in 0..3 {
         let answer = http.put("t", "later", b"v");
         assert_eq!(answer.status, 503, "{}", answer.text());
-        assert_says(&answer.text(), &["log", "sync"]);
+        assert_says(&answer.text(), &["log", word]);
     }
-    assert_eq!(disk.image().faults.failed(), 1, "a sync was tried again");
+    assert_eq!(disk.image().faults.failed(), 1, "it was tried again");
     let status = http.status();
     assert_says(
         &status["problem"].to_string(),
-        &["/wal/", "sync", "Restart"],
+        &["/wal/", word, "Restart"],
     );
     assert_eq!(status["status"], "broken");
     assert_says(&node.said(), &["Input/output error"]);
