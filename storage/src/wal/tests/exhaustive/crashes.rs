@@ -247,6 +247,13 @@ fn an_interrupted_cut_can_be_repeated() {
     recorder.acknowledge(fork.get());
     assert!(loser.cut(fork).unwrap().is_some());
     let mut states = recorder.take();
+    // What was cut does not come back once that is done.
+    for mode in MODES {
+        let disk = states.last().expect("it was written").disk.copy();
+        disk.crash(mode.clone());
+        let (_, found) = reopen("cut", &disk);
+        assert_eq!(found.end, fork, "{mode:?}");
+    }
     drop(loser);
     // The moment after it counts as well, whenever the power is cut.
     states.extend(recorder.take());
