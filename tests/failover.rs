@@ -209,6 +209,10 @@ fn a_fenced_node_says_whom_to_ask() {
     let a = Start::new(dir.path(), "a").start();
     let b = Start::new(dir.path(), "b").follow(&a).start();
     until_streaming(&a, 1);
+    // That it came is logged as well.
+    until("b has everything", || {
+        a.http.position("flushed") == b.http.position("flushed")
+    });
     let done = mainstay(["failover", "--http", &b.http_address, "--force"]).ok();
     assert_says(&done.err, &["possible loss:", "0 bytes"]);
     assert_says(&done.out, &["b is the primary now", "why b"]);
