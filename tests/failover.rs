@@ -20,12 +20,14 @@ const ROW_BYTES: usize = 60_000;
 const LINE_BYTES: u64 = 530_000;
 
 /// Waits until `count` standbys stream from `primary`.
-fn until_streaming(primary: &Node, count: usize) {
-    until("the standbys stream", || {
+/// Waits until so many standbys stream and have everything: that they came is logged as well, and
+/// who does not have that has no vote.
+fn until_caught_up(primary: &Node, count: usize) {
+    until("the standbys have everything", || {
         let status = primary.http.status();
         let standbys = status["standbys"].as_array().expect("a list");
-        let streaming = standbys.iter().filter(|one| one["state"] == "streaming");
-        streaming.count() == count
+        let has_all = |one: &&Value| one["state"] == "streaming" && one["lag_bytes"] == 0;
+        standbys.iter().filter(has_all).count() == count
     });
 }
 
@@ -59,7 +61,7 @@ fn the_standby_with_the_newest_log_takes_over_whoever_is_asked_and_nothing_is_lo
     let mut a = start("a").start();
     let mut b = start("b").follow(&a).start();
     let c = start("c").follow(&a).start();
-    until_streaming(&a, 2);
+    until_caught_up(&a, 2);
     let line = behind_a_line_that_falls_silent(&mut b, &a);
     let writers = Writers::start(4, &a.http, &ledger);
     until("b is behind", || line.broken() == 1);
@@ -95,7 +97,7 @@ fn the_standby_with_the_newest_log_takes_over_whoever_is_asked_and_nothing_is_lo
     assert_eq!(told[0]["metadata"]["previous_primary"], "a");
     assert_says(told[0]["metadata"]["why"].as_str().unwrap(), &["newest"]);
     let a = a.same_ports().follow(&c).start();
-    until_streaming(&c, 2);
+    until_caught_up(&c, 2);
     let end = c.http.put(TABLE, "after", b"v").ok().lsn();
     for node in [&a, &b, &c] {
         node.http.wait_for(end);
@@ -111,7 +113,7 @@ fn a_primary_that_was_replaced_and_is_back_agrees_although_no_log_names_it() {
     let mut b = start("b").start();
     let a = start("a").follow(&b).start();
     let mut c = start("c").follow(&b).start();
-    until_streaming(&b, 2);
+    until_caught_up(&b, 2);
     b.kill();
     let (status, answer) = order(&a, "/v1/failover", &json!({ "to": "c" }));
     assert_eq!(status, 200, "{answer}");
@@ -134,7 +136,7 @@ fn a_node_that_took_over_and_crashed_still_finds_the_primary_that_it_replaced() 
     let start = |name: &str| Start::new(dir.path(), name).arg("--sync", "ANY 1 (a, b, c)");
     let mut b = start("b").start();
     let [mut a, c] = ["a", "c"].map(|name| start(name).follow(&b).start());
-    until_streaming(&b, 2);
+    until_caught_up(&b, 2);
     b.kill();
     let (status, answer) = order(&a, "/v1/failover", &json!({ "to": "a" }));
     assert_eq!(status, 200, "{answer}");
@@ -155,7 +157,7 @@ fn another_cluster_at_the_address_of_a_member_hears_of_no_timeline() {
     let dir = TempDir::new().unwrap();
     let mut a = Start::new(dir.path(), "a").start();
     let [b, mut c] = ["b", "c"].map(|name| Start::new(dir.path(), name).follow(&a).start());
-    until_streaming(&a, 2);
+    until_caught_up(&a, 2);
     c.kill();
     let other = Start::new(dir.path(), "other").arg("--listen", &c.replication);
     let other = other.start();
@@ -174,7 +176,7 @@ fn a_failover_beside_a_living_primary_is_refused_and_says_what_to_use() {
     let dir = TempDir::new().unwrap();
     let a = Start::new(dir.path(), "a").start();
     let b = Start::new(dir.path(), "b").follow(&a).start();
-    until_streaming(&a, 1);
+    until_caught_up(&a, 1);
     for node in [&a, &b] {
         let done = mainstay(["failover", "--http", &node.http_address]);
         assert_eq!(done.code, Some(4), "{done:?}");
@@ -208,11 +210,7 @@ fn a_fenced_node_says_whom_to_ask() {
     let dir = TempDir::new().unwrap();
     let a = Start::new(dir.path(), "a").start();
     let b = Start::new(dir.path(), "b").follow(&a).start();
-    until_streaming(&a, 1);
-    // That it came is logged as well.
-    until("b has everything", || {
-        a.http.position("flushed") == b.http.position("flushed")
-    });
+    until_caught_up(&a, 1);
     let done = mainstay(["failover", "--http", &b.http_address, "--force"]).ok();
     assert_says(&done.err, &["possible loss:", "0 bytes"]);
     assert_says(&done.out, &["b is the primary now", "why b"]);
@@ -229,7 +227,7 @@ fn without_a_policy_the_other_standbys_follow_too_and_the_loss_is_said() {
     let dir = TempDir::new().unwrap();
     let mut a = Start::new(dir.path(), "a").start();
     let [b, c] = ["b", "c"].map(|name| Start::new(dir.path(), name).follow(&a).start());
-    until_streaming(&a, 2);
+    until_caught_up(&a, 2);
     let end = a.http.put(TABLE, "k", b"v").ok().lsn();
     b.http.wait_for(end);
     c.http.wait_for(end);
@@ -255,7 +253,7 @@ fn without_a_policy_the_other_standbys_follow_too_and_the_loss_is_said() {
 fn lacking(dir: &TempDir) -> (Node, u64, u64) {
     let mut a = Start::new(dir.path(), "a").start();
     let mut b = Start::new(dir.path(), "b").follow(&a).start();
-    until_streaming(&a, 1);
+    until_caught_up(&a, 1);
     b.terminate();
     let (begin, large) = (a.http.position("flushed"), vec![b'v'; ROW_BYTES]);
     for row in 0..20 {
@@ -335,7 +333,7 @@ fn members_that_cannot_be_reached_are_named_with_the_loss_and_the_policy_can_be_
     let mut a = start("a").start();
     let b = start("b").follow(&a).start();
     let mut c = start("c").follow(&a).start();
-    until_streaming(&a, 2);
+    until_caught_up(&a, 2);
     a.http.put(TABLE, "k", b"v").ok();
     a.kill();
     c.kill();
