@@ -19,7 +19,6 @@ const BEFORE_SILENCE: u64 = 100_000;
 const ROW_BYTES: usize = 60_000;
 const LINE_BYTES: u64 = 530_000;
 
-/// Waits until `count` standbys stream from `primary`.
 /// Waits until so many standbys stream and have everything: that they came is logged as well, and
 /// who does not have that has no vote.
 fn until_caught_up(primary: &Node, count: usize) {
@@ -27,7 +26,8 @@ fn until_caught_up(primary: &Node, count: usize) {
         let status = primary.http.status();
         let standbys = status["standbys"].as_array().expect("a list");
         let has_all = |one: &&Value| one["state"] == "streaming" && one["lag_bytes"] == 0;
-        standbys.iter().filter(has_all).count() == count
+        let all_is_flushed = status["lsn"]["appended"] == status["lsn"]["flushed"];
+        all_is_flushed && standbys.iter().filter(has_all).count() == count
     });
 }
 
