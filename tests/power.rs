@@ -299,10 +299,7 @@ fn acknowledges_nothing_more(call: Call, word: &str) {
     }
     assert_eq!(disk.image().faults.failed(), 1, "it was tried again");
     let status = http.status();
-    assert_says(
-        &status["problem"].to_string(),
-        &["/wal/", word, "Restart"],
-    );
+    assert_says(&status["problem"].to_string(), &["/wal/", word, "Restart"]);
     assert_eq!(status["status"], "broken");
     assert_says(&node.said(), &["Input/output error"]);
     node.kill();
