@@ -163,8 +163,12 @@ pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0C' | '\x0B')
 }
 
-/// Whether `c` can begin a bare word.
-pub(super) fn begins_word(c: char) -> bool {
+/// Whether `text` is a bare word, of any length.
+pub(super) fn is_word(text: &str) -> bool {
+    text.starts_with(begins_word) && text.chars().all(continues_word)
+}
+
+fn begins_word(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
 }
 

@@ -9,7 +9,7 @@ mod native;
 use mainstay_storage::Lsn;
 use uuid::Uuid;
 
-use super::lexer::{Lexer, Token, continues_word, is_blank};
+use super::lexer::{Lexer, Token, continues_word, is_blank, is_word};
 use super::option::{RawOption, RawValue, push_bounded, refused, slot_kind, unrecognised};
 use super::{BackupOptions, Command, StartReplication, check_slot_name};
 use crate::wire::{Result, WireError, sqlstate};
@@ -153,6 +153,13 @@ impl<'a> Parser<'a> {
         while self.take_mark('.')? {
             name.push('.');
             name += &self.name()?;
+        }
+        if !name.split('.').all(is_word) {
+            return Err(WireError::Refused {
+                sqlstate: sqlstate::UNDEFINED_OBJECT,
+                message: format!("unrecognized configuration parameter \"{name}\""),
+                hint: None,
+            });
         }
         // The names of settings have no case, quoted or not.
         Ok(Command::Show(name.to_ascii_lowercase()))

@@ -5,7 +5,7 @@
 //! statements to the letter is not recognised.
 
 use super::Command;
-use super::lexer::{begins_word, continues_word, is_blank, truncated};
+use super::lexer::{continues_word, is_blank, is_word, truncated};
 
 /// Longest statement that is looked at, in bytes; all that can be recognised are shorter.
 const STATEMENT_MAX: usize = 256;
@@ -27,10 +27,9 @@ pub(super) fn recognise(text: &str) -> Option<Command> {
         "select pg_catalog.set_config('search_path','',false)" => Some(Command::ClearSearchPath),
         _ => {
             let name = statement.strip_prefix("show ")?;
-            let words = name.split('.').map(|word| {
-                let plain = word.starts_with(begins_word) && word.chars().all(continues_word);
-                plain.then(|| truncated(word.to_owned()))
-            });
+            let words = name
+                .split('.')
+                .map(|word| is_word(word).then(|| truncated(word.to_owned())));
             Some(Command::Show(words.collect::<Option<Vec<_>>>()?.join(".")))
         }
     }

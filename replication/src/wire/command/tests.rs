@@ -104,6 +104,29 @@ fn show_takes_dotted_names_in_lower_case() {
 }
 
 #[test]
+fn what_no_setting_can_be_named_is_refused_in_quotes_too() {
+    for text in [
+        "SHOW \"a b\"",
+        "SHOW \"\"\"\"",
+        "SHOW a.\"4\"",
+        "SHOW \"a..b\"",
+    ] {
+        let refused = Command::parse(text, NATIVE);
+        assert!(
+            matches!(
+                refused,
+                Err(WireError::Refused {
+                    sqlstate: "42704",
+                    ..
+                })
+            ),
+            "{text}: {refused:?}"
+        );
+    }
+    assert_eq!(taken("SHOW \"a.b\""), Command::Show("a.b".into()));
+}
+
+#[test]
 fn the_name_of_a_setting_has_no_case_even_in_quotes() {
     for text in ["SHOW \"A\"", "SHOW a", "SHOW A", "SHOW \"a\""] {
         let command = taken(text);
