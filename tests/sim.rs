@@ -226,7 +226,10 @@ fn long_run() {
     println!("{}", closing(count, failures, lasted, started));
     assert_eq!(failures, 0);
     // Fewer would test little; and a cluster comes together by itself nearly always.
-    assert!(acknowledged as u64 > 50 * count, "{acknowledged}");
+    assert!(
+        count < 100 || acknowledged as u64 > 50 * count,
+        "{acknowledged}"
+    );
     assert!(count < 100 || timelines > count, "{timelines}");
     assert!(helped <= 2 + count / 4, "{helped} of {count} needed help");
 }

@@ -23,6 +23,7 @@ mod clock;
 mod core;
 mod description;
 mod failover;
+mod fence;
 mod follower;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
@@ -63,6 +64,7 @@ pub use bootstrap::{
     restore_backup, take_backup, verify_backup,
 };
 pub(crate) use failover::{order as order_to_take_over, survey};
+pub(crate) use fence::remember_fences;
 pub(crate) use follower::Follower;
 pub use follower::{Divergence, WayBack};
 pub(crate) use going_on::{await_going_on, keep_going};

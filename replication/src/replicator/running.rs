@@ -125,7 +125,7 @@ impl Inner {
             owned,
             store: store.clone().filter(|_| owned),
         };
-        let core = &running.core;
+        let core = running.core.clone();
         core.verdict.set_contents(self.given.contents());
         core.check_role()?;
         runtime::remove_left_copies(&core.wal);
@@ -146,21 +146,16 @@ impl Inner {
         } else {
             core.wal.set_commit_follows(false);
         }
-        running.tasks.spawn(runtime::watch_commits(core.clone()));
-        running.tasks.spawn(runtime::keep_going(core.clone()));
-        running.tasks.spawn(runtime::watch_health(core.clone()));
-        if store.is_none() {
-            running.tasks.spawn(runtime::watch_applied(core.clone()));
-        }
+        running.watch(store.is_none());
         let engine = !owned;
         running.replay = match store.filter(|_| !(engine && core.is_primary())) {
-            Some(store) => Some(start_replay(core, store, !engine)?),
+            Some(store) => Some(start_replay(&core, store, !engine)?),
             None => None,
         };
         if !core.is_primary() {
             running.follow_again(self.upstreams());
         }
-        runtime::await_going_on(&running.core).await;
+        runtime::await_going_on(&core).await;
         Ok(running)
     }
 
@@ -231,6 +226,18 @@ fn copier(store: SharedStore) -> CopyStore {
 }
 
 impl Running {
+    /// Begins what looks after a node for as long as it runs; `bare` is one without a store.
+    fn watch(&mut self, bare: bool) {
+        let (tasks, core) = (&mut self.tasks, &self.core);
+        tasks.spawn(runtime::watch_commits(core.clone()));
+        tasks.spawn(runtime::keep_going(core.clone()));
+        tasks.spawn(runtime::remember_fences(core.clone()));
+        tasks.spawn(runtime::watch_health(core.clone()));
+        if bare {
+            tasks.spawn(runtime::watch_applied(core.clone()));
+        }
+    }
+
     pub(super) fn follow_again(&mut self, upstreams: Vec<String>) {
         if self.follower.is_none() {
             self.follower = Some(Follower::start(self.core.clone(), upstreams));

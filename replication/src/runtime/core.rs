@@ -111,6 +111,8 @@ pub(crate) struct Core {
     pub(crate) promising: tokio::sync::Mutex<()>,
     /// Tells a candidacy of this node's own that it was overtaken, and waits until it knows.
     pub(crate) candidacy: Mutex<Option<mpsc::Sender<Overtaken>>>,
+    /// The opened timeline that replaced this primary, to be remembered.
+    pub(crate) replaced: watch::Sender<Option<Timeline>>,
     /// Why this primary may not confirm, and must ask before it goes on.
     pub(crate) standstill: watch::Sender<Option<Standstill>>,
     /// The timeline on which this node was started; transactions that it does not know began there.
@@ -237,6 +239,7 @@ impl Core {
             clock: Clock::new(),
             role: watch::Sender::new(role),
             switched: watch::Sender::new(0),
+            replaced: watch::Sender::new(None),
             stopping: watch::Sender::new(false),
             successor: Mutex::new(None),
             take_over: Mutex::new(None),

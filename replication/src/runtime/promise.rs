@@ -189,21 +189,39 @@ fn timelines(continues: &[Timeline]) -> Result<Option<TimelineHistory>> {
 /// Disk errors; it stays bound then.
 pub(crate) async fn give_up(core: &Arc<Core>, timeline: Timeline) -> Result<()> {
     let _one_at_a_time = core.promising.lock().await;
-    let control = core.wal.control();
-    if control.attempted() != Some(timeline) {
-        return Ok(());
+    match core.wal.control().attempted() == Some(timeline) {
+        true => note(core, AcceptorEvent::GivenUp).await,
+        false => Ok(()),
     }
+}
+
+/// Binds this node, which was the primary, to the opened timeline `by` that replaced it.
+///
+/// # Errors
+/// Disk errors; a restart may not know of it then.
+pub(crate) async fn remember(core: &Arc<Core>, by: Timeline) -> Result<()> {
+    let _one_at_a_time = core.promising.lock().await;
+    note(core, AcceptorEvent::Replaced(by)).await
+}
+
+/// Brings an event that nobody waits for; the lock is held.
+async fn note(core: &Arc<Core>, event: AcceptorEvent) -> Result<()> {
+    let mut actions = Vec::new();
+    acceptor(core).on(event, &mut actions);
+    match actions.pop() {
+        Some(AcceptorAction::Save(promises)) => save(core, promises).await,
+        _ => Ok(()),
+    }
+}
+
+/// The acceptor as the disk has it.
+fn acceptor(core: &Core) -> Acceptor {
+    let control = core.wal.control();
     let promises = Promises {
         others: control.promised(),
         own: control.attempted(),
     };
-    let mut acceptor = Acceptor::new(core.name.clone(), promises, core.wal.timeline());
-    let mut actions = Vec::new();
-    acceptor.on(AcceptorEvent::GivenUp, &mut actions);
-    if let Some(AcceptorAction::PersistLapse(left)) = actions.pop() {
-        save(core, left).await?;
-    }
-    Ok(())
+    Acceptor::new(core.name.clone(), promises, core.wal.timeline())
 }
 
 async fn save(core: &Arc<Core>, promises: Promises) -> Result<()> {
@@ -243,18 +261,13 @@ pub(crate) async fn make(
     address: Option<&str>,
 ) -> Result<Promise> {
     let _one_at_a_time = core.promising.lock().await;
-    let control = core.wal.control();
-    let promises = Promises {
-        others: control.promised(),
-        own: control.attempted(),
-    };
-    let mut acceptor = Acceptor::new(core.name.clone(), promises, core.wal.timeline());
+    let mut acceptor = acceptor(core);
     let timeline = request.timeline;
     let mut actions = Vec::new();
     acceptor.on(AcceptorEvent::Asked(request), &mut actions);
     while let Some(action) = actions.pop() {
         match action {
-            AcceptorAction::Persist(promises) | AcceptorAction::PersistLapse(promises) => {
+            AcceptorAction::Persist(promises) | AcceptorAction::Save(promises) => {
                 save(core, promises).await?;
                 leave_older(core, timeline, address).await?;
                 acceptor.on(AcceptorEvent::Persisted(log_end(&core.wal)), &mut actions);

@@ -279,6 +279,81 @@ async fn a_primary_that_crashed_and_was_replaced_fences_itself() {
     b.stop().await.unwrap();
 }
 
+/// Stopping properly does not make it a primary again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_was_replaced_still_knows_it_when_it_starts_again() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, _, b) = pair(&da, &db).await;
+    within(b.promote(true)).await.unwrap();
+    until("it is fenced", || a.role() == Role::Fenced).await;
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
+    // Nobody is there to tell it.
+    a.start().await.unwrap();
+    let problem = a.problem().unwrap();
+    for words in ["another node was promised", "no commit is confirmed"] {
+        assert!(problem.contains(words), "{problem}");
+    }
+    assert_eq!(number(&a), 1);
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_policy_a_primary_that_was_replaced_does_not_start_as_one() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    until("everybody knows of everybody", || {
+        flushed(&b) == flushed(&a)
+    })
+    .await;
+    within(b.promote(true)).await.unwrap();
+    until("it is fenced", || a.role() == Role::Fenced).await;
+    a.stop().await.unwrap();
+    let refused = a.start().await.unwrap_err().to_string();
+    for words in ["timeline 2 was opened elsewhere", "--follow"] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    let follow = vec![address(&b)];
+    let config = WalStreamingConfig {
+        follow,
+        ..config(da.path(), "a")
+    };
+    let again = WalReplicator::new(config, vec![]);
+    again.start().await.unwrap();
+    let late = b.append(put("late")).await.unwrap();
+    until("it follows", || flushed(&again) >= late).await;
+    again.stop().await.unwrap();
+    b.stop().await.unwrap();
+}
+
+/// What replaced it may be gone for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_successor_is_gone_is_promoted_from_a_standby() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let a = primary(da.path(), None).await;
+    let b = standby(db.path(), "b", &a).await;
+    until("everybody knows of everybody", || {
+        flushed(&b) == flushed(&a)
+    })
+    .await;
+    within(b.promote(true)).await.unwrap();
+    until("it is fenced", || a.role() == Role::Fenced).await;
+    let gone = address(&b);
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
+    let config = WalStreamingConfig {
+        follow: vec![gone],
+        ..config(da.path(), "a")
+    };
+    let again = WalReplicator::new(config, vec![]);
+    again.start().await.unwrap();
+    within(again.promote(true)).await.unwrap();
+    assert!(number(&again) > 2, "{}", number(&again));
+    again.append(put("on its own")).await.unwrap();
+    again.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_the_end_of_a_promotion_shows_every_acknowledged_entry() {
     let dirs = [0; 3].map(|_| TempDir::new().unwrap());

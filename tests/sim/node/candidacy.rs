@@ -237,19 +237,24 @@ impl Node {
             .map(|(_, candidate)| candidate.status().timeline);
         let control = life.wal.control();
         if timeline.is_some() && control.attempted() == timeline {
-            let mut acceptor = self.acceptor();
-            let mut actions = Vec::new();
-            acceptor.on(AcceptorEvent::GivenUp, &mut actions);
-            for action in actions {
-                if let AcceptorAction::PersistLapse(promises) = action {
-                    self.save(promises)?;
-                }
-            }
+            self.note(AcceptorEvent::GivenUp)?;
         }
         self.answer_handover(false, world);
         let life = self.life();
         if life.role == Role::Standby && life.receiver.is_none() && life.copying.is_none() {
             self.follow(world)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the acceptor what nobody waits for.
+    pub(super) fn note(&mut self, event: AcceptorEvent) -> Done {
+        let mut actions = Vec::new();
+        self.acceptor().on(event, &mut actions);
+        for action in actions {
+            if let AcceptorAction::Save(promises) = action {
+                self.save(promises)?;
+            }
         }
         Ok(())
     }
@@ -285,7 +290,7 @@ impl Node {
         acceptor.on(AcceptorEvent::Asked(request), &mut actions);
         while let Some(action) = actions.pop() {
             match action {
-                AcceptorAction::Persist(promises) | AcceptorAction::PersistLapse(promises) => {
+                AcceptorAction::Persist(promises) | AcceptorAction::Save(promises) => {
                     self.save(promises)?;
                     if let Some(candidate) = candidate {
                         if let Some((attempt, _)) = self.life().candidate {

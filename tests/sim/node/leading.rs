@@ -6,7 +6,7 @@ use mainstay_replication::protocol::commit::{Action as CommitAction, CommitConfi
 use mainstay_replication::protocol::level::{Level, OnMiss};
 use mainstay_replication::protocol::policy::{BoundPolicy, ChangeRule, change_rule};
 use mainstay_replication::protocol::promotion::{
-    Beginning, Fencing, Standstill, fencing, held_until, standstill,
+    AcceptorEvent, Beginning, Fencing, Standstill, fencing, held_until, standstill,
 };
 use mainstay_storage::{Error as StorageError, Lsn, Timeline};
 
@@ -21,10 +21,15 @@ impl Node {
         let promised = life.wal.control().promised();
         let policies = policies(&life.wal)?;
         let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
+        let replaced = promised.is_some_and(|promised| promised.number > timeline.number);
+        // Its operator starts it as a standby, as the refusal says.
+        if replaced && policies.iter().all(|bound| bound.needed() == 0) {
+            return self.follow(world);
+        }
         life.standstill = standstill(Beginning {
             clean: life.wal.was_clean(),
             overlapped: life.wal.must_begin_timeline(),
-            promised: promised.is_some_and(|promised| promised.number > timeline.number),
+            promised: replaced,
             counted: policies.iter().any(counted),
         });
         self.lead(Lsn::ZERO, world)
@@ -246,7 +251,8 @@ impl Node {
             }
             Fencing::Fence(theirs) => {
                 world.tell(format!("{} is fenced by {theirs}", self.name));
-                self.step_down(world)
+                self.step_down(world)?;
+                self.note(AcceptorEvent::Replaced(theirs))
             }
         }
     }

@@ -83,6 +83,9 @@ pub enum Event {
     Opened(Timeline),
     /// This node gives up the timeline that it tried to open; it never will.
     GivenUp,
+    /// This node was the primary, and learned that a timeline newer than all in its log is open
+    /// elsewhere. It is bound as if it had promised that one.
+    Replaced(Timeline),
 }
 
 /// What to do.
@@ -91,8 +94,8 @@ pub enum Action {
     /// Make this durable, stop everything older than its newest (streams in and out,
     /// acknowledgements, own candidacy), then bring `Persisted`.
     Persist(Promises),
-    /// Make this durable; it binds less than before.
-    PersistLapse(Promises),
+    /// Make this durable; nobody waits for an answer.
+    Save(Promises),
     /// Answer.
     Reply {
         /// Whom.
@@ -164,7 +167,13 @@ impl Acceptor {
                     .is_some_and(|own| own != self.opened)
                 {
                     lapsed = true;
-                    out.push(Action::PersistLapse(self.promises));
+                    out.push(Action::Save(self.promises));
+                }
+            }
+            Event::Replaced(by) => {
+                if by.number > before.number && !canary("forget-the-fence") {
+                    self.promises.others = Some(by);
+                    out.push(Action::Save(self.promises));
                 }
             }
         }

@@ -304,7 +304,12 @@ impl Cluster {
         }
         match fencing(&self.nodes[at].history, timeline, opened) {
             Fencing::Ignore => {}
-            Fencing::Fence(_) => self.nodes[at].primary = None,
+            Fencing::Fence(by) => {
+                let node = &mut self.nodes[at];
+                node.primary = None;
+                node.acceptor
+                    .on(AcceptorEvent::Replaced(by), &mut Vec::new());
+            }
             Fencing::AskAbove(_) => {
                 self.commit(at, commit::Event::Suspended(true));
                 if self.nodes[at].candidate.is_none() {

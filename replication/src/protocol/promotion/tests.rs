@@ -288,10 +288,31 @@ fn only_the_owner_gives_up_a_promise_and_keeps_those_to_others() {
         others: Some(timeline("2:b")),
         own: None,
     };
-    assert_eq!(out, [AcceptorAction::PersistLapse(left)]);
+    assert_eq!(out, [AcceptorAction::Save(left)]);
     assert_eq!(member.newest(), timeline("2:b"));
     member.on(AcceptorEvent::GivenUp, &mut out);
     assert_eq!(out.len(), 1, "nothing is left to give up");
+}
+
+#[test]
+fn a_primary_that_was_replaced_is_bound_by_what_replaced_it() {
+    let mut member = member();
+    ask(&mut member, request("x", "2:b", PROMOTE, &[]));
+    let mut out = Vec::new();
+    member.on(AcceptorEvent::Replaced(timeline("3:c")), &mut out);
+    let bound = Promises {
+        others: Some(timeline("3:c")),
+        own: None,
+    };
+    assert_eq!(out, [AcceptorAction::Save(bound)]);
+    for known in ["3:c", "2:b", "1:a"] {
+        member.on(AcceptorEvent::Replaced(timeline(known)), &mut out);
+        assert_eq!(out.len(), 1, "{known}: that binds it already");
+    }
+    assert_eq!(
+        ask(&mut member, request("y", "3:d", PROMOTE, &[])),
+        outbid("3:c")
+    );
 }
 
 #[test]

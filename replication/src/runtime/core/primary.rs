@@ -35,14 +35,30 @@ impl Core {
             policy::check(&cluster.bound(Lsn::ZERO), &self.name)?;
         }
         let counted = |bound: &BoundPolicy| bound.needed() > 0 && bound.is_satisfiable();
+        let newer = promised.filter(|promised| promised.number > timeline.number);
+        // With nobody to ask it would open a timeline above the one that replaced it.
+        if let Some(newer) = newer
+            && policies.iter().all(|bound| bound.needed() == 0)
+        {
+            return Err(self.replaced_by(newer));
+        }
         let standstill = standstill(Beginning {
             clean: self.wal.was_clean(),
             overlapped: self.wal.must_begin_timeline(),
-            promised: promised.is_some_and(|promised| promised.number > timeline.number),
+            promised: newer.is_some(),
             counted: policies.iter().any(counted),
         });
         self.standstill.send_replace(standstill);
         Ok(())
+    }
+
+    fn replaced_by(&self, newer: Timeline) -> Error {
+        let (dir, number) = (self.wal.dir().display(), newer.number);
+        Error::Refused(format!(
+            "{dir} is a primary's that was replaced: timeline {number} was opened elsewhere. \
+             Starting it as a primary could run two primaries at once. Start it with --follow and \
+             the address of the new primary; if that is gone for good, promote this node then"
+        ))
     }
 
     /// The policies that bind in this node's log, oldest first.
@@ -226,7 +242,13 @@ impl Core {
 
     /// Somebody claims a timeline that this node does not know.
     pub(crate) fn claimed(&self, timeline: Timeline, opened: bool) {
-        match fencing(&self.wal.history(), timeline, opened) {
+        let fencing = fencing(&self.wal.history(), timeline, opened);
+        if let Fencing::Fence(theirs) = fencing
+            && self.role() != Role::Standby
+        {
+            self.replaced.send_replace(Some(theirs));
+        }
+        match fencing {
             Fencing::Ignore => {}
             // Asking for it is under way, or its members will be asked for more.
             Fencing::AskAbove(_) if self.asks_for(timeline) => {}
