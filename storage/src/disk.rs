@@ -99,6 +99,19 @@ pub trait Disk: Send + Sync + Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
 
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+/// Writes `len` zeros from the start of `file`.
+pub(crate) fn fill(file: &(impl DiskFile + ?Sized), len: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < len {
+        let part = (len - at).min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..part as usize], at)?;
+        at += part;
+    }
+    Ok(())
+}
+
 /// An exclusive lock; released when dropped.
 pub trait DiskLock: Send + Sync + Debug {}
 
@@ -116,6 +129,13 @@ pub trait DiskFile: Send + Sync + Debug {
 
     /// Cuts or extends the file; an extension reads as zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Takes space for `len` bytes of an empty file, which reads as zeros. What is written there
+    /// later needs no more space, and its first write may cost more than one over what was written
+    /// before. Durable after [`sync_data`](Self::sync_data).
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        fill(self, len)
+    }
 
     /// Size in bytes.
     fn len(&self) -> io::Result<u64>;

@@ -44,6 +44,7 @@ mod directory;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod inspect;
+mod lent;
 mod log_file;
 mod reader;
 mod record;

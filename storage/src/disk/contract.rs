@@ -93,6 +93,21 @@ fn writes_and_lengths_leave_zeros_in_the_gaps() {
 }
 
 #[test]
+fn space_that_is_taken_reads_as_zeros_and_takes_writes() {
+    on_both(|disk, dir| {
+        let file = disk.create(&dir.join("f")).unwrap();
+        file.allocate((300 << 10) + 1).unwrap();
+        assert_eq!(contents(&*file), vec![0; (300 << 10) + 1]);
+        file.write_all_at(b"log", 100).unwrap();
+        let found = contents(&*file);
+        assert_eq!(
+            (found.len(), &found[99..104]),
+            ((300 << 10) + 1, &b"\0log\0"[..])
+        );
+    });
+}
+
+#[test]
 fn handles_on_one_file_see_each_others_writes() {
     on_both(|disk, dir| {
         let one = disk.create(&dir.join("a")).unwrap();

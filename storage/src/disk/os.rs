@@ -1,10 +1,13 @@
-//! The real file system, by `std::fs` alone.
+//! The real file system: `std::fs`, and `fallocate`, which that lacks.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::{Disk, DiskEntry, DiskFile, DiskLock};
 
@@ -126,6 +129,14 @@ impl DiskFile for OsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            // Not every file system can.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => super::fill(self, len),
+            done => Ok(done?),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

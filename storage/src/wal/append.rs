@@ -65,8 +65,8 @@ impl Wal {
             });
         }
         let crc = PayloadCrc::of(&entry.data);
-        if entry.checksum != 0 && entry.checksum != crc.value() {
-            let (given, found) = (entry.checksum, crc.value());
+        if entry.checksum != 0 && entry.checksum != crc.value(&entry.data) {
+            let (given, found) = (entry.checksum, crc.value(&entry.data));
             let why = format!("its data have checksum {found:08x}, not {given:08x} as stated");
             return Err(Error::Refused { at: entry.lsn, why });
         }

@@ -23,10 +23,14 @@ use crate::disk::{Disk, DiskFile};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::wal::lent::{LENT_MIN, Lent};
 use crate::wal::record::{PayloadCrc, RECORD_HEADER_LEN, RecordHead, record_len, seal};
 use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, REST_MAX, SegmentHeader, segment_file_name};
 use crate::wal::spares::Spares;
+
+/// Bytes that a group has beyond its records, nearly always: headers of segments, zeros at its end.
+const GROUP_EXTRA: usize = 4096;
 
 /// A record whose place is reserved and whose header is not made yet.
 #[derive(Debug)]
@@ -45,6 +49,16 @@ pub(crate) enum Item {
     Draft(Draft),
     /// Sealed records from the primary, checked already; `crc` is the last one's.
     Raw { at: Lsn, bytes: Bytes, crc: u32 },
+}
+
+impl Item {
+    /// How many bytes of log it is, without what begins or ends a segment.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Draft(draft) => record_len(draft.payload.len()),
+            Self::Raw { bytes, .. } => bytes.len(),
+        }
+    }
 }
 
 /// Told what became of the bytes.
@@ -70,6 +84,9 @@ pub(crate) struct LogFile {
     pub(crate) end: End,
     /// Records sealed and not yet written; they start at `end.lsn - buffer.len()`.
     buffer: BytesMut,
+    /// Bytes of this group that are still to come, about.
+    to_come: usize,
+    lent: Lent,
 }
 
 /// Where a log ends, and what the next record needs to know about the bytes before.
@@ -104,6 +121,8 @@ impl LogFile {
             wall_clock,
             end,
             buffer: BytesMut::new(),
+            to_come: 0,
+            lent: Lent::default(),
         }
     }
 
@@ -121,6 +140,8 @@ impl LogFile {
     /// # Errors
     /// As [`write_group`](Self::write_group).
     pub(crate) fn write_items(&mut self, items: Vec<Item>, out: &mut dyn Progress) -> Result<()> {
+        self.to_come = items.iter().map(Item::len).sum::<usize>();
+        self.make_room();
         for item in items {
             match item {
                 Item::Draft(draft) => self.seal_draft(&draft, out)?,
@@ -178,12 +199,20 @@ impl LogFile {
             tx_id,
             flushed_upto,
         };
-        let (header, own) = seal(&place, self.end.prev_crc.unwrap_or(0), &head, crc);
+        let (header, own) = seal(&place, self.end.prev_crc.unwrap_or(0), &head, payload, crc);
         self.end.prev_crc = Some(own);
         self.push(&header);
         self.push(payload);
         let padding = record_len(payload.len()) - RECORD_HEADER_LEN - payload.len();
         self.push(&[0; 8][..padding]);
+    }
+
+    /// Takes memory for what is still to come of a large group.
+    fn make_room(&mut self) {
+        let room = self.to_come + GROUP_EXTRA;
+        if room >= LENT_MIN && self.buffer.capacity() < room {
+            self.buffer = self.lent.take(room);
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -269,7 +298,15 @@ impl LogFile {
         let space = self.owner.size.bytes() - offset - len as u64;
         let zeros = RECORD_HEADER_LEN.min(usize::try_from(space).unwrap_or(RECORD_HEADER_LEN));
         self.buffer.resize(len + zeros, 0);
-        let bytes = self.buffer.split().freeze();
+        let bytes = if len < LENT_MIN {
+            self.buffer.split().freeze()
+        } else {
+            let whole = std::mem::take(&mut self.buffer).freeze();
+            self.lent.watch(&whole);
+            whole
+        };
+        self.to_come = self.to_come.saturating_sub(len);
+        self.make_room();
         out.sealed(start, bytes.slice(..len));
         let file = self
             .end

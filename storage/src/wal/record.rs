@@ -58,24 +58,31 @@ pub struct RecordHead {
 /// CRC-32 of a payload, to be folded into the record's CRC without reading the payload again.
 #[derive(Debug, Clone)]
 pub(crate) struct PayloadCrc {
-    hasher: Hasher,
-    len: usize,
+    /// `None` for a short payload: joining two checksums takes longer than going over it.
+    hasher: Option<Hasher>,
 }
 
+/// Payload from which on its checksum is computed before its place is known, in bytes.
+const COMPUTED_MIN: usize = 16 << 10;
+
 impl PayloadCrc {
-    /// Computes the checksum of `payload`.
+    /// Computes the checksum of `payload`, if that pays.
     pub(crate) fn of(payload: &[u8]) -> Self {
-        let mut hasher = Hasher::new();
-        hasher.update(payload);
-        Self {
-            hasher,
-            len: payload.len(),
-        }
+        let computed = || {
+            let mut hasher = Hasher::new();
+            hasher.update(payload);
+            hasher
+        };
+        let hasher = (payload.len() >= COMPUTED_MIN).then(computed);
+        Self { hasher }
     }
 
-    /// The checksum itself.
-    pub(crate) fn value(&self) -> u32 {
-        self.hasher.clone().finalize()
+    /// The checksum itself, of the `payload` that this was made of.
+    pub(crate) fn value(&self, payload: &[u8]) -> u32 {
+        match &self.hasher {
+            Some(hasher) => hasher.clone().finalize(),
+            None => crc32fast::hash(payload),
+        }
     }
 }
 
@@ -87,10 +94,11 @@ pub(crate) fn seal(
     place: &Place,
     prev_crc: u32,
     head: &RecordHead,
-    payload: &PayloadCrc,
+    payload: &[u8],
+    crc: &PayloadCrc,
 ) -> ([u8; RECORD_HEADER_LEN], u32) {
     let mut bytes = [0; RECORD_HEADER_LEN];
-    let length = u32::try_from(payload.len).expect("payload is over 4 GiB");
+    let length = u32::try_from(payload.len()).expect("payload is over 4 GiB");
     bytes[0..4].copy_from_slice(&length.to_le_bytes());
     bytes[8..12].copy_from_slice(&prev_crc.to_le_bytes());
     bytes[12] = head.entry_type.number();
@@ -98,7 +106,10 @@ pub(crate) fn seal(
     bytes[16..24].copy_from_slice(&head.tx_id.to_le_bytes());
     bytes[24..32].copy_from_slice(&head.flushed_upto.get().to_le_bytes());
     let mut hasher = place_hasher(place, &bytes);
-    hasher.combine(&payload.hasher);
+    match &crc.hasher {
+        Some(computed) => hasher.combine(computed),
+        None => hasher.update(payload),
+    }
     let crc = hasher.finalize();
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
     (bytes, crc)
@@ -284,7 +295,7 @@ mod tests {
             tx_id: 7,
             flushed_upto,
         };
-        let (header, _) = seal(place, 0xAABB_CCDD, &head, &PayloadCrc::of(payload));
+        let (header, _) = seal(place, 0xAABB_CCDD, &head, payload, &PayloadCrc::of(payload));
         let mut bytes = header.to_vec();
         bytes.extend_from_slice(payload);
         bytes.resize(record_len(payload.len()), 0);
@@ -373,6 +384,20 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_the_same_whether_its_checksum_was_computed_before_or_not() {
+        let here = place(0x100_0070);
+        for len in [COMPUTED_MIN - 1, COMPUTED_MIN, COMPUTED_MIN + 1] {
+            let payload = (0..len).map(|at| at as u8).collect::<Vec<_>>();
+            let bytes = record(&here, &payload);
+            let parsed = parse(&bytes, 1 << 20, &here, None).unwrap();
+            assert_eq!(parsed.payload_len, len);
+            let crc = PayloadCrc::of(&payload);
+            assert_eq!(crc.hasher.is_some(), len >= COMPUTED_MIN);
+            assert_eq!(crc.value(&payload), crc32fast::hash(&payload));
+        }
+    }
+
+    #[test]
     fn every_single_bit_flip_is_seen() {
         let here = place(0x100_0070);
         let bytes = record(&here, b"hello");
@@ -398,7 +423,7 @@ mod tests {
                 tx_id,
                 flushed_upto: Lsn::new(flushed_upto),
             };
-            let (header, crc) = seal(&here, prev, &head, &PayloadCrc::of(&payload));
+            let (header, crc) = seal(&here, prev, &head, &payload, &PayloadCrc::of(&payload));
             let mut bytes = [&header[..], &payload].concat();
             bytes.resize(record_len(payload.len()), 0);
             let parsed = parse(&bytes, 1 << 20, &here, Some(prev)).unwrap();

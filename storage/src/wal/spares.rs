@@ -1,8 +1,9 @@
 //! Segment files made ready before they are needed.
 //!
 //! A spare is a file of full segment size, zero-filled and synced, or a segment that retention gave
-//! back. Writing into it changes no metadata, so flushing the log costs the disk one write. Making
-//! one is the only step of writing the log that may run out of space; it happens before any record
+//! back. Writing into it changes no metadata, so flushing the log costs the disk one write. While
+//! log comes in bulk its space is only taken: zeros would be as much for the disk as the log itself,
+//! and each sync is so large that the metadata cost little beside it. Making one is the only step of writing the log that may run out of space; it happens before any record
 //! is placed there, so a full disk refuses writes and damages nothing.
 
 use std::collections::VecDeque;
@@ -10,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, fill};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::sync::Mutex;
@@ -20,7 +21,6 @@ pub(crate) const SPARES_MAX: usize = 4;
 
 const READY_PREFIX: &str = "spare-";
 const UNFINISHED: &str = "spare.tmp";
-static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The spare files of one log.
 #[derive(Debug)]
@@ -107,14 +107,14 @@ impl Spares {
         self.ready.lock().names.len()
     }
 
-    /// Makes one more.
+    /// Makes one more, in haste if log comes in `bulk`.
     ///
     /// # Errors
     /// [`Error::Full`] without space, after removing what was begun; other disk errors.
-    pub(crate) fn make(&self) -> Result<()> {
+    pub(crate) fn make(&self, bulk: bool) -> Result<()> {
         let _making = self.making.lock();
         let unfinished = self.dir.join(UNFINISHED);
-        match self.fill(&unfinished) {
+        match self.fill(&unfinished, bulk) {
             Ok(()) => {}
             Err(error) => {
                 // Give the space back at once; the next attempt starts over either way.
@@ -170,7 +170,7 @@ impl Spares {
         }
     }
 
-    fn fill(&self, path: &Path) -> io::Result<()> {
+    fn fill(&self, path: &Path, bulk: bool) -> io::Result<()> {
         let file = match self.disk.create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.disk.remove(path)?;
@@ -178,10 +178,9 @@ impl Spares {
             }
             created => created?,
         };
-        let mut at = 0;
-        while at < self.size.bytes() {
-            file.write_all_at(&ZEROS, at)?;
-            at += ZEROS.len() as u64;
+        match bulk {
+            true => file.allocate(self.size.bytes())?,
+            false => fill(&*file, self.size.bytes())?,
         }
         file.sync_data()
     }
@@ -208,10 +207,10 @@ mod tests {
         disk.create_dir(dir).unwrap();
         let spares = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &[]).unwrap();
         disk.set_capacity(512 << 10);
-        assert!(matches!(spares.make(), Err(Error::Full { .. })));
+        assert!(matches!(spares.make(false), Err(Error::Full { .. })));
         assert_eq!(disk.list(dir).unwrap(), Vec::<String>::new());
         disk.set_capacity(4 << 20);
-        spares.make().unwrap();
+        spares.make(false).unwrap();
         assert_eq!(spares.count(), 1);
         let names = disk.list(dir).unwrap();
         let again = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &names).unwrap();

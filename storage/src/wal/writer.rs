@@ -37,6 +37,9 @@ pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes written as one group.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// Log comes in bulk when a group has this many bytes.
+const BULK_BYTES: usize = 256 << 10;
+
 /// Everything the appenders, the writer, and the readers of one log share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -86,6 +89,8 @@ pub(crate) struct Queue {
     pub(crate) last_crc: Option<Option<u32>>,
     /// The writer is writing a group.
     busy: bool,
+    /// The group that was taken last was a large one.
+    bulk: bool,
     closed: bool,
     poisoned: Option<(Lsn, String)>,
     /// Attempts to make a spare so far.
@@ -103,6 +108,7 @@ impl Queue {
             wanted_until: cursor.next + cursor.size.bytes(),
             last_crc: Some(last_crc),
             busy: false,
+            bulk: false,
             closed: false,
             poisoned: None,
             attempts: 0,

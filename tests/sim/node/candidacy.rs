@@ -423,8 +423,11 @@ impl Node {
         {
             return Ok(());
         }
-        let fits = at == life.wal.appended() && life.wal.adopt_history(history).is_ok();
-        let taken = match fits.then(|| life.wal.append_raw(at, log)) {
+        let take = || {
+            life.wal.adopt_history(history)?;
+            life.wal.append_raw(at, log)
+        };
+        let taken = match (at == life.wal.appended()).then(take) {
             // A disk that lies may serve log that is damaged.
             None | Some(Err(StorageError::Refused { .. })) => false,
             Some(taken) => taken.map(|_| true)?,

@@ -150,7 +150,7 @@ pub(super) fn forge(
         _ => previous,
     };
     let payload = input.sized();
-    let (header, _) = seal(&place, previous, &head, &PayloadCrc::of(payload));
+    let (header, _) = seal(&place, previous, &head, payload, &PayloadCrc::of(payload));
     let mut record = [&header[..], payload].concat();
     record.resize(record_len(payload.len()), 0);
     record

@@ -57,6 +57,7 @@ pub(crate) fn record(data: &[u8]) {
         &place,
         parsed.prev_crc,
         &parsed.head,
+        payload,
         &PayloadCrc::of(payload),
     );
     assert_eq!(sealed.0[..], bytes[..RECORD_HEADER_LEN], "sealed again");

@@ -8,12 +8,11 @@ use std::mem;
 use std::sync::atomic::Ordering;
 
 use super::publish::Publish;
-use super::{GROUP_BYTES_MAX, Queue, Shared};
+use super::{BULK_BYTES, GROUP_BYTES_MAX, Queue, Shared};
 use crate::canary;
 use crate::error::{Error, Result};
 use crate::sync::MutexGuard;
 use crate::wal::log_file::Item;
-use crate::wal::record::record_len;
 
 impl Shared {
     /// The writer thread: writes groups until the log is closed and everything is written.
@@ -66,7 +65,7 @@ impl Shared {
     /// The thread that makes spares, until the log is closed.
     pub(crate) fn make_spares(&self) {
         loop {
-            {
+            let bulk = {
                 let mut queue = self.queue.lock();
                 while self.nothing_to_make(&queue) {
                     self.want_spare.wait(&mut queue);
@@ -75,8 +74,9 @@ impl Shared {
                     return;
                 }
                 queue.attempts += 1;
-            }
-            let (made, mut queue) = self.make_spare();
+                queue.bulk
+            };
+            let (made, mut queue) = self.make_spare(bulk);
             // The next appender asks again, or whoever frees space.
             if !made && !queue.closed {
                 self.want_spare.wait(&mut queue);
@@ -86,8 +86,8 @@ impl Shared {
 
     /// Makes a spare in the attempt that was counted last. Says whether there is one more, and
     /// keeps the queue locked, lest whoever asks again is missed.
-    fn make_spare(&self) -> (bool, MutexGuard<'_, Queue>) {
-        let made = self.spares.make();
+    fn make_spare(&self, bulk: bool) -> (bool, MutexGuard<'_, Queue>) {
+        let made = self.spares.make(bulk);
         let mut queue = self.queue.lock();
         let succeeded = made.is_ok();
         queue.no_spare = made.err().map(|error| {
@@ -113,8 +113,9 @@ impl Shared {
         let tried = queue.no_spare.is_some();
         if !queue.closed && !tried && !self.nothing_to_make(&queue) {
             queue.attempts += 1;
+            let bulk = queue.bulk;
             drop(queue);
-            drop(self.make_spare());
+            drop(self.make_spare(bulk));
             return true;
         }
         if queue.busy {
@@ -158,6 +159,7 @@ impl Shared {
 
 /// Takes queued items up to the size of a group, at least one.
 fn take_group(queue: &mut Queue) -> Vec<Item> {
+    queue.bulk = queue.bytes >= BULK_BYTES;
     if queue.bytes <= GROUP_BYTES_MAX {
         queue.bytes = 0;
         return mem::take(&mut queue.items);
@@ -165,10 +167,7 @@ fn take_group(queue: &mut Queue) -> Vec<Item> {
     let mut bytes = 0;
     let mut count = 0;
     for item in &queue.items {
-        bytes += match item {
-            Item::Draft(draft) => record_len(draft.payload.len()),
-            Item::Raw { bytes, .. } => bytes.len(),
-        };
+        bytes += item.len();
         count += 1;
         if bytes >= GROUP_BYTES_MAX {
             break;

@@ -294,7 +294,7 @@ impl Log {
             };
             let place = self.owner.place(at);
             let crc = PayloadCrc::of(&payload);
-            let (header, _) = seal(&place, parsed.prev_crc, &head, &crc);
+            let (header, _) = seal(&place, parsed.prev_crc, &head, &payload, &crc);
             self.expect(Answer::Format, &format!("newer header {}", n + 1), |disk| {
                 disk.patch_file(path, 0, &[&header[..], &payload].concat());
             });

@@ -253,7 +253,7 @@ fn a_standby_refuses_a_segment_that_does_not_begin_with_its_header() {
             flushed_upto: Lsn::ZERO,
         };
         let place = owner.place(SIZE.first_lsn());
-        let (header, _) = seal(&place, 0, &head, &PayloadCrc::of(payload));
+        let (header, _) = seal(&place, 0, &head, payload, &PayloadCrc::of(payload));
         Bytes::from([&header, payload].concat())
     };
     let header = SegmentHeader {
