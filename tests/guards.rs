@@ -4,13 +4,13 @@
 //! The counting itself, in release and under callgrind, is `./benches/guards/run`.
 
 #[path = "../benches/guards"]
-mod guards {
+mod benches {
     pub(super) mod cases;
     pub(super) mod compare;
 }
 
-use guards::cases::{ALL, find};
-use guards::compare::Counts;
+use benches::cases::{ALL, find};
+use benches::compare::Counts;
 
 #[test]
 fn every_case_does_its_work_and_has_a_count() {
