@@ -12,6 +12,7 @@ mod examples;
 mod exposure;
 mod failover;
 mod fuzz;
+mod guards;
 mod kills;
 mod large_transaction;
 mod linear;
