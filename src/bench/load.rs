@@ -100,13 +100,15 @@ impl<'a> Load<'a> {
                     Err(mpsc::RecvTimeoutError::Timeout) => {
                         let now = Instant::now();
                         next = now + TICK;
-                        tick(match now.checked_duration_since(from) {
-                            Some(measuring) => Elapsed::Measuring(measuring),
+                        match now.checked_duration_since(from) {
+                            // The interval has hardly begun.
+                            Some(measuring) if measuring < TICK / 2 => next = from + TICK,
+                            Some(measuring) => tick(Elapsed::Measuring(measuring)),
                             None => {
-                                let left = from - now;
-                                Elapsed::WarmingUp(self.settings.warmup.saturating_sub(left))
+                                let passed = self.settings.warmup.saturating_sub(from - now);
+                                tick(Elapsed::WarmingUp(passed));
                             }
-                        });
+                        }
                     }
                 }
             }

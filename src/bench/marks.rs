@@ -62,7 +62,9 @@ mod tests {
     #[test]
     fn a_set_holds_what_was_added_and_not_taken_out() {
         let marks = Marks::new(130);
-        [129, 0, 64, 63, 0].map(|row| marks.set(row));
+        for row in [129, 0, 64, 63, 0] {
+            marks.set(row);
+        }
         assert_eq!(marks.rows().collect::<Vec<_>>(), [0, 63, 64, 129]);
         marks.clear(64);
         marks.clear(1);

@@ -65,10 +65,7 @@ impl Progress {
             Elapsed::Measuring(elapsed) => self.measured(elapsed, tally),
         };
         match &self.line {
-            Some(line) => {
-                line.set_message(text);
-                line.tick();
-            }
+            Some(line) => line.set_message(text),
             None => eprintln!("  {text}"),
         }
     }

@@ -62,6 +62,10 @@ pub(crate) fn progress_line(interval: &Interval<'_>) -> String {
         let Some(distribution) = distribution else {
             continue;
         };
+        if distribution.count() == 0 {
+            line += &format!("   no {what}");
+            continue;
+        }
         let rate = per_second(distribution.count(), interval.took);
         let [p50, p99] = [500, 990].map(|of| latency(distribution.percentile(PerMille(of))));
         line += &format!("   {} {what}/s   p50 {p50}   p99 {p99}", whole(rate));
@@ -579,8 +583,13 @@ mainstay bench: put, 32 clients, values of 1.0 KB, level remote_flush, 10.0 s, a
             line,
             " 12 s   150 commits/s   p50 1.51 ms   p99 2.98 ms   1,234 errors"
         );
-        interval.reads = Some(&commits);
-        assert!(progress_line(&interval).contains("150 reads/s"));
+        let none = distribution(0);
+        (interval.reads, interval.commits) = (Some(&commits), Some(&none));
+        let line = progress_line(&interval);
+        assert!(
+            line.starts_with(" 12 s   no commits   150 reads/s   p50"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -52,16 +52,21 @@ impl<'a> Requests<'a> {
         let digits = format!("{number:0NUMBER_DIGITS$x}");
         let stamped = self.value.iter_mut().zip(digits.bytes());
         stamped.for_each(|(byte, digit)| *byte = digit);
-        let end = [br#"","value":""#, self.value.as_slice(), br#""}"#].concat();
-        self.body(&self.put, rows, &end)
+        let end = [br#"","value":""#, self.value.as_slice(), br#""}"#];
+        self.body(&self.put, rows, end)
     }
 
     /// A transaction that removes `rows`.
     pub(crate) fn delete_all(&self, rows: impl IntoIterator<Item = u64>) -> Vec<u8> {
-        self.body(&self.delete, rows, br#""}"#)
+        self.body(&self.delete, rows, [br#""}"#])
     }
 
-    fn body(&self, op: &str, rows: impl IntoIterator<Item = u64>, end: &[u8]) -> Vec<u8> {
+    fn body<const N: usize>(
+        &self,
+        op: &str,
+        rows: impl IntoIterator<Item = u64>,
+        end: [&[u8]; N],
+    ) -> Vec<u8> {
         let mut body = br#"{"ops":["#.to_vec();
         for (at, row) in rows.into_iter().enumerate() {
             if at > 0 {
@@ -69,7 +74,9 @@ impl<'a> Requests<'a> {
             }
             body.extend_from_slice(op.as_bytes());
             body.extend_from_slice(self.plan.key(row).as_bytes());
-            body.extend_from_slice(end);
+            for part in end {
+                body.extend_from_slice(part);
+            }
         }
         body.extend_from_slice(self.tail.as_bytes());
         body

@@ -94,7 +94,14 @@ const LAWS: [Law; 10] = [
     // What is measured follows from a seed, and how it is counted can be tested without waiting.
     Law {
         room: "src/bench",
-        never: &["tokio", "std::net", "std::fs", "std::thread", "Instant", "SystemTime"],
+        never: &[
+            "tokio",
+            "std::net",
+            "std::fs",
+            "std::thread",
+            "Instant",
+            "SystemTime",
+        ],
         but: &["src/bench/load"],
     },
 ];
