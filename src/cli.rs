@@ -5,6 +5,7 @@
 //! tell apart (see `--help`).
 
 mod backup;
+mod bench;
 mod events;
 mod failover;
 mod policy;
@@ -40,6 +41,8 @@ const NOT_READY: u8 = 3;
 const REFUSED: u8 = 4;
 /// Stored bytes are damaged.
 const DAMAGED: u8 = 5;
+/// It was told to end before it was done.
+const INTERRUPTED: u8 = 130;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -114,6 +117,9 @@ enum Verb {
     /// Look at the log of a node that is not running
     #[command(subcommand)]
     Wal(wal::WalVerb),
+    /// Put a load on a running cluster, and show throughput and latencies
+    #[command(after_help = bench::NOTES)]
+    Bench(Box<bench::BenchArgs>),
     /// Watch a primary die and a standby take over, with real processes, and count what was lost
     Demo(DemoArgs),
 }
@@ -166,6 +172,14 @@ impl Failure {
         Self {
             code: DAMAGED,
             text: text.to_string(),
+        }
+    }
+
+    /// It was told to end before it was done.
+    pub(crate) fn interrupted() -> Self {
+        Self {
+            code: INTERRUPTED,
+            text: "interrupted before the end".to_owned(),
         }
     }
 
@@ -286,6 +300,7 @@ pub fn run() -> ExitCode {
         Verb::Backup(args) => backup::run(args),
         Verb::Restore(args) => backup::restore(&args),
         Verb::Wal(verb) => wal::run(&verb),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => crate::demo::run(args),
     };
     match done {
@@ -316,9 +331,9 @@ mod tests {
     #[test]
     fn the_help_documents_the_exit_codes() {
         let help = Cli::command().render_long_help().to_string();
-        for code in [FAILED, USAGE, NOT_READY, REFUSED, DAMAGED] {
+        for code in [FAILED, USAGE, NOT_READY, REFUSED, DAMAGED, INTERRUPTED] {
             assert!(
-                help.contains(&format!("\n    {code}  ")),
+                help.contains(&format!("\n  {code:>3}  ")),
                 "{code} is missing in:\n{help}"
             );
         }

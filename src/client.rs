@@ -3,6 +3,8 @@
 //! The command line and the demo are its users. It knows the paths of the node's HTTP interface
 //! and turns what can go wrong into sentences that say what to do. It retries nothing.
 
+mod page;
+
 use std::io;
 use std::time::Duration;
 
@@ -12,8 +14,11 @@ use serde_json::{Value, json};
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, AsSendBody, Body};
 
-use crate::encoding::{from_json, url_encode};
+use crate::Level;
+use crate::encoding::url_encode;
 use crate::http::{VALUE_BYTES_MAX, WAIT_MS_MAX};
+pub(crate) use page::Page;
+use page::PageForm;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,29 +75,6 @@ pub(crate) type ClientResult<T> = Result<T, ClientError>;
 pub(crate) struct Written {
     pub(crate) lsn: String,
     pub(crate) timeline: u32,
-}
-
-/// One page of a table's rows.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Page {
-    pub(crate) rows: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The key that the next page begins with.
-    pub(crate) next: Option<Vec<u8>>,
-}
-
-#[derive(Deserialize)]
-struct PageForm {
-    rows: Vec<RowForm>,
-    next: Option<String>,
-    next_base64: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RowForm {
-    key: Option<String>,
-    key_base64: Option<String>,
-    value: Option<String>,
-    value_base64: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -179,6 +161,16 @@ impl Client {
     /// Commits `body`, a transaction as `POST /v1/transactions` takes it.
     pub(crate) fn transaction(&self, body: Vec<u8>) -> ClientResult<Written> {
         self.parsed(self.send(Method::POST, "/v1/transactions", body, ANSWER_TIMEOUT)?)
+    }
+
+    /// Commits `body` as [`transaction`](Self::transaction) does, and returns the level that was
+    /// confirmed.
+    pub(crate) fn commit(&self, body: Vec<u8>) -> ClientResult<Level> {
+        let answer = self.send(Method::POST, "/v1/transactions", body, ANSWER_TIMEOUT)?;
+        let receipt = self.parsed::<Value>(answer)?;
+        let level = receipt["level"].as_str();
+        let level = level.and_then(|level| level.parse().ok());
+        level.ok_or_else(|| self.garbled(format!("a receipt without a level: {receipt}")))
     }
 
     /// Gives the order `name` with the options in `body`, and returns the node's answer.
@@ -352,23 +344,6 @@ impl Client {
             address: self.address.clone(),
             why,
         }
-    }
-}
-
-impl PageForm {
-    fn decode(self) -> Result<Page, String> {
-        let rows = self.rows.into_iter().map(|row| {
-            let key = from_json("key", row.key, row.key_base64)?;
-            Ok((key, from_json("value", row.value, row.value_base64)?))
-        });
-        let next = match (self.next, self.next_base64) {
-            (None, None) => None,
-            (text, base64) => Some(from_json("next", text, base64)?),
-        };
-        Ok(Page {
-            rows: rows.collect::<Result<_, String>>()?,
-            next,
-        })
     }
 }
 

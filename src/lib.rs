@@ -187,6 +187,8 @@
 //! `default-features = false`.
 
 #[cfg(feature = "node")]
+mod bench;
+#[cfg(feature = "node")]
 pub mod cli;
 #[cfg(feature = "node")]
 mod client;
@@ -213,6 +215,8 @@ mod keeper;
 mod moment;
 mod node;
 mod orders;
+#[cfg(feature = "node")]
+mod scrambled;
 mod standby_signal;
 mod status;
 mod transaction;

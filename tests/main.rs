@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod base_backup;
+mod bench;
 mod cascade;
 mod catch_up;
 mod crash;

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::cli::Failure;
 use crate::demo::ROWS_DEFAULT;
 use crate::import::{Rows, Shape};
+use crate::scrambled::scrambled;
 
 /// Orders for each customer.
 const ORDERS_PER_CUSTOMER: u64 = 9;
@@ -207,14 +208,6 @@ pub(crate) fn order(number: u64, customer: u64) -> Item {
 fn pick<const N: usize>(from: &[&'static str; N], random: u64) -> &'static str {
     let at = random % N as u64;
     from[usize::try_from(at).expect("below N")]
-}
-
-/// SplitMix64: neighbouring numbers share nothing.
-fn scrambled(number: u64) -> u64 {
-    let mut z = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
