@@ -2,9 +2,11 @@
 //!
 //! A spare is a file of full segment size, zero-filled and synced, or a segment that retention gave
 //! back. Writing into it changes no metadata, so flushing the log costs the disk one write. While
-//! log comes in bulk its space is only taken: zeros would be as much for the disk as the log itself,
-//! and each sync is so large that the metadata cost little beside it. Making one is the only step of writing the log that may run out of space; it happens before any record
-//! is placed there, so a full disk refuses writes and damages nothing.
+//! log comes in bulk its space is only taken: zeros would be as much for the disk as the log is,
+//! and each sync is so large that metadata cost little beside it.
+//!
+//! Making one is the only step of writing the log that may run out of space; it happens before any
+//! record is placed there, so a full disk refuses writes and damages nothing.
 
 use std::collections::VecDeque;
 use std::io;

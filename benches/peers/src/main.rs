@@ -1,0 +1,188 @@
+//! Mainstay beside its peers and the machine's limits, in one run on one machine.
+//!
+//! Contenders take turns, round by round, so that what else the machine does meets all of them.
+//! `benches/peers/run` builds this and installs what it needs.
+
+mod engines;
+mod limits;
+mod measure;
+mod node;
+mod pair;
+mod postgres;
+mod process;
+mod redis;
+mod report;
+mod rig;
+mod rows;
+
+use measure::Figures;
+use report::{Measured, Rounds};
+use rig::{Rig, Size};
+use rows::{ROWS, Row};
+
+/// The allocator of the binary that ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "\
+Measures Mainstay beside PostgreSQL, Redis, Rust engines and the machine's limits.
+
+Usage: benches/peers/run [--quick] [--only ROW]... [--rounds N] [--json FILE]
+
+  --quick       less of everything: three rounds, short ones
+  --only ROW    this row; may be given again
+  --rounds N    rounds of each contender, 5 unless said otherwise
+  --json FILE   write what was measured to FILE as well
+  --list        the rows, and what each asks
+";
+
+struct Given {
+    quick: bool,
+    only: Vec<String>,
+    rounds: Option<usize>,
+    json: Option<String>,
+}
+
+fn main() {
+    let arguments = std::env::args().skip(1).collect::<Vec<_>>();
+    if arguments.first().is_some_and(|first| first == "node") {
+        return node::run(&arguments[1..]);
+    }
+    let given = match parse(&arguments) {
+        Ok(Some(given)) => given,
+        Ok(None) => return,
+        Err(why) => {
+            eprint!("{why}\n\n{USAGE}");
+            std::process::exit(2);
+        }
+    };
+    let all = measure(&given);
+    println!("{}", report::table(&all));
+    println!("{}", report::figures(&all));
+    if let Some(path) = given.json {
+        let rows = all.iter().flat_map(Measured::json).collect::<Vec<_>>();
+        let text = serde_json::to_string_pretty(&rows).expect("it is JSON");
+        if let Err(error) = std::fs::write(&path, text) {
+            eprintln!("{path}: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
+    let mut given = Given {
+        quick: false,
+        only: Vec::new(),
+        rounds: None,
+        json: None,
+    };
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or(format!("{word} needs a value"));
+        match word.as_str() {
+            "--quick" => given.quick = true,
+            "--only" => {
+                let name = value()?;
+                if !ROWS.iter().any(|row| row.name == name) {
+                    return Err(format!("there is no row {name}; --list names them"));
+                }
+                given.only.push(name.clone());
+            }
+            "--rounds" => {
+                let count = value()?.parse().ok().filter(|count| *count > 0);
+                given.rounds = Some(count.ok_or("--rounds takes a number from 1")?);
+            }
+            "--json" => given.json = Some(value()?.clone()),
+            "--list" => {
+                for row in ROWS {
+                    println!("{:<14}{}", row.name, row.question);
+                }
+                return Ok(None);
+            }
+            "--help" | "-h" => {
+                print!("{USAGE}");
+                return Ok(None);
+            }
+            other => return Err(format!("{other} is not understood")),
+        }
+    }
+    Ok(Some(given))
+}
+
+fn measure(given: &Given) -> Vec<Measured> {
+    let (size, rounds) = match given.quick {
+        true => (
+            Size {
+                seconds: 2.0,
+                bytes: 512 << 20,
+                rows: 500_000,
+            },
+            3,
+        ),
+        false => (
+            Size {
+                seconds: 4.0,
+                bytes: 2 << 30,
+                rows: 3_000_000,
+            },
+            5,
+        ),
+    };
+    let mut rig = Rig::new(size);
+    let rounds = given.rounds.unwrap_or(rounds);
+    let wanted =
+        |row: &&Row| given.only.is_empty() || given.only.iter().any(|name| name == row.name);
+    let mut all: Vec<Measured> = Vec::new();
+    for row in ROWS.iter().filter(wanted) {
+        let known = all
+            .iter()
+            .find(|other| other.row.rounds_of() == row.rounds_of());
+        let rounds = match known {
+            Some(known) => shared(row, known),
+            None => run(&mut rig, row, rounds),
+        };
+        all.push(Measured { row, all: rounds });
+    }
+    all
+}
+
+/// The rounds of another row, for those who answer this one.
+fn shared(row: &Row, known: &Measured) -> Vec<Rounds> {
+    let rounds = known
+        .all
+        .iter()
+        .filter(|rounds| row.who.contains(&rounds.who));
+    let rounds = rounds.map(|rounds| Rounds {
+        who: rounds.who,
+        rounds: rounds.rounds.clone(),
+    });
+    rounds.collect()
+}
+
+fn run(rig: &mut Rig, row: &'static Row, rounds: usize) -> Vec<Rounds> {
+    let mut all = row.who.iter().map(|who| Rounds {
+        who,
+        rounds: Vec::new(),
+    });
+    let mut all = all.by_ref().collect::<Vec<_>>();
+    for round in 1..=rounds {
+        for contender in &mut all {
+            let figures = rig.round(row.rounds_of(), contender.who);
+            tell(row, round, rounds, contender.who, &figures);
+            contender.rounds.push(figures);
+        }
+    }
+    all
+}
+
+fn tell(row: &Row, round: usize, rounds: usize, who: &str, figures: &Figures) {
+    let also = figures.also.iter();
+    let also = also.map(|(name, value)| format!("{name} {}", report::short(*value)));
+    eprintln!(
+        "{} {round}/{rounds} {who}: {} {} ({})",
+        row.name,
+        report::short(figures.value),
+        row.unit,
+        also.collect::<Vec<_>>().join(", "),
+    );
+}

@@ -1,0 +1,401 @@
+//! The child: one node of Mainstay, embedded as an application would, which does what its standard
+//! input says and answers each order with a line of JSON.
+//!
+//! A node with a store is a [`mainstay::Node`]; with `--log` it is the log and its replication
+//! alone, which is what PostgreSQL's streaming of log is compared with. Keys are spread over the
+//! key space and the same in every run.
+
+use std::io::{BufRead as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mainstay::{Level, Node};
+use mainstay_replication::{WalReplicator, WalStreamingConfig, bootstrap};
+use mainstay_storage::{Change, Lsn, WalEntry};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::measure::Latencies;
+
+const TABLE: &str = "rows";
+
+/// Rows of one append in a bulk load.
+const BULK_ROWS: u64 = 256;
+
+/// How far a bulk load may be ahead of the disk, in bytes; a writer that waits for nothing would
+/// measure memory.
+const BULK_AHEAD: u64 = 64 << 20;
+
+/// Runs until standard input ends.
+pub(crate) fn run(arguments: &[String]) {
+    let runtime = Runtime::new().expect("threads");
+    let word = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).map(String::as_str)
+    };
+    let (dir, name) = (Path::new(&arguments[0]), arguments[1].as_str());
+    let given = Given {
+        dir,
+        name,
+        follow: word("--follow"),
+        sync: word("--sync"),
+    };
+    let log = arguments.iter().any(|argument| argument == "--log");
+    match log {
+        true => obey(&mut Log::start(&runtime, &given)),
+        false => obey(&mut Stored::start(&runtime, &given)),
+    }
+}
+
+struct Given<'a> {
+    dir: &'a Path,
+    name: &'a str,
+    follow: Option<&'a str>,
+    sync: Option<&'a str>,
+}
+
+trait Orders {
+    fn address(&self) -> String;
+    fn carry_out(&mut self, order: &[&str]) -> Value;
+}
+
+fn obey(node: &mut impl Orders) {
+    say(&json!({ "listen": node.address() }));
+    for line in std::io::stdin().lock().lines() {
+        let line = line.expect("text");
+        let words = line.split(' ').collect::<Vec<_>>();
+        say(&node.carry_out(&words));
+    }
+}
+
+fn say(value: &Value) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}").expect("somebody reads");
+    out.flush().expect("somebody reads");
+}
+
+fn number<T: std::str::FromStr>(word: &str) -> T {
+    let number = word.parse();
+    number.unwrap_or_else(|_| panic!("{word} is no number"))
+}
+
+fn key(number: u64) -> [u8; 8] {
+    number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()
+}
+
+/// A node with its store.
+struct Stored<'a> {
+    runtime: &'a Runtime,
+    node: Node,
+    next: Arc<AtomicU64>,
+}
+
+impl<'a> Stored<'a> {
+    fn start(runtime: &'a Runtime, given: &Given<'_>) -> Self {
+        let mut builder = Node::builder(given.dir)
+            .name(given.name)
+            .listen("127.0.0.1:0");
+        if let Some(policy) = given.sync {
+            builder = builder.sync(policy.replace('_', " ").parse().expect("a policy"));
+        }
+        if let Some(primary) = given.follow {
+            builder = builder.follow(format!("postgres://mainstay@{primary}"));
+        }
+        let node = runtime.block_on(builder.start());
+        let node = node.expect("a free port and an empty directory");
+        if given.follow.is_none() {
+            // Whoever writes to a table first makes it, and two who do so at once conflict.
+            let mut transaction = node.begin().expect("it is the primary");
+            transaction.put(TABLE, b"first", b"").expect("it fits");
+            let made = runtime.block_on(transaction.commit_at(Level::Local));
+            made.expect("the disk works");
+        }
+        let next = Arc::new(AtomicU64::new(0));
+        Self {
+            runtime,
+            node,
+            next,
+        }
+    }
+
+    /// `clients` commit one row of `size` bytes after the other, for some seconds.
+    fn commits(&self, level: Level, clients: u64, size: usize, seconds: f64) -> Value {
+        let stop = Arc::new(AtomicBool::new(false));
+        let value = vec![7; size];
+        let begun = Instant::now();
+        let all = self.runtime.block_on(async {
+            let clients = (0..clients).map(|_| {
+                let (node, next) = (self.node.clone(), self.next.clone());
+                let (stop, value) = (stop.clone(), value.clone());
+                tokio::spawn(async move {
+                    let mut latencies = Latencies::default();
+                    while !stop.load(Ordering::Relaxed) {
+                        let key = key(next.fetch_add(1, Ordering::Relaxed));
+                        let begun = Instant::now();
+                        let mut transaction = node.begin().expect("it is the primary");
+                        transaction.put(TABLE, &key, &value).expect("it fits");
+                        transaction.commit_at(level).await.expect("the disks work");
+                        latencies.record(begun.elapsed());
+                    }
+                    latencies
+                })
+            });
+            let clients = clients.collect::<Vec<_>>();
+            tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+            stop.store(true, Ordering::Relaxed);
+            let mut all = Latencies::default();
+            for client in clients {
+                all.extend(client.await.expect("no client fails"));
+            }
+            all
+        });
+        summary(all, begun.elapsed())
+    }
+
+    /// One client commits transactions of `rows` rows each to its own disk.
+    fn batches(&self, rows: u64, size: usize, seconds: f64) -> Value {
+        let value = vec![7; size];
+        let (begun, mut all) = (Instant::now(), Latencies::default());
+        while begun.elapsed().as_secs_f64() < seconds {
+            let one = Instant::now();
+            let mut transaction = self.node.begin().expect("it is the primary");
+            let first = self.next.fetch_add(rows, Ordering::Relaxed);
+            for row in first..first + rows {
+                let put = transaction.put(TABLE, &row.to_be_bytes(), &value);
+                put.expect("it fits");
+            }
+            let done = self.runtime.block_on(transaction.commit_at(Level::Local));
+            done.expect("the disk works");
+            all.record(one.elapsed());
+        }
+        let took = begun.elapsed();
+        let rate = all.len() as f64 * rows as f64 / took.as_secs_f64();
+        let mut answer = summary(all, took);
+        answer["records_s"] = json!(rate);
+        answer
+    }
+
+    /// Writes rows in transactions of `rows` without waiting for any, in all `count` of them.
+    fn load(&self, count: u64, rows: u64, size: usize, ordered: bool) -> Value {
+        let (value, begun) = (vec![7; size], Instant::now());
+        let last = self.runtime.block_on(async {
+            let mut last = None;
+            let mut written = 0;
+            while written < count {
+                let mut transaction = self.node.begin().expect("it is the primary");
+                let first = self.next.fetch_add(rows, Ordering::Relaxed);
+                for row in first..first + rows {
+                    let name = if ordered { row.to_be_bytes() } else { key(row) };
+                    transaction.put(TABLE, &name, &value).expect("it fits");
+                }
+                let receipt = transaction.commit_at(Level::Async).await;
+                last = Some(receipt.expect("the disk works").lsn);
+                written += rows;
+            }
+            last
+        });
+        let end = last.map_or_else(String::new, |lsn| lsn.to_string());
+        json!({ "seconds": begun.elapsed().as_secs_f64(), "end": end })
+    }
+
+    /// How long until this node shows everything up to `lsn`.
+    fn applied(&self, lsn: Lsn) -> Value {
+        let begun = Instant::now();
+        let waited = self.node.wait_for(lsn, Duration::from_secs(300));
+        self.runtime.block_on(waited).expect("it streams");
+        json!({ "seconds": begun.elapsed().as_secs_f64() })
+    }
+
+    /// Lets the store stand still, or go on.
+    fn hold(&self, held: bool) -> Value {
+        let told = self.runtime.block_on(self.node.pause_apply(held));
+        told.expect("it is a standby");
+        json!({})
+    }
+
+    /// Waits until this node's disk has everything up to `lsn`.
+    fn flushed(&self, lsn: Lsn) -> Value {
+        let begun = Instant::now();
+        let there = || self.node.status().lsn.flushed.parse::<Lsn>();
+        while there().expect("a position") < lsn {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        json!({ "seconds": begun.elapsed().as_secs_f64() })
+    }
+
+    /// From the order to promote until a first write is durable here.
+    fn promote(&self) -> Value {
+        let begun = Instant::now();
+        self.runtime.block_on(async {
+            self.node.promote(true).await.expect("it may");
+            let promoted = begun.elapsed();
+            let mut transaction = self.node.begin().expect("it is the primary");
+            transaction.put(TABLE, b"first", b"write").expect("it fits");
+            transaction
+                .commit_at(Level::Local)
+                .await
+                .expect("the disk works");
+            let first = begun.elapsed().as_secs_f64() * 1e3;
+            json!({ "first_write_ms": first, "promoted_ms": promoted.as_secs_f64() * 1e3 })
+        })
+    }
+
+    /// Waits until a commit is confirmed by a standby.
+    fn joined(&self) -> Value {
+        self.commits(Level::RemoteFlush, 1, 10, 0.01)
+    }
+}
+
+impl Orders for Stored<'_> {
+    fn address(&self) -> String {
+        self.node.listen_addr().expect("it listens").to_string()
+    }
+
+    fn carry_out(&mut self, order: &[&str]) -> Value {
+        match *order {
+            ["commits", level, clients, size, seconds] => {
+                let level = level.parse().expect("a level");
+                self.commits(level, number(clients), number(size), number(seconds))
+            }
+            ["batches", rows, size, seconds] => {
+                self.batches(number(rows), number(size), number(seconds))
+            }
+            ["load", count, rows, size, order] => self.load(
+                number(count),
+                number(rows),
+                number(size),
+                order == "ordered",
+            ),
+            ["hold"] => self.hold(true),
+            ["go_on"] => self.hold(false),
+            ["flushed", lsn] => self.flushed(lsn.parse().expect("a position")),
+            ["applied", lsn] => self.applied(lsn.parse().expect("a position")),
+            ["visible", key] => {
+                let found = self.node.get(TABLE, key.as_bytes()).expect("it is open");
+                json!({ "found": found.is_some() })
+            }
+            ["joined"] => self.joined(),
+            ["promote"] => self.promote(),
+            ["standbys"] => json!({ "count": self.node.status().standbys.len() }),
+            ref other => panic!("no order {other:?}"),
+        }
+    }
+}
+
+/// The log and its replication, without a store.
+struct Log<'a> {
+    runtime: &'a Runtime,
+    config: WalStreamingConfig,
+    node: WalReplicator,
+}
+
+impl<'a> Log<'a> {
+    fn start(runtime: &'a Runtime, given: &Given<'_>) -> Self {
+        let config = WalStreamingConfig {
+            data_dir: given.dir.to_owned(),
+            name: given.name.to_owned(),
+            listen: Some("127.0.0.1:0".to_owned()),
+            follow: given.follow.map(str::to_owned).into_iter().collect(),
+            ..WalStreamingConfig::default()
+        };
+        let node = WalReplicator::new(config.clone(), vec![]);
+        runtime.block_on(async {
+            if !config.follow.is_empty() {
+                bootstrap(&config).await.expect("a base backup");
+            }
+            node.start().await.expect("a free port");
+        });
+        Self {
+            runtime,
+            config,
+            node,
+        }
+    }
+
+    /// Appends rows of `size` bytes until there are `bytes` more of log, as fast as the disk is.
+    fn bulk(&self, bytes: u64, size: usize) -> Value {
+        let value = bytes::Bytes::from(vec![7; size]);
+        let rows = (0..BULK_ROWS).map(|row| {
+            let change = Change::put(1, key(row).to_vec(), value.clone());
+            WalEntry::new(change.entry_type(), None, change.encode())
+        });
+        let rows = rows.collect::<Vec<_>>();
+        let wal = self.node.wal().expect("it runs");
+        let (from, begun) = (wal.appended(), Instant::now());
+        let end = loop {
+            let end = wal.append(&rows).expect("the disk works").end;
+            if end.bytes_since(from) >= bytes {
+                break end;
+            }
+            if end.bytes_since(wal.flushed().get()) > BULK_AHEAD {
+                let near = Lsn::new(end.get() - BULK_AHEAD / 2);
+                let flushed = wal.flushed().wait_blocking(near, None);
+                flushed.expect("it runs");
+            }
+        };
+        let appended = begun.elapsed().as_secs_f64();
+        wal.flushed().wait_blocking(end, None).expect("it runs");
+        json!({
+            "seconds": appended,
+            "flushed_seconds": begun.elapsed().as_secs_f64(),
+            "bytes": end.bytes_since(from),
+            "end": end.to_string(),
+        })
+    }
+
+    fn flushed(&self, lsn: Lsn) -> Value {
+        let begun = Instant::now();
+        let wal = self.node.wal().expect("it runs");
+        wal.flushed().wait_blocking(lsn, None).expect("it runs");
+        json!({ "seconds": begun.elapsed().as_secs_f64() })
+    }
+
+    fn trim(&self) -> Value {
+        let wal = self.node.wal().expect("it runs");
+        let flushed = wal.flushed().get();
+        wal.checkpoint(flushed).expect("the disk works");
+        wal.remove_below(flushed).expect("the disk works");
+        json!({})
+    }
+
+    fn pause(&self) -> Value {
+        let stopped = self.runtime.block_on(self.node.stop());
+        stopped.expect("the disk works");
+        json!({})
+    }
+
+    fn resume(&mut self) -> Value {
+        let begun = Instant::now();
+        self.node = WalReplicator::new(self.config.clone(), vec![]);
+        let started = self.runtime.block_on(self.node.start());
+        started.expect("a sound log");
+        json!({ "seconds": begun.elapsed().as_secs_f64() })
+    }
+}
+
+impl Orders for Log<'_> {
+    fn address(&self) -> String {
+        self.node.listen_addr().expect("it listens").to_string()
+    }
+
+    fn carry_out(&mut self, order: &[&str]) -> Value {
+        match *order {
+            ["bulk", bytes, size] => self.bulk(number(bytes), number(size)),
+            ["flushed", lsn] => self.flushed(lsn.parse().expect("a position")),
+            ["trim"] => self.trim(),
+            ["pause"] => self.pause(),
+            ["resume"] => self.resume(),
+            ref other => panic!("no order {other:?}"),
+        }
+    }
+}
+
+fn summary(mut all: Latencies, took: Duration) -> Value {
+    let mut answer = json!({ "rate": all.len() as f64 / took.as_secs_f64() });
+    for (name, micros) in all.percentiles() {
+        answer[name] = json!(micros);
+    }
+    answer
+}
