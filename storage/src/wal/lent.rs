@@ -24,9 +24,16 @@ impl Lent {
     /// Watches `bytes`, which readers have now.
     pub(super) fn watch(&mut self, bytes: &Bytes) {
         self.buffers.push_back(bytes.clone());
+        if self.buffers.len() > LENT_MAX {
+            self.buffers.pop_front();
+        }
+        self.release();
+    }
+
+    /// Gives back what no reader has any more, but for one: there is one writer.
+    pub(super) fn release(&mut self) {
         let idle = |buffers: &VecDeque<Bytes>| buffers.iter().take(2).all(Bytes::is_unique);
-        // One that is idle is enough: there is one writer.
-        while self.buffers.len() > LENT_MAX || (self.buffers.len() > 1 && idle(&self.buffers)) {
+        while self.buffers.len() > 1 && idle(&self.buffers) {
             self.buffers.pop_front();
         }
     }
@@ -80,10 +87,12 @@ mod tests {
         let all = [(); 10].map(|()| written(&mut lent, LENT_MIN).1);
         assert_eq!(lent.buffers.len(), 10);
         drop(all);
+        lent.release();
+        assert_eq!(lent.buffers.len(), 1, "one is enough");
         drop(written(&mut lent, 64 * LENT_MIN));
-        assert_eq!(lent.buffers.len(), 1, "those that are too small went");
+        assert_eq!(lent.buffers.len(), 1, "one that is too small went");
         let (_, bytes) = written(&mut lent, LENT_MIN);
-        assert_eq!(lent.buffers.len(), 1, "and those that are too large");
+        assert_eq!(lent.buffers.len(), 1, "and one that is too large");
         drop(bytes);
     }
 }

@@ -299,6 +299,7 @@ impl LogFile {
         let zeros = RECORD_HEADER_LEN.min(usize::try_from(space).unwrap_or(RECORD_HEADER_LEN));
         self.buffer.resize(len + zeros, 0);
         let bytes = if len < LENT_MIN {
+            self.lent.release();
             self.buffer.split().freeze()
         } else {
             let whole = std::mem::take(&mut self.buffer).freeze();
