@@ -56,6 +56,13 @@ fn main() {
             std::process::exit(2);
         }
     };
+    // Known before half an hour is spent.
+    if let Some(path) = &given.json
+        && let Err(error) = std::fs::write(path, "[]")
+    {
+        eprintln!("{path}: {error}");
+        std::process::exit(1);
+    }
     let all = measure(&given);
     println!("{}", report::table(&all));
     println!("{}", report::figures(&all));

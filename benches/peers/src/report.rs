@@ -69,12 +69,7 @@ impl Measured {
                 (peer.to_owned(), ratio, spread, self.row.less)
             }
             Against::Own(name) => {
-                let first = self.all[0]
-                    .rounds
-                    .iter()
-                    .any(|round| round.get(name).is_none());
-                let figure = if first { None } else { Some(name) };
-                let spread = Spread::of(self.values("mainstay", figure));
+                let spread = Spread::of(self.values("mainstay", Some(name)));
                 (name.to_owned(), spread.median, spread, true)
             }
         };

@@ -55,8 +55,8 @@ impl Core {
     fn replaced_by(&self, newer: Timeline) -> Error {
         let (dir, number) = (self.wal.dir().display(), newer.number);
         Error::Refused(format!(
-            "{dir} is a primary's that was replaced: timeline {number} was opened elsewhere. \
-             Starting it as a primary could run two primaries at once. Start it with --follow and \
+            "{dir} is a primary's that was replaced: timeline {number} was opened elsewhere, \
+             or promised to another node. Starting it as a primary could run two primaries at once. Start it with --follow and \
              the address of the new primary; if that is gone for good, promote this node then"
         ))
     }
@@ -246,7 +246,14 @@ impl Core {
         if let Fencing::Fence(theirs) = fencing
             && self.role() != Role::Standby
         {
-            self.replaced.send_replace(Some(theirs));
+            // The newest one, whatever is told first: the task that remembers sees the last alone.
+            self.replaced.send_if_modified(|known| {
+                let newer = known.is_none_or(|known| known.number < theirs.number);
+                if newer {
+                    *known = Some(theirs);
+                }
+                newer
+            });
         }
         match fencing {
             Fencing::Ignore => {}
