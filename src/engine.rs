@@ -64,7 +64,7 @@ pub(crate) struct Engine {
     /// Tells that it is there, or never will be. Goes with `commits`.
     replayed: Condvar,
     limits: Limits,
-    /// A commit holds the lock and waits for something slow.
+    /// Whoever waited last for `commits` did so in vain: its holder waits for something slow.
     stalled: AtomicBool,
     pub(crate) remote: RwLock<RemotePositions>,
     /// Climbs by one whenever write transactions end, because this node stops or is no primary any

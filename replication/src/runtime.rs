@@ -33,6 +33,7 @@ mod health;
 mod identify;
 mod link;
 mod net;
+mod own_thread;
 mod promise;
 pub(crate) mod promote;
 mod session;
@@ -147,7 +148,8 @@ pub(crate) async fn accept(core: Arc<Core>, listener: TcpListener) {
     while sessions.join_next().await.is_some() {}
 }
 
-/// Tells the commit machine what is flushed here, and when its timers are due.
+/// Tells the commit machine what a primary has flushed, and when its timers are due. What a
+/// standby flushes is told by its receiver, which is awake anyway.
 pub(crate) async fn watch_commits(core: Arc<Core>) {
     let mut stopping = core.stopping.subscribe();
     let mut roles = core.role.subscribe();
@@ -163,7 +165,7 @@ pub(crate) async fn watch_commits(core: Arc<Core>) {
         tokio::select! {
             biased;
             _ = stopped(&mut stopping) => return,
-            to = core.wal.flushed().wait(flushed + 1) => match to {
+            to = core.wal.flushed().wait(flushed + 1), if core.is_primary() => match to {
                 Ok(to) => {
                     flushed = to;
                     core.commit_event(Event::Flushed(to));
@@ -172,7 +174,10 @@ pub(crate) async fn watch_commits(core: Arc<Core>) {
                 Err(WaitError::SetBack) => flushed = core.wal.flushed().get(),
                 Err(_) => return,
             },
-            _ = roles.changed() => {}
+            _ = roles.changed() => {
+                flushed = core.wal.flushed().get();
+                core.commit_event(Event::Flushed(flushed));
+            }
             _ = timer => core.commit_event(Event::Tick),
         }
     }

@@ -36,16 +36,21 @@ impl Engine {
     /// then. [`Error::Unknown`] when the store failed after the log took the transaction; all
     /// further commits are refused then.
     pub(crate) fn commit(&self, draft: &Draft<LsmReader>) -> Result<Placed> {
-        self.commit_next(self.commits.lock(), draft)
+        let commits = self.commits.lock();
+        self.stalled.store(false, Ordering::Release);
+        self.commit_next(commits, draft)
     }
 
     /// As [`commit`](Self::commit), or `None` when that would hold up this thread: for something
     /// slow, or for another commit that waits for something slow.
     pub(crate) fn commit_at_once(&self, draft: &Draft<LsmReader>) -> Option<Result<Placed>> {
-        if self.stalled.load(Ordering::Acquire) {
-            return None;
-        }
-        let commits = self.commits.try_lock_for(TURN_WAIT_MAX)?;
+        // A turn takes microseconds. Where one waited in vain, no more threads are held up.
+        let commits = match self.stalled.load(Ordering::Acquire) {
+            true => self.commits.try_lock(),
+            false => self.commits.try_lock_for(TURN_WAIT_MAX),
+        };
+        self.stalled.store(commits.is_none(), Ordering::Release);
+        let commits = commits?;
         let writes = draft.writes();
         let slow = writes.has_spilled() || self.would_block(writes.bytes());
         (!slow).then(|| self.commit_next(commits, draft))
@@ -106,10 +111,10 @@ impl Engine {
                 Bytes::new(),
             ));
         }
-        let end = self.while_stalled(|| self.wal.append(&entries))?.end;
+        let end = self.wal.append(&entries)?.end;
         drop(unit);
         commits.abandoned = None;
-        let inserted = self.while_stalled(|| self.store.insert(end, &changes));
+        let inserted = self.store.insert(end, &changes);
         inserted.map_err(|error| self.not_inserted(end, &error))?;
         Ok(end)
     }
@@ -123,7 +128,7 @@ impl Engine {
         let entries = commits.roll_back(timeline);
         let begin = WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new());
         let entries = entries.into_iter().chain([begin]).collect::<Vec<_>>();
-        let first = self.while_stalled(|| self.wal.append(&entries))?;
+        let first = self.wal.append(&entries)?;
         // From here on the log holds an open transaction until it is committed or rolled back.
         commits.abandoned = Some((id, timeline));
         let mut chunk = Vec::new();
@@ -135,7 +140,7 @@ impl Engine {
             bytes += entry.data.len() as u64;
             chunk.push(entry);
             if chunk.len() == CHUNK_ENTRIES_MAX || chunk_bytes >= CHUNK_BYTES_MAX {
-                self.while_stalled(|| self.wal.append(&chunk))?;
+                self.wal.append(&chunk)?;
                 chunk.clear();
                 chunk_bytes = 0;
             }
@@ -145,7 +150,7 @@ impl Engine {
             Some(id),
             Bytes::new(),
         ));
-        let end = self.while_stalled(|| self.wal.append(&chunk))?.end;
+        let end = self.wal.append(&chunk)?.end;
         drop(unit);
         commits.abandoned = None;
         let wal = self.wal.clone();
@@ -155,7 +160,7 @@ impl Engine {
             to: end,
             id,
         };
-        let inserted = self.while_stalled(|| self.insert_logged(source, bytes));
+        let inserted = self.insert_logged(source, bytes);
         inserted.map_err(|error| self.not_inserted(end, &error))?;
         Ok(end)
     }
@@ -169,13 +174,6 @@ impl Engine {
         readable.map_err(|_| self.wal.poisoned().unwrap_or(StorageError::Closed))?;
         let transaction = Transaction::new(id, from, to, bytes, Box::new(source));
         self.store.apply(&transaction)
-    }
-
-    pub(super) fn while_stalled<T>(&self, run: impl FnOnce() -> T) -> T {
-        self.stalled.store(true, Ordering::Release);
-        let result = run();
-        self.stalled.store(false, Ordering::Release);
-        result
     }
 
     /// Whether inserting `bytes` would wait for something slow.

@@ -38,7 +38,7 @@ impl Engine {
         let mut entries = Vec::from_iter(commits.roll_back(self.wal.timeline()));
         let place = WalEntry::new(WalEntryType::Checkpoint, None, Bytes::new());
         entries.push(place);
-        let end = self.while_stalled(|| self.wal.append(&entries))?.end;
+        let end = self.wal.append(&entries)?.end;
         drop(unit);
         commits.abandoned = None;
         Ok(end)

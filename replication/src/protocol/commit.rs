@@ -173,6 +173,11 @@ impl Committer {
         self.commit
     }
 
+    /// What it was told last that is flushed here.
+    pub const fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
     /// The position up to which waiters of `level` are released; never regresses. `Async` does not
     /// wait at all.
     pub const fn released(&self, level: Level) -> Lsn {

@@ -1,16 +1,16 @@
-//! The task that keeps this node following.
+//! What keeps this node following: a thread of its own, which may wait for the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_storage::{Lsn, Timeline};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::event::ReplicationEvent;
 use crate::protocol::receiver::GiveUp;
 use crate::runtime::core::Core;
+use crate::runtime::own_thread::OwnThread;
 use crate::runtime::walreceiver::{self, Ended, Order, WayChosen};
 
 /// Orders that may wait for the receiver.
@@ -72,7 +72,7 @@ impl WayBack {
 #[derive(Debug)]
 pub(crate) struct Follower {
     orders: mpsc::Sender<Order>,
-    task: JoinHandle<()>,
+    thread: OwnThread,
 }
 
 impl Follower {
@@ -80,34 +80,12 @@ impl Follower {
     pub(crate) fn start(core: Arc<Core>, upstreams: Vec<String>) -> Self {
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         core.set_orders(Some(orders.clone()));
-        let task = tokio::spawn(async move {
+        let thread = OwnThread::start("walreceiver", async move {
             let ended = walreceiver::run(core.clone(), upstreams, received).await;
             core.set_upstream(None);
-            match ended {
-                Ended::Stopped => {}
-                Ended::GaveUp(why, upstreams) => {
-                    tracing::warn!(%why, "this node cannot follow");
-                    core.set_trouble(Some(why.to_string()));
-                    let way_back = WayBack::of(&why);
-                    if way_back.is_none() {
-                        let why = why.to_string();
-                        core.observer.tell(ReplicationEvent::CannotFollow { why });
-                    }
-                    let divergence = way_back.map(|way_back| Divergence {
-                        way_back,
-                        upstreams,
-                    });
-                    core.diverged.send_replace(divergence);
-                }
-                Ended::Failed(error) => {
-                    tracing::error!(%error, "following failed");
-                    core.set_trouble(Some(error.to_string()));
-                    let why = error.to_string();
-                    core.observer.tell(ReplicationEvent::CannotFollow { why });
-                }
-            }
+            tell(&core, ended);
         });
-        Self { orders, task }
+        Self { orders, thread }
     }
 
     /// Follows other addresses; `false` when the receiver has ended.
@@ -132,17 +110,37 @@ impl Follower {
     pub(crate) async fn stop(mut self, deadline: Duration) {
         // The receiver may have ended by itself.
         let _ = self.orders.send(Order::Stop).await;
-        if timeout(deadline, &mut self.task).await.is_err() {
-            self.task.abort();
-            let _ = (&mut self.task).await;
+        if timeout(deadline, self.thread.ended()).await.is_err() {
+            self.thread.abort();
+            self.thread.ended().await;
         }
     }
 }
 
-impl Drop for Follower {
-    fn drop(&mut self) {
-        // Nothing is left to abort after `stop`.
-        self.task.abort();
+/// Tells everybody why following ended.
+fn tell(core: &Core, ended: Ended) {
+    match ended {
+        Ended::Stopped => {}
+        Ended::GaveUp(why, upstreams) => {
+            tracing::warn!(%why, "this node cannot follow");
+            core.set_trouble(Some(why.to_string()));
+            let way_back = WayBack::of(&why);
+            if way_back.is_none() {
+                let why = why.to_string();
+                core.observer.tell(ReplicationEvent::CannotFollow { why });
+            }
+            let divergence = way_back.map(|way_back| Divergence {
+                way_back,
+                upstreams,
+            });
+            core.diverged.send_replace(divergence);
+        }
+        Ended::Failed(error) => {
+            tracing::error!(%error, "following failed");
+            core.set_trouble(Some(error.to_string()));
+            let why = error.to_string();
+            core.observer.tell(ReplicationEvent::CannotFollow { why });
+        }
     }
 }
 

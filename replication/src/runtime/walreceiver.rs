@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::protocol::commit::Event as Commits;
 use crate::protocol::receiver::{Action, Event, GiveUp, Receiver, ReceiverConfig, newest_known};
 use crate::runtime::client::Client;
 use crate::runtime::core::Core;
@@ -62,6 +63,8 @@ struct Driver {
     /// Bytes of a record whose rest has not come yet, and where they begin.
     carry: BytesMut,
     carry_at: Lsn,
+    /// There is log in the queue that nobody was told to write.
+    unwritten: bool,
     written: Lsn,
     flushed: Lsn,
     applied: Lsn,
@@ -109,6 +112,7 @@ pub(crate) async fn run(
         from_primary: false,
         carry: BytesMut::new(),
         carry_at: flushed,
+        unwritten: false,
         written: flushed,
         flushed,
         applied,
@@ -188,6 +192,9 @@ impl Driver {
         if let Some(event) = self.take_message()? {
             return Ok(Some(event));
         }
+        if std::mem::take(&mut self.unwritten) {
+            self.core.wal.write_queued();
+        }
         let core = self.core.clone();
         let deadline = self.receiver.deadline().map(|at| core.clock.instant(at));
         let timer = async {
@@ -210,12 +217,9 @@ impl Driver {
                 let Some(to) = self.unless_cut(flushed)? else {
                     return Ok(None);
                 };
-                self.flushed = to;
-                if self.written < to {
-                    self.written = to;
-                    self.events.push_back(Event::Flushed(to));
-                    return Ok(Some(Event::Written(to)));
-                }
+                core.commit_event(Commits::Flushed(to));
+                // Flushed is written too.
+                (self.flushed, self.written) = (to, self.written.max(to));
                 Ok(Some(Event::Flushed(to)))
             }
             written = core.wal.written().wait(self.written + 1) => {
@@ -347,10 +351,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Hands whole records to the log.
+    /// Hands whole records to the log, to be written with all that came with them.
     fn write(&mut self) -> Result<()> {
         let bytes = self.carry.split().freeze();
-        let end = self.core.wal.append_raw(self.carry_at, &bytes)?;
+        let end = self.core.wal.queue_raw(self.carry_at, &bytes)?;
+        self.unwritten = true;
         let taken = usize::try_from(end.bytes_since(self.carry_at)).unwrap_or(bytes.len());
         self.carry
             .extend_from_slice(&bytes[taken.min(bytes.len())..]);
@@ -363,6 +368,14 @@ impl Driver {
         message.encode(&mut out);
         if let Some(client) = &mut self.client {
             client.link.queue(out.freeze());
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.unwritten {
+            self.core.wal.write_queued();
         }
     }
 }

@@ -54,6 +54,7 @@ impl Session {
             sender: Sender::new(config, self.core.clock.now()),
             bytes: LogBytes::new(wal.clone()),
             in_flight: None,
+            held: false,
             slot: start.slot,
             slot_at: Lsn::ZERO,
             slot_noted: Lsn::ZERO,
@@ -90,6 +91,9 @@ impl Session {
             let event = self.next_event(stream).await?;
             if let Some(event) = event {
                 self.bring(stream, event).await?;
+                for moved in stream.look_at_positions(&self.core) {
+                    self.bring(stream, moved).await?;
+                }
             }
             while let Some(event) = self.take_message(stream)? {
                 self.bring(stream, event).await?;
@@ -152,7 +156,8 @@ impl Session {
                 Ok(Some(Event::Stop { end }))
             }
             _ = stream.switched.changed() => Ok(stream.look_for_switch(&core)),
-            flushed = core.wal.flushed().reached(stream.flushed + 1) => match flushed {
+            // Where it was sent already, the news of its flush can wait for the next event.
+            flushed = core.wal.flushed().reached(stream.flushed + 1), if !overlaps || stream.held => match flushed {
                 // Log of a new timeline is flushed before anybody is told of the timeline.
                 Ok(_) if core.wal.timeline() != stream.timeline => {
                     Ok(stream.look_for_switch(&core))

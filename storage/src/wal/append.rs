@@ -98,6 +98,18 @@ impl Wal {
     /// cluster, timeline or place, or damaged), and as [`append`](Self::append). Nothing was
     /// appended then.
     pub fn append_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
+        let end = self.queue_raw(at, bytes)?;
+        self.shared().wake_writer();
+        Ok(end)
+    }
+
+    /// As [`append_raw`](Self::append_raw), and leaves the writing to whoever calls
+    /// [`write_queued`](Self::write_queued) next, which must follow: for one who takes in what
+    /// there is, and then writes all of it.
+    ///
+    /// # Errors
+    /// As [`append_raw`](Self::append_raw).
+    pub fn queue_raw(&self, at: Lsn, bytes: &Bytes) -> Result<Lsn> {
         self.note_that_others_write()?;
         let shared = self.shared();
         let mut queue = shared.lock_for_raw(bytes.len())?;
@@ -142,6 +154,14 @@ impl Wal {
             shared.configs.lock().append(&mut configs);
             shared.tally.lock().note(queue.cursor.next, ended);
         }
+        shared.wake_for_much(&queue);
         Ok(queue.cursor.next)
+    }
+
+    /// Writes and syncs what is queued on this thread, where that is little and the writer idle;
+    /// else lets the writer do it. Handing a record to another thread and being woken by it costs
+    /// as much as the sync. Blocks for the disk; a failure poisons the log, as everywhere.
+    pub fn write_queued(&self) {
+        self.shared().write_queued();
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct LogFile {
     /// Bytes of this group that are still to come, about.
     to_come: usize,
     lent: Lent,
+    /// What stopped it, until whoever syncs next meets it.
+    stopped: Option<Error>,
 }
 
 /// Where a log ends, and what the next record needs to know about the bytes before.
@@ -123,14 +125,30 @@ impl LogFile {
             buffer: BytesMut::new(),
             to_come: 0,
             lent: Lent::default(),
+            stopped: None,
         }
     }
 
-    /// Writes and syncs a group.
+    /// Whether `bytes` more of log fit into the segment that is begun, and do not fill it.
+    pub(crate) fn holds(&self, bytes: usize) -> bool {
+        let begun = self.end.file.is_some() && self.owner.size.offset_of(self.end.lsn) != 0;
+        begun && (bytes as u64) < self.owner.space(self.end.lsn)
+    }
+
+    /// Writes a group for whoever syncs it later, who is also told if that failed.
+    pub(crate) fn write_ahead(&mut self, items: Vec<Item>, out: &mut dyn Progress) {
+        self.stopped = Some(Error::Invalid("a writer panicked".to_owned()));
+        self.stopped = self.write_items(items, out).err();
+    }
+
+    /// Writes and syncs a group, and what was [written ahead](Self::write_ahead).
     ///
     /// # Errors
     /// The first disk error. The log must not be written again by this value.
     pub(crate) fn write_group(&mut self, items: Vec<Item>, out: &mut dyn Progress) -> Result<()> {
+        if let Some(error) = self.stopped.take() {
+            return Err(error);
+        }
         self.write_items(items, out)?;
         self.sync(out)
     }

@@ -37,6 +37,9 @@ pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes written as one group.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// Most bytes that an appender writes itself where the writer is idle.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
 /// Log comes in bulk when a group has this many bytes.
 const BULK_BYTES: usize = 256 << 10;
 
@@ -87,8 +90,10 @@ pub(crate) struct Queue {
     wanted_until: Lsn,
     /// CRC of the record before `cursor.next`, while it is known without asking the writer.
     pub(crate) last_crc: Option<Option<u32>>,
-    /// The writer is writing a group.
+    /// A group is being written, or waits for its sync.
     busy: bool,
+    /// The group was written by its appender, and is left to the writer to sync.
+    ahead: bool,
     /// The group that was taken last was a large one.
     bulk: bool,
     closed: bool,
@@ -108,12 +113,18 @@ impl Queue {
             wanted_until: cursor.next + cursor.size.bytes(),
             last_crc: Some(last_crc),
             busy: false,
+            ahead: false,
             bulk: false,
             closed: false,
             poisoned: None,
             attempts: 0,
             no_spare: None,
         }
+    }
+
+    /// Whether there is something for the writer to do now.
+    fn has_work(&self) -> bool {
+        self.ahead || (!self.busy && !self.items.is_empty())
     }
 
     fn check_open(&self) -> Result<()> {
@@ -237,7 +248,7 @@ impl Shared {
         if !configs.is_empty() {
             self.configs.lock().append(&mut configs);
         }
-        self.work.notify_one();
+        self.begin_group(queue);
         Ok((first.unwrap_or(cursor.next), cursor.next))
     }
 
@@ -248,7 +259,6 @@ impl Shared {
         queue.last_crc = Some(Some(crc));
         queue.bytes += bytes.len();
         queue.items.push(Item::Raw { at, bytes, crc });
-        self.work.notify_one();
     }
 
     /// Locks the queue once there is room for `bytes` more, at its end.

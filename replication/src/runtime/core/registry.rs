@@ -36,6 +36,14 @@ pub(super) struct Connected {
     life: Uuid,
 }
 
+impl State {
+    /// The standby that is connected in `session`.
+    fn standby_in(&mut self, name: &NodeName, session: u64) -> Option<&mut Connected> {
+        let standby = self.standbys.get_mut(name);
+        standby.filter(|standby| standby.session == session)
+    }
+}
+
 impl Core {
     /// Registers a standby, or brings its entry up to date, before it may count.
     ///
@@ -188,20 +196,29 @@ impl Core {
     ) {
         // A report that was under way when a higher acknowledgement came takes nothing back.
         let mut positions = positions;
-        self.with_session(name, session, |standby| {
+        let mut state = self.state.lock();
+        if let Some(standby) = state.standby_in(name, session) {
             positions.write = positions.write.max(standby.reported.write);
             positions.flush = positions.flush.max(standby.reported.flush);
             positions.apply = positions.apply.max(standby.reported.apply);
             standby.reported = positions;
             standby.confirmed = standby.confirmed.max(positions.flush);
-        });
+        }
+        // A commit need not wait until the task that watches this is awake.
+        let flushed = self.wal.flushed().get();
+        let committer = state.committer.as_ref();
+        if committer.is_some_and(|committer| committer.flushed() < flushed) {
+            self.decide(&mut state, Event::Flushed(flushed));
+        }
         let name = name.clone();
-        self.commit_event(Event::Reported {
+        let reported = Event::Reported {
             name,
             session,
             timeline,
             positions,
-        });
+        };
+        self.decide(&mut state, reported);
+        drop(state);
         self.reported.notify_waiters();
     }
 
@@ -234,9 +251,7 @@ impl Core {
     }
 
     fn with_session(&self, name: &NodeName, session: u64, change: impl FnOnce(&mut Connected)) {
-        let mut state = self.state.lock();
-        let standby = state.standbys.get_mut(name);
-        if let Some(standby) = standby.filter(|standby| standby.session == session) {
+        if let Some(standby) = self.state.lock().standby_in(name, session) {
             change(standby);
         }
     }

@@ -44,6 +44,7 @@ impl Stream {
         self.sealed = to;
         // Nobody else is to know more of who has a vote than this primary after a crash.
         let (_, configured) = core.wal.config();
-        (configured <= core.wal.flushed().get()).then_some(Event::Sendable(to))
+        self.held = configured > core.wal.flushed().get();
+        (!self.held).then_some(Event::Sendable(to))
     }
 }

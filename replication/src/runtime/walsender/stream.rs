@@ -12,6 +12,8 @@ pub(super) struct Stream {
     pub(super) bytes: LogBytes,
     /// Sent when the link has taken everything that is queued.
     pub(super) in_flight: Option<Lsn>,
+    /// There is log that may be sent once it is flushed, and not before.
+    pub(super) held: bool,
     pub(super) slot: Option<String>,
     /// Up to where the slot's consumer has flushed, and what of that is noted durably.
     pub(super) slot_at: Lsn,
@@ -30,6 +32,24 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// What the machine is told of positions that moved since it was told last: the news of several
+    /// goes out at once then.
+    pub(super) fn look_at_positions(&mut self, core: &Core) -> impl Iterator<Item = Event> + use<> {
+        let (flushed, commit) = (core.wal.flushed().get(), core.wal.commit().get());
+        // Asked last: log of a new timeline is not told of before the timeline is.
+        let same = core.wal.timeline() == self.timeline;
+        let moved = |known: &mut Lsn, to: Lsn| {
+            let climbs = same && to > *known;
+            if climbs {
+                *known = to;
+            }
+            climbs.then_some(to)
+        };
+        let flushed = moved(&mut self.flushed, flushed).map(Event::Flushed);
+        let commit = moved(&mut self.commit, commit).map(Event::CommitMoved);
+        flushed.into_iter().chain(commit)
+    }
+
     /// What the machine is told when the log has gone over to another timeline.
     pub(super) fn look_for_switch(&mut self, core: &Core) -> Option<Event> {
         let history = (*core.wal.history()).clone();

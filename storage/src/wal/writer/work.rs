@@ -8,11 +8,11 @@ use std::mem;
 use std::sync::atomic::Ordering;
 
 use super::publish::Publish;
-use super::{BULK_BYTES, GROUP_BYTES_MAX, Queue, Shared};
+use super::{AT_ONCE_BYTES_MAX, BULK_BYTES, GROUP_BYTES_MAX, Queue, Shared};
 use crate::canary;
 use crate::error::{Error, Result};
 use crate::sync::MutexGuard;
-use crate::wal::log_file::Item;
+use crate::wal::log_file::{Item, LogFile};
 
 impl Shared {
     /// The writer thread: writes groups until the log is closed and everything is written.
@@ -23,17 +23,71 @@ impl Shared {
                 if queue.closed && canary("leave-what-is-queued") {
                     return;
                 }
-                while queue.items.is_empty() {
-                    if queue.closed || queue.poisoned.is_some() {
+                while !queue.has_work() {
+                    let over = queue.closed && !queue.busy;
+                    if over || queue.poisoned.is_some() {
                         return;
                     }
                     self.work.wait(&mut queue);
                 }
+                queue.ahead = false;
                 queue.busy = true;
                 take_group(&mut queue)
             };
             self.write_group(group);
         }
+    }
+
+    /// Leaves what is queued to the writer; writes it here first where the writer is idle and
+    /// it is little, so that readers have it before that is awake.
+    pub(super) fn begin_group(&self, mut queue: MutexGuard<'_, Queue>) {
+        let Some(mut file) = self.idle_file(&queue) else {
+            self.work.notify_one();
+            return;
+        };
+        queue.busy = true;
+        queue.ahead = true;
+        let group = take_group(&mut queue);
+        self.work.notify_one();
+        drop(queue);
+        file.write_ahead(group, &mut Publish { shared: self });
+    }
+
+    /// Writes and syncs what is queued on this thread, where the writer is idle and it is little;
+    /// else leaves it to the writer.
+    pub(crate) fn write_queued(&self) {
+        let mut queue = self.queue.lock();
+        if self.idle_file(&queue).is_none() {
+            self.work.notify_one();
+            return;
+        }
+        queue.busy = true;
+        let group = take_group(&mut queue);
+        drop(queue);
+        self.write_group(group);
+    }
+
+    /// Lets the writer see what was queued.
+    pub(crate) fn wake_writer(&self) {
+        self.work.notify_one();
+    }
+
+    /// As [`wake_writer`](Self::wake_writer), where nobody should wait for more to come.
+    pub(crate) fn wake_for_much(&self, queue: &Queue) {
+        if queue.bytes > AT_ONCE_BYTES_MAX {
+            self.work.notify_one();
+        }
+    }
+
+    /// The file, where what is queued is little and belongs into the segment that is begun, and
+    /// nobody writes.
+    fn idle_file(&self, queue: &Queue) -> Option<MutexGuard<'_, LogFile>> {
+        let idle = !self.driven && !queue.busy && !queue.items.is_empty();
+        if !idle || queue.bytes > AT_ONCE_BYTES_MAX {
+            return None;
+        }
+        let file = self.file.lock();
+        file.holds(queue.bytes).then_some(file)
     }
 
     fn write_group(&self, group: Vec<Item>) {
@@ -50,6 +104,10 @@ impl Shared {
     fn end_group(&self, written: Result<()>) {
         let mut queue = self.queue.lock();
         queue.busy = false;
+        // Whoever wrote it may not be the thread that waits for more.
+        if queue.has_work() || queue.closed {
+            self.work.notify_one();
+        }
         if let Err(error) = written {
             self.poison(&mut queue, &error);
             let mut control = self.control.lock();
@@ -147,6 +205,8 @@ impl Shared {
                 queue.no_spare = None;
             }
         } else {
+            // What is queued may have been left to be written later.
+            self.work.notify_one();
             self.room.wait(queue);
         }
     }
