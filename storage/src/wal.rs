@@ -59,6 +59,7 @@ mod tally;
 mod tests;
 mod timelines;
 mod unfinished;
+mod write_back;
 mod writer;
 
 use std::path::{Path, PathBuf};

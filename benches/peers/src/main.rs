@@ -3,18 +3,22 @@
 //! Contenders take turns, round by round, so that what else the machine does meets all of them.
 //! `benches/peers/run` builds this and installs what it needs.
 
+mod curves;
 mod engines;
 mod limits;
 mod measure;
 mod node;
 mod pair;
+mod plot;
 mod postgres;
 mod process;
 mod redis;
 mod report;
+mod results;
 mod rig;
 mod rows;
 
+use curves::{CURVES, Grown};
 use measure::Figures;
 use report::{Measured, Rounds};
 use rig::{Rig, Size};
@@ -30,10 +34,13 @@ Measures Mainstay beside PostgreSQL, Redis, Rust engines and the machine's limit
 Usage: benches/peers/run [--quick] [--only ROW]... [--rounds N] [--json FILE]
 
   --quick       less of everything: three rounds, short ones
-  --only ROW    this row; may be given again
+  --only ROW    this row or curve; may be given again
   --rounds N    rounds of each contender, 5 unless said otherwise
   --json FILE   write what was measured to FILE as well
-  --list        the rows, and what each asks
+  --list        the rows and curves, and what each asks
+
+It prints ratios and figures, and writes them to benches/RESULTS.md with plots in benches/results.
+A whole run takes about an hour, and means something only while nothing else runs.
 ";
 
 struct Given {
@@ -63,11 +70,26 @@ fn main() {
         eprintln!("{path}: {error}");
         std::process::exit(1);
     }
-    let all = measure(&given);
+    let (all, grown) = measure(&given);
     println!("{}", report::table(&all));
     println!("{}", report::figures(&all));
+    for grown in &grown {
+        println!("{}", grown.sentence());
+    }
+    let how = ["benches/peers/run".to_owned()]
+        .into_iter()
+        .chain(arguments.clone());
+    let how = how.collect::<Vec<_>>().join(" ");
+    let written = results::write(&all, &grown, &how).unwrap_or_else(|why| {
+        eprintln!("{why}");
+        std::process::exit(1);
+    });
+    println!("\nWritten to {}.", written.display());
     if let Some(path) = given.json {
-        let rows = all.iter().flat_map(Measured::json).collect::<Vec<_>>();
+        let rows = all.iter().flat_map(Measured::json);
+        let rows = rows
+            .chain(grown.iter().map(Grown::json))
+            .collect::<Vec<_>>();
         let text = serde_json::to_string_pretty(&rows).expect("it is JSON");
         if let Err(error) = std::fs::write(&path, text) {
             eprintln!("{path}: {error}");
@@ -90,7 +112,8 @@ fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
             "--quick" => given.quick = true,
             "--only" => {
                 let name = value()?;
-                if !ROWS.iter().any(|row| row.name == name) {
+                let row = ROWS.iter().any(|row| row.name == name);
+                if !row && !CURVES.iter().any(|curve| curve.name == name) {
                     return Err(format!("there is no row {name}; --list names them"));
                 }
                 given.only.push(name.clone());
@@ -104,6 +127,9 @@ fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
                 for row in ROWS {
                     println!("{:<14}{}", row.name, row.question);
                 }
+                for curve in CURVES {
+                    println!("{:<14}{}, by {}", curve.name, curve.question, curve.x);
+                }
                 return Ok(None);
             }
             "--help" | "-h" => {
@@ -116,10 +142,11 @@ fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
     Ok(Some(given))
 }
 
-fn measure(given: &Given) -> Vec<Measured> {
+fn measure(given: &Given) -> (Vec<Measured>, Vec<Grown>) {
     let (size, rounds) = match given.quick {
         true => (
             Size {
+                quick: true,
                 seconds: 2.0,
                 bytes: 512 << 20,
                 rows: 500_000,
@@ -128,6 +155,7 @@ fn measure(given: &Given) -> Vec<Measured> {
         ),
         false => (
             Size {
+                quick: false,
                 seconds: 4.0,
                 bytes: 2 << 30,
                 rows: 3_000_000,
@@ -137,10 +165,9 @@ fn measure(given: &Given) -> Vec<Measured> {
     };
     let mut rig = Rig::new(size);
     let rounds = given.rounds.unwrap_or(rounds);
-    let wanted =
-        |row: &&Row| given.only.is_empty() || given.only.iter().any(|name| name == row.name);
+    let wanted = |name: &str| given.only.is_empty() || given.only.iter().any(|only| only == name);
     let mut all: Vec<Measured> = Vec::new();
-    for row in ROWS.iter().filter(wanted) {
+    for row in ROWS.iter().filter(|row| wanted(row.name)) {
         let known = all
             .iter()
             .find(|other| other.row.rounds_of() == row.rounds_of());
@@ -150,7 +177,12 @@ fn measure(given: &Given) -> Vec<Measured> {
         };
         all.push(Measured { row, all: rounds });
     }
-    all
+    // Curves show a shape, which few rounds do as well.
+    let rounds = rounds.div_ceil(2);
+    let curves = CURVES.iter().filter(|curve| wanted(curve.name));
+    let grown = curves.map(|curve| Grown::measure(curve, rig.root(), size, rounds));
+    let grown = grown.collect();
+    (all, grown)
 }
 
 /// The rounds of another row, for those who answer this one.

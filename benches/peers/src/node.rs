@@ -42,12 +42,25 @@ pub(crate) fn run(arguments: &[String]) {
         follow: word("--follow"),
         sync: word("--sync"),
     };
-    let log = arguments.iter().any(|argument| argument == "--log");
-    match log {
-        true => obey(&mut Log::start(&runtime, &given)),
-        false => obey(&mut Stored::start(&runtime, &given)),
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let begun = Instant::now();
+    let ready = || begun.elapsed().as_secs_f64() * 1e3;
+    if has("--log") {
+        let mut node = Log::start(&runtime, &given, !has("--no-checkpoints"));
+        obey(&mut node, ready());
+    } else {
+        let mut node = Stored::start(&runtime, &given);
+        let ready = ready();
+        node.make_table();
+        obey(&mut node, ready);
     }
 }
+
+/// Longest time until a standby has everything.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// Log between two checkpoints, in bytes; that of a store is the same.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 struct Given<'a> {
     dir: &'a Path,
@@ -61,8 +74,8 @@ trait Orders {
     fn carry_out(&mut self, order: &[&str]) -> Value;
 }
 
-fn obey(node: &mut impl Orders) {
-    say(&json!({ "listen": node.address() }));
+fn obey(node: &mut impl Orders, ready_ms: f64) {
+    say(&json!({ "listen": node.address(), "ready_ms": ready_ms }));
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("text");
         let words = line.split(' ').collect::<Vec<_>>();
@@ -104,20 +117,29 @@ impl<'a> Stored<'a> {
             builder = builder.follow(format!("postgres://mainstay@{primary}"));
         }
         let node = runtime.block_on(builder.start());
-        let node = node.expect("a free port and an empty directory");
-        if given.follow.is_none() {
-            // Whoever writes to a table first makes it, and two who do so at once conflict.
-            let mut transaction = node.begin().expect("it is the primary");
-            transaction.put(TABLE, b"first", b"").expect("it fits");
-            let made = runtime.block_on(transaction.commit_at(Level::Local));
-            made.expect("the disk works");
-        }
+        let node = node.expect("a free port, and a directory of its own");
         let next = Arc::new(AtomicU64::new(0));
         Self {
             runtime,
             node,
             next,
         }
+    }
+
+    /// Whoever writes to a table first makes it, and two who do so at once conflict.
+    fn make_table(&self) {
+        if let Ok(mut transaction) = self.node.begin() {
+            transaction.put(TABLE, b"first", b"").expect("it fits");
+            let made = self.runtime.block_on(transaction.commit_at(Level::Local));
+            made.expect("the disk works");
+        }
+    }
+
+    /// Stops as a user would.
+    fn stop(&self) -> Value {
+        let stopped = self.runtime.block_on(self.node.stop());
+        stopped.expect("the disk works");
+        json!({})
     }
 
     /// `clients` commit one row of `size` bytes after the other, for some seconds.
@@ -268,6 +290,7 @@ impl Orders for Stored<'_> {
                 number(size),
                 order == "ordered",
             ),
+            ["stop"] => self.stop(),
             ["hold"] => self.hold(true),
             ["go_on"] => self.hold(false),
             ["flushed", lsn] => self.flushed(lsn.parse().expect("a position")),
@@ -292,12 +315,15 @@ struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    fn start(runtime: &'a Runtime, given: &Given<'_>) -> Self {
+    fn start(runtime: &'a Runtime, given: &Given<'_>, checkpoints: bool) -> Self {
         let config = WalStreamingConfig {
             data_dir: given.dir.to_owned(),
             name: given.name.to_owned(),
             listen: Some("127.0.0.1:0".to_owned()),
             follow: given.follow.map(str::to_owned).into_iter().collect(),
+            follow_slot: given.follow.map(|_| given.name.to_owned()),
+            wal_keep_size: CHECKPOINT_BYTES,
+            weighs_copy: false,
             ..WalStreamingConfig::default()
         };
         let node = WalReplicator::new(config.clone(), vec![]);
@@ -307,6 +333,9 @@ impl<'a> Log<'a> {
             }
             node.start().await.expect("a free port");
         });
+        if checkpoints {
+            runtime.spawn(checkpoint(node.clone()));
+        }
         Self {
             runtime,
             config,
@@ -348,16 +377,9 @@ impl<'a> Log<'a> {
     fn flushed(&self, lsn: Lsn) -> Value {
         let begun = Instant::now();
         let wal = self.node.wal().expect("it runs");
-        wal.flushed().wait_blocking(lsn, None).expect("it runs");
+        let waited = wal.flushed().wait_blocking(lsn, Some(FLUSH_MAX));
+        waited.unwrap_or_else(|error| panic!("{error}: {:?}", self.node.problem()));
         json!({ "seconds": begun.elapsed().as_secs_f64() })
-    }
-
-    fn trim(&self) -> Value {
-        let wal = self.node.wal().expect("it runs");
-        let flushed = wal.flushed().get();
-        wal.checkpoint(flushed).expect("the disk works");
-        wal.remove_below(flushed).expect("the disk works");
-        json!({})
     }
 
     fn pause(&self) -> Value {
@@ -371,6 +393,7 @@ impl<'a> Log<'a> {
         self.node = WalReplicator::new(self.config.clone(), vec![]);
         let started = self.runtime.block_on(self.node.start());
         started.expect("a sound log");
+        self.runtime.spawn(checkpoint(self.node.clone()));
         json!({ "seconds": begun.elapsed().as_secs_f64() })
     }
 }
@@ -384,11 +407,22 @@ impl Orders for Log<'_> {
         match *order {
             ["bulk", bytes, size] => self.bulk(number(bytes), number(size)),
             ["flushed", lsn] => self.flushed(lsn.parse().expect("a position")),
-            ["trim"] => self.trim(),
             ["pause"] => self.pause(),
             ["resume"] => self.resume(),
             ref other => panic!("no order {other:?}"),
         }
+    }
+}
+
+/// Needs no old log any more every now and then, as a store does: segments are recycled.
+async fn checkpoint(node: WalReplicator) {
+    let wal = node.wal().expect("it runs");
+    let mut at = wal.commit().get();
+    while let Ok(commit) = wal.commit().reached(at + CHECKPOINT_BYTES).await {
+        if node.checkpoint(commit).await.is_err() {
+            return;
+        }
+        at = commit;
     }
 }
 

@@ -24,6 +24,18 @@ const WRITERS: usize = 4;
 /// How often the lag is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// Between two reads, so that they are no load.
+const READ_REST: Duration = Duration::from_micros(200);
+
+/// Keys that are read.
+const READ_KEYS: u64 = 100_000;
+
+/// How long a read took.
+pub(crate) struct Read {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
 pub(crate) struct Pair {
     runtime: Runtime,
     primary: Node,
@@ -83,6 +95,27 @@ impl Pair {
         in_milliseconds(all)
     }
 
+    /// How long a read on the standby takes, in microseconds, while the primary writes at `part` of
+    /// what it can.
+    pub(crate) fn reads(&self, part: f64, seconds: f64) -> Read {
+        let full = self.write(None, seconds, &mut |_| {});
+        let pace = full * part;
+        let stop = Arc::new(AtomicBool::new(false));
+        let reading = {
+            let (standby, stop) = (self.standby.clone(), stop.clone());
+            let known = self.next.load(Ordering::Relaxed).min(READ_KEYS);
+            std::thread::spawn(move || read(&standby, known, &stop))
+        };
+        match pace > 0.0 {
+            true => drop(self.write((part < 1.0).then_some(pace), seconds, &mut |_| {})),
+            false => std::thread::sleep(Duration::from_secs_f64(seconds)),
+        }
+        stop.store(true, Ordering::Relaxed);
+        let mut all = reading.join().expect("it reads");
+        let [(_, p50), _, (_, p99), _] = all.percentiles();
+        Read { p50, p99 }
+    }
+
     /// How far the standby is behind what is flushed on the primary while that writes at `part` of
     /// what it can.
     pub(crate) fn lag(&self, part: f64, seconds: f64) -> Figures {
@@ -140,6 +173,21 @@ impl Pair {
         });
         f64::from(done) / begun.elapsed().as_secs_f64()
     }
+}
+
+/// Reads one row after the other, with a rest between two.
+fn read(standby: &Node, known: u64, stop: &AtomicBool) -> Latencies {
+    let (mut all, mut row) = (Latencies::default(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        row = (row + 7919) % known;
+        let key = row.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+        let begun = Instant::now();
+        let found = standby.get(TABLE, &key).expect("it is open");
+        all.record(begun.elapsed());
+        assert!(found.is_some(), "it was written long ago");
+        std::thread::sleep(READ_REST);
+    }
+    all
 }
 
 fn position(text: &str) -> Lsn {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls};
 
 use crate::measure::{Figures, Latencies};
-use crate::process::cpu_seconds;
+use crate::process::{cpu_seconds, is_alive};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -27,11 +27,11 @@ shared_buffers = 1GB
 wal_buffers = 64MB
 wal_compression = off
 max_wal_size = 8GB
+wal_keep_size = 6GB
 min_wal_size = 2GB
 checkpoint_timeout = 1h
 max_wal_senders = 10
 wal_level = replica
-wal_keep_size = 6GB
 hot_standby = on
 wal_receiver_status_interval = 1s
 wal_retrieve_retry_interval = 100ms
@@ -188,6 +188,30 @@ impl Postgres {
         done.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 
+    /// Recycles log on both nodes, but for the newest `kept`, as settings call a size. A standby
+    /// that comes back later finds what it needs all the same.
+    fn recycle_log(&self, kept: &str) {
+        for size in [kept, "6GB"] {
+            for node in 0..2 {
+                let mut client = self.connect(node);
+                let statements = [
+                    format!("alter system set wal_keep_size = '{size}'"),
+                    "select pg_reload_conf()".to_owned(),
+                    if size == kept {
+                        "checkpoint"
+                    } else {
+                        "select 1"
+                    }
+                    .to_owned(),
+                ];
+                for statement in statements {
+                    let done = client.batch_execute(&statement);
+                    done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+                }
+            }
+        }
+    }
+
     /// Commits wait as `mode` says from now on.
     pub(crate) fn set_mode(&mut self, mode: Mode) {
         if self.mode == Some(mode) {
@@ -292,8 +316,8 @@ impl Postgres {
     /// Log until it is flushed on the standby, in MB/s, and the processor seconds a GB of both.
     pub(crate) fn stream(&mut self, bytes: u64) -> Figures {
         self.set_mode(Mode::Async);
-        self.sql("checkpoint");
         self.until_standby("true");
+        self.recycle_log("0");
         let used = self.cpu();
         let begun = Instant::now();
         self.write_log(bytes);
@@ -307,11 +331,8 @@ impl Postgres {
     pub(crate) fn catch_up(&mut self, bytes: u64) -> Figures {
         self.set_mode(Mode::Async);
         self.until_standby("true");
-        self.connect(1)
-            .batch_execute("checkpoint")
-            .expect("it is the superuser");
+        self.recycle_log("0");
         self.down(1, "fast");
-        self.sql("checkpoint");
         self.write_log(bytes);
         let mut client = self.connect(0);
         self.up(1);
@@ -417,10 +438,10 @@ impl Postgres {
         self.sql("insert into rows(v) values ('x')");
         self.until_standby("true");
         let (mut order, mut writer) = (self.connect(1), self.connect(1));
-        let primary = self.pid(0).expect("it runs");
+        let family = self.pid(0).map(crate::process::family).expect("it runs");
         let begun = Instant::now();
         if killed {
-            for process in crate::process::family(primary) {
+            for process in &family {
                 let process = process.to_string();
                 // One that went with its parent is as dead.
                 let _ = Command::new("kill")
@@ -441,6 +462,11 @@ impl Postgres {
         }
         let first = begun.elapsed().as_secs_f64() * 1e3;
         if killed {
+            // The server refuses to start again beside what is left of it.
+            while family.iter().any(|process| is_alive(*process)) {
+                assert!(begun.elapsed() < PATIENCE, "they were killed");
+                std::thread::sleep(Duration::from_millis(1));
+            }
             let left = fs::remove_file(self.dir(0).join("postmaster.pid"));
             left.expect("nobody was there to remove it");
         }
@@ -522,7 +548,7 @@ fn is_root() -> bool {
     out.stdout.trim_ascii() == b"0"
 }
 
-fn bin_dir() -> PathBuf {
+pub(crate) fn bin_dir() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let versions = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
     let mut versions = versions

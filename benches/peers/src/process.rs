@@ -2,18 +2,25 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use serde_json::Value;
 
 /// Clock ticks a second in `/proc/PID/stat`, which Linux fixes for everybody who reads it.
 const TICKS: f64 = 100.0;
 
+/// Longest time that an order takes.
+const ANSWER_MAX: Duration = Duration::from_secs(300);
+
 /// A node of Mainstay in a process of its own; see `node` for what it understands.
 pub(crate) struct Node {
     child: Child,
     orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    /// How long it took to start, in milliseconds, as it says itself.
+    pub(crate) ready_ms: f64,
+    answers: mpsc::Receiver<String>,
     pub(crate) address: String,
 }
 
@@ -26,14 +33,23 @@ impl Node {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("this program can run");
         let orders = child.stdin.take().expect("it is piped");
-        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let (tell, answers) = mpsc::channel();
+        // It ends with the node, whose output ends then.
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| tell.send(line))
+        });
         let mut node = Self {
             child,
             orders,
             answers,
             address: String::new(),
+            ready_ms: 0.0,
         };
         let ready = node.answer();
+        node.ready_ms = ready["ready_ms"].as_f64().expect("a number");
         node.address = ready["listen"].as_str().expect("an address").to_owned();
         node
     }
@@ -45,8 +61,8 @@ impl Node {
 
     /// Waits for the answer to an order.
     pub(crate) fn answer(&mut self) -> Value {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the node runs");
+        let answer = self.answers.recv_timeout(ANSWER_MAX);
+        let line = answer.expect("the node runs, and answers in time");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
@@ -60,13 +76,45 @@ impl Node {
     }
 
     pub(crate) fn kill(&mut self) {
+        self.note_use();
         self.child.kill().expect("it runs");
         self.child.wait().expect("it was killed");
     }
 }
 
+impl Node {
+    /// Adds what it used to what is metered; nothing once it ended.
+    fn note_use(&self) {
+        let (cpu, peak) = (cpu_seconds(self.pid()), peak_mib(self.pid()));
+        if is_alive(self.pid()) {
+            let mut used = USED.lock().expect("no panic");
+            used.cpu_s += cpu;
+            used.peak_mib = used.peak_mib.max(peak);
+        }
+    }
+}
+
+/// What nodes used since it was taken last: processor time of all of them, and the most memory that
+/// one of them had in use.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Used {
+    pub(crate) cpu_s: f64,
+    pub(crate) peak_mib: f64,
+}
+
+static USED: Mutex<Used> = Mutex::new(Used {
+    cpu_s: 0.0,
+    peak_mib: 0.0,
+});
+
+/// What the nodes that have ended used, and begins anew.
+pub(crate) fn take_used() -> Used {
+    std::mem::take(&mut USED.lock().expect("no panic"))
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
+        self.note_use();
         // One that was killed already needs no end.
         let _ = (self.child.kill(), self.child.wait());
     }
@@ -121,4 +169,11 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
         all.extend(family(child));
     }
     all
+}
+
+/// Whether a process runs; one that only waits for its parent's look does not.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = text.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }

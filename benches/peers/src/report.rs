@@ -185,6 +185,24 @@ pub(crate) fn figures(all: &[Measured]) -> String {
     text
 }
 
+/// What Mainstay's nodes used while each row was measured.
+pub(crate) fn used(all: &[Measured]) -> String {
+    let mut text =
+        String::from("| row | processor time, s | peak of a node, MiB |\n|---|---|---|\n");
+    for measured in all {
+        let median = |name| Spread::of(measured.values("mainstay", Some(name))).median;
+        let (cpu, peak) = (median("used_cpu_s"), median("used_peak_mib"));
+        let line = format!(
+            "| `{}` | {} | {} |\n",
+            measured.row.name,
+            short(cpu),
+            short(peak)
+        );
+        text.push_str(&line);
+    }
+    text
+}
+
 /// Three digits that count, without an exponent.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {

@@ -12,8 +12,11 @@ use crate::limits;
 use crate::measure::Figures;
 use crate::pair::Pair;
 use crate::postgres::{Mode, Postgres};
-use crate::process::{Node, cpu_seconds, forget_peak, peak_mib};
+use crate::process::{Node, cpu_seconds, forget_peak, peak_mib, take_used};
 use crate::redis::Redis;
+
+/// Log that goes before a stream.
+const WARM_BYTES: u64 = 512 << 20;
 
 /// The store's cache of blocks when nobody configures it, in MiB.
 fn cache_mib() -> f64 {
@@ -23,6 +26,8 @@ fn cache_mib() -> f64 {
 /// How much is measured.
 #[derive(Debug, Copy, Clone)]
 pub(crate) struct Size {
+    /// Less of everything.
+    pub(crate) quick: bool,
     /// Seconds of a load.
     pub(crate) seconds: f64,
     /// Bytes of a stream.
@@ -55,14 +60,32 @@ impl Rig {
         }
     }
 
+    /// Where everything lies.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     /// One round of `who` for the row `name`.
     pub(crate) fn round(&mut self, name: &str, who: &str) -> Figures {
         self.rounds += 1;
         let dir = self.root.path().join(format!("round{}", self.rounds));
         std::fs::create_dir(&dir).expect("there is room");
         let seconds = self.size.seconds;
+        take_used();
+        let (this, before) = (std::process::id(), cpu_seconds(std::process::id()));
+        forget_peak(this);
         let figures = match who {
-            "mainstay" => self.mainstay(name, &dir),
+            "mainstay" => {
+                let figures = self.mainstay(name, &dir);
+                let used = take_used();
+                // Some measure both nodes in this process, which has the same clock for both.
+                let (cpu, peak) = match used.peak_mib > 0.0 {
+                    true => (used.cpu_s, used.peak_mib),
+                    false => (cpu_seconds(this) - before, peak_mib(this)),
+                };
+                let figures = figures.with("used_cpu_s", cpu);
+                figures.with("used_peak_mib", peak)
+            }
             "postgres" => self.postgres(name),
             "redis" => self.redis().wait_one(seconds),
             _ => self.machine(name, who, &dir),
@@ -160,11 +183,11 @@ impl Rig {
 }
 
 /// What a load of commits said.
-struct Commits {
+pub(crate) struct Commits {
     rate: f64,
-    p50: f64,
+    pub(crate) p50: f64,
     p95: f64,
-    p99: f64,
+    pub(crate) p99: f64,
 }
 
 impl Commits {
@@ -185,7 +208,7 @@ fn rate(commits: &Commits) -> Figures {
     figures.with("p95", commits.p95).with("p99", commits.p99)
 }
 
-fn cluster(dir: &Path, more: &[&str]) -> [Node; 2] {
+pub(crate) fn cluster(dir: &Path, more: &[&str]) -> [Node; 2] {
     let primary = Node::start(&dir.join("a"), "a", more);
     let mut follow = vec!["--follow", primary.address.as_str()];
     follow.extend(more);
@@ -195,7 +218,7 @@ fn cluster(dir: &Path, more: &[&str]) -> [Node; 2] {
 
 const POLICY: [&str; 2] = ["--sync", "ANY_1_(*)"];
 
-fn cluster_commits(dir: &Path, level: &str, clients: u64, seconds: f64) -> Commits {
+pub(crate) fn cluster_commits(dir: &Path, level: &str, clients: u64, seconds: f64) -> Commits {
     let [mut primary, _standby] = cluster(dir, &POLICY);
     primary.ask("joined");
     Commits::of(&mut primary, level, clients, seconds)
@@ -206,18 +229,17 @@ fn lone_commits(dir: &Path, clients: u64, seconds: f64) -> Commits {
     Commits::of(&mut node, "local", clients, seconds)
 }
 
-fn text(answer: &serde_json::Value, name: &str) -> String {
+pub(crate) fn text(answer: &serde_json::Value, name: &str) -> String {
     answer[name].as_str().expect("a text").to_owned()
 }
 
-fn seconds(answer: &serde_json::Value, name: &str) -> f64 {
+pub(crate) fn seconds(answer: &serde_json::Value, name: &str) -> f64 {
     answer[name].as_f64().expect("a number")
 }
 
 fn stream(dir: &Path, bytes: u64) -> Figures {
     let [mut primary, mut standby] = cluster(dir, &["--log"]);
-    // The first segments are new files; later ones are recycled, on every contender.
-    warm(&mut primary, &mut standby, bytes / 4);
+    warm(&mut primary, &mut standby);
     for node in [&primary, &standby] {
         forget_peak(node.pid());
     }
@@ -234,17 +256,15 @@ fn stream(dir: &Path, bytes: u64) -> Figures {
         .with("standby_mib", peak_mib(standby.pid()))
 }
 
-fn warm(primary: &mut Node, standby: &mut Node, bytes: u64) {
-    let answer = primary.ask(&format!("bulk {bytes} 1024"));
+/// The first segments are new files; later ones are recycled, on every contender.
+pub(crate) fn warm(primary: &mut Node, standby: &mut Node) {
+    let answer = primary.ask(&format!("bulk {WARM_BYTES} 1024"));
     standby.ask(&format!("flushed {}", text(&answer, "end")));
-    for node in [primary, standby] {
-        node.ask("trim");
-    }
 }
 
 fn catch_up(dir: &Path, bytes: u64) -> Figures {
     let [mut primary, mut standby] = cluster(dir, &["--log"]);
-    warm(&mut primary, &mut standby, bytes / 4);
+    warm(&mut primary, &mut standby);
     standby.ask("pause");
     let answer = primary.ask(&format!("bulk {bytes} 1024"));
     let written = seconds(&answer, "bytes");
@@ -272,7 +292,7 @@ fn apply(dir: &Path, rows: u64) -> Figures {
 }
 
 /// Rows of 1 KiB, as many as make `bytes`.
-fn filled(dir: &Path, bytes: u64) -> Node {
+pub(crate) fn filled(dir: &Path, bytes: u64) -> Node {
     let mut primary = Node::start(&dir.join("a"), "a", &[]);
     let answer = primary.ask(&format!("load {} 100 1024 ordered", bytes / 1032));
     primary.ask(&format!("applied {}", text(&answer, "end")));

@@ -21,6 +21,7 @@ use crate::wal::segment::{Cursor, parse_segment_file_name};
 use crate::wal::spares::Spares;
 use crate::wal::tail::Tail;
 use crate::wal::unfinished::refuse_unfinished;
+use crate::wal::write_back::WriteBack;
 use crate::wal::writer::{Queue, Shared};
 use crate::wal::{Identity, Inner, Wal, WalOptions};
 
@@ -191,7 +192,7 @@ impl Wal {
         let tail = Tail::new(end, options.tail_bytes);
         let commit = watermark.commit.clamp(control.checkpoint.min(end), end);
         let clock = options.wall_clock;
-        let file = LogFile::new(
+        let mut file = LogFile::new(
             disk.clone(),
             &wal,
             owner.clone(),
@@ -199,6 +200,7 @@ impl Wal {
             clock,
             found.end,
         );
+        file.write_back = (!options.driven).then(WriteBack::default);
         let shared = Arc::new(Shared::new(
             queue,
             file,

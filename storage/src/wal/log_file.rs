@@ -5,7 +5,8 @@
 //!
 //! 1. seal the group's records in LSN order, each chained to the one before;
 //! 2. write them with one call per segment touched, followed by 32 zero bytes, so that after a
-//!    crash a finished group is told from a torn one even in a recycled file;
+//!    crash a finished group is told from a torn one even in a recycled file; a large group is
+//!    several such writes, and the disk begins with one while the next is made;
 //! 3. sync. A segment is synced before the next one begins, so the header of segment n + 1 proves
 //!    that all of n was flushed;
 //! 4. a new segment is a spare, renamed, its name synced before anything in it is.
@@ -28,9 +29,13 @@ use crate::wal::record::{PayloadCrc, RECORD_HEADER_LEN, RecordHead, record_len, 
 use crate::wal::scan::Owner;
 use crate::wal::segment::{Cursor, REST_MAX, SegmentHeader, segment_file_name};
 use crate::wal::spares::Spares;
+use crate::wal::write_back::WriteBack;
 
 /// Bytes that a group has beyond its records, nearly always: headers of segments, zeros at its end.
 const GROUP_EXTRA: usize = 4096;
+
+/// A large group is written in pieces of this many bytes, or little more.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// A record whose place is reserved and whose header is not made yet.
 #[derive(Debug)]
@@ -87,6 +92,8 @@ pub(crate) struct LogFile {
     /// Bytes of this group that are still to come, about.
     to_come: usize,
     lent: Lent,
+    /// Syncs the pieces of a large group; nobody does where there are no threads.
+    pub(crate) write_back: Option<WriteBack>,
     /// What stopped it, until whoever syncs next meets it.
     stopped: Option<Error>,
 }
@@ -125,6 +132,7 @@ impl LogFile {
             buffer: BytesMut::new(),
             to_come: 0,
             lent: Lent::default(),
+            write_back: None,
             stopped: None,
         }
     }
@@ -164,6 +172,10 @@ impl LogFile {
             match item {
                 Item::Draft(draft) => self.seal_draft(&draft, out)?,
                 Item::Raw { at, bytes, crc } => self.take_raw(at, &bytes, crc, out)?,
+            }
+            if self.buffer.len() >= PIECE_BYTES {
+                self.write(out)?;
+                self.write_back()?;
             }
         }
         self.write(out)
@@ -227,7 +239,7 @@ impl LogFile {
 
     /// Takes memory for what is still to come of a large group.
     fn make_room(&mut self) {
-        let room = self.to_come + GROUP_EXTRA;
+        let room = self.to_come.min(PIECE_BYTES + LENT_MIN) + GROUP_EXTRA;
         if room >= LENT_MIN && self.buffer.capacity() < room {
             self.buffer = self.lent.take(room);
         }
@@ -341,6 +353,15 @@ impl LogFile {
         Ok(())
     }
 
+    /// Lets the disk begin with what was written.
+    fn write_back(&mut self) -> Result<()> {
+        let (Some(write_back), Some(file)) = (&mut self.write_back, &self.end.file) else {
+            return Ok(());
+        };
+        let begun = write_back.begin(file);
+        begun.map_err(|source| self.failed("sync", self.end.flushed, source))
+    }
+
     /// The second half of [`write_group`](Self::write_group).
     ///
     /// # Errors
@@ -352,6 +373,11 @@ impl LogFile {
     }
 
     fn sync_file(&mut self) -> Result<()> {
+        // Its failure is the log's, whoever would sync again without one.
+        if let Some(write_back) = &mut self.write_back {
+            let finished = write_back.finish();
+            finished.map_err(|source| self.failed("sync", self.end.flushed, source))?;
+        }
         if self.end.flushed == self.end.lsn {
             return Ok(());
         }

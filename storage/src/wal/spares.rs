@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::sync::Mutex;
 
-/// Most spares that are kept when retention gives segments back.
-pub(crate) const SPARES_MAX: usize = 4;
+/// Most spares that are kept when retention gives segments back: twice the log between two
+/// checkpoints of a store, in segments of the usual size. New files cost far more.
+pub(crate) const SPARES_MAX: usize = 8;
 
 const READY_PREFIX: &str = "spare-";
 const UNFINISHED: &str = "spare.tmp";

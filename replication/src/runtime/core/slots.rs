@@ -128,9 +128,12 @@ impl Core {
         }
     }
 
-    /// Brings the primary's slots, which this standby carries, up to date.
+    /// Brings the primary's slots, which this standby carries, up to date: all but its own, which
+    /// nobody would use here. It would hold back what this node has long had.
     pub(super) fn carry_slots(&self) {
-        let told = self.cluster().slots;
+        let mut told = self.cluster().slots;
+        let mine = self.config.follow_slot.as_ref();
+        told.retain(|(name, _)| Some(name) != mine);
         self.settle_slots(self.slots.change(|slots| {
             slots.carry(&told);
             Ok(())

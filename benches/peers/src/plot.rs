@@ -1,0 +1,117 @@
+//! Plots, as SVG: a bar for each contender of a row, a line for each series of a curve.
+//!
+//! Bars are medians, and their thin lines reach from the worst round to the best.
+
+use std::error::Error;
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::curves::Grown;
+use crate::report::{Measured, short};
+
+const SIZE: (u32, u32) = (720, 360);
+const FONT: &str = "sans-serif";
+const OURS: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
+const THEIRS: RGBColor = RGBColor(0x9a, 0xa3, 0xad);
+const LINES: [RGBColor; 3] = [OURS, RGBColor(0xc9, 0x5d, 0x2c), RGBColor(0x55, 0x8b, 0x2f)];
+
+type Drawn = Result<(), Box<dyn Error>>;
+
+fn canvas(path: &Path) -> Result<DrawingArea<SVGBackend<'_>, Shift>, Box<dyn Error>> {
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    Ok(area)
+}
+
+/// One bar for each contender.
+///
+/// # Errors
+/// A file that cannot be written.
+pub(crate) fn row(path: &Path, measured: &Measured) -> Drawn {
+    let area = canvas(path)?;
+    let bars = measured.all.iter().map(|rounds| {
+        let spread = measured.spread(rounds.who);
+        (rounds.who, spread)
+    });
+    let bars = bars.collect::<Vec<_>>();
+    let top = bars.iter().map(|(_, spread)| spread.max);
+    let top = top.fold(f64::MIN_POSITIVE, f64::max) * 1.15;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(measured.row.question, (FONT, 15))
+        .margin(12)
+        .x_label_area_size(30)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..bars.len() as f64, 0.0..top)?;
+    let name = |x: &f64| bars.get(*x as usize).map_or("", |(who, _)| who).to_owned();
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .disable_x_axis()
+        .x_labels(0)
+        .x_label_formatter(&name)
+        .y_desc(measured.row.unit)
+        .y_label_formatter(&|value| short(*value))
+        .draw()?;
+    for (at, (who, spread)) in bars.iter().enumerate() {
+        let (left, middle) = (at as f64, at as f64 + 0.5);
+        let colour = if *who == "mainstay" { OURS } else { THEIRS };
+        let bar = [(left + 0.2, 0.0), (left + 0.8, spread.median)];
+        let line = vec![(middle, spread.min), (middle, spread.max)];
+        let label = format!("{who}  {}", short(spread.median));
+        let above = (left + 0.2, spread.max + top * 0.06);
+        chart.draw_series([Rectangle::new(bar, colour.filled())])?;
+        chart.draw_series([PathElement::new(line, BLACK)])?;
+        chart.draw_series([Text::new(label, above, (FONT, 13))])?;
+    }
+    Ok(area.present()?)
+}
+
+/// One line for each series that is no memory.
+///
+/// # Errors
+/// A file that cannot be written.
+pub(crate) fn curve(path: &Path, grown: &Grown) -> Drawn {
+    let area = canvas(path)?;
+    let lines = grown.series.iter();
+    let lines = lines.filter(|series| !series.name.ends_with("_mib"));
+    let lines = lines.collect::<Vec<_>>();
+    let points = || lines.iter().flat_map(|series| &series.points);
+    let most = |value: fn(&(f64, crate::measure::Spread)) -> f64| {
+        points().map(value).fold(f64::MIN_POSITIVE, f64::max)
+    };
+    let (right, top) = (most(|point| point.0), most(|point| point.1.max) * 1.1);
+    // Zero has no place on a logarithmic axis, and stands left of all others.
+    let least = points().map(|point| point.0).filter(|x| *x > 0.0);
+    let least = least.fold(right, f64::min);
+    let place = |x: f64| if x > 0.0 { x } else { least / 2.0 };
+    let left = points().map(|point| place(point.0)).fold(least, f64::min);
+    let mut chart = ChartBuilder::on(&area)
+        .caption(grown.curve.question, (FONT, 15))
+        .margin(12)
+        .x_label_area_size(42)
+        .y_label_area_size(70)
+        .build_cartesian_2d((left..right * 1.05).log_scale(), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc(grown.curve.x)
+        .y_desc(grown.curve.y)
+        .x_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| short(*value))
+        .draw()?;
+    for (series, colour) in lines.iter().zip(LINES) {
+        let medians = || series.points.iter().map(|(x, y)| (place(*x), y.median));
+        let line = LineSeries::new(medians(), colour.stroke_width(2));
+        chart
+            .draw_series(line)?
+            .label(series.name)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 14, y)], colour));
+        chart.draw_series(medians().map(|point| Circle::new(point, 3, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .border_style(THEIRS)
+        .draw()?;
+    Ok(area.present()?)
+}
