@@ -20,6 +20,7 @@ mod linear;
 mod networks;
 mod node;
 mod outcome;
+mod peers;
 mod power;
 mod promotions;
 mod rejoin;

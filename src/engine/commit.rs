@@ -93,7 +93,10 @@ impl Engine {
     }
 
     fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
-        let changes = writes.changes().collect::<Result<Vec<_>, _>>()?;
+        let mut changes = Vec::with_capacity(usize::try_from(writes.count()?).unwrap_or(0));
+        for change in writes.changes() {
+            changes.push(change?);
+        }
         let mut entries = Vec::with_capacity(changes.len() + 3);
         let unit = self.wal.unit();
         entries.extend(commits.roll_back(self.wal.timeline()));

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::measure::{Figures, Spread};
-use crate::rows::{Against, Bound, Row};
+use super::measure::{Figures, Spread};
+use super::rows::{Against, Bound, Row};
 
 /// The rounds of one contender of a row.
 pub(crate) struct Rounds {
@@ -219,5 +219,111 @@ pub(crate) fn short(value: f64) -> String {
         }
         v if v >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::ROWS;
+    use super::*;
+
+    fn measured(less: bool, bounds: &'static [Bound], ours: &[f64], theirs: &[f64]) -> Measured {
+        let row = Row {
+            less,
+            bounds,
+            ..ROWS[0]
+        };
+        let rounds = |values: &[f64]| {
+            let figures = |value: &f64| Figures::of(*value).with("own", *value);
+            values.iter().map(figures).collect()
+        };
+        let all = [("mainstay", ours), ("postgres", theirs)];
+        let all = all.map(|(who, values)| Rounds {
+            who,
+            rounds: rounds(values),
+        });
+        Measured {
+            row: Box::leak(Box::new(row)),
+            all: all.into(),
+        }
+    }
+
+    const fn bound(against: Against, must: Option<f64>, aim: Option<f64>) -> Bound {
+        Bound { against, must, aim }
+    }
+
+    const PEER: Against = Against::Peer("postgres");
+
+    fn verdicts(less: bool, bounds: &'static [Bound], ours: &[f64]) -> Vec<&'static str> {
+        let judged = measured(less, bounds, ours, &[100.0, 50.0, 400.0]).judge();
+        judged.iter().map(|judged| judged.verdict).collect()
+    }
+
+    #[test]
+    fn a_verdict_is_the_highest_bound_that_the_quotient_of_the_medians_reaches() {
+        const MORE: &[Bound] = &[bound(PEER, Some(2.0), Some(4.0))];
+        assert_eq!(verdicts(false, MORE, &[199.0, 1.0, 900.0]), ["missed"]);
+        assert_eq!(verdicts(false, MORE, &[200.0, 1.0, 900.0]), ["must"]);
+        assert_eq!(verdicts(false, MORE, &[400.0, 1.0, 900.0]), ["aim"]);
+        const LESS: &[Bound] = &[bound(PEER, Some(0.75), Some(0.5))];
+        assert_eq!(verdicts(true, LESS, &[76.0, 1.0, 900.0]), ["missed"]);
+        assert_eq!(verdicts(true, LESS, &[75.0, 1.0, 900.0]), ["must"]);
+        assert_eq!(verdicts(true, LESS, &[50.0, 1.0, 900.0]), ["aim"]);
+    }
+
+    #[test]
+    fn a_bound_without_a_must_is_never_missed_and_one_on_our_own_figure_is_a_limit() {
+        const AIM: &[Bound] = &[bound(PEER, None, Some(1.0))];
+        assert_eq!(verdicts(false, AIM, &[99.0]), ["short of the aim"]);
+        assert_eq!(verdicts(false, AIM, &[100.0]), ["aim"]);
+        const OWN: &[Bound] = &[bound(Against::Own("own"), Some(10.0), None)];
+        // Whatever the row's figure is, our own is a limit.
+        for less in [false, true] {
+            assert_eq!(verdicts(less, OWN, &[11.0]), ["missed"]);
+            assert_eq!(verdicts(less, OWN, &[10.0]), ["must"]);
+        }
+    }
+
+    #[test]
+    fn every_row_can_be_judged_and_its_aim_is_no_less_than_it_must_reach() {
+        for row in ROWS {
+            let twins = ROWS.iter().filter(|other| other.name == row.name);
+            assert_eq!(twins.count(), 1, "{}", row.name);
+            assert_eq!(row.who.first(), Some(&"mainstay"), "{}", row.name);
+            assert!(ROWS.iter().any(|other| other.name == row.rounds_of()));
+            assert!(!row.bounds.is_empty(), "{}", row.name);
+            for Bound { against, must, aim } in row.bounds {
+                let limit = matches!(against, Against::Own(_)) || row.less;
+                if let Against::Peer(peer) = against {
+                    assert!(row.who.contains(peer), "{} against {peer}", row.name);
+                }
+                if let (Some(must), Some(aim)) = (must, aim) {
+                    assert_eq!(aim <= must, limit, "{}: {must} and {aim}", row.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn json_says_what_the_table_says() {
+        const BOUNDS: &[Bound] = &[bound(PEER, Some(0.5), Some(2.0))];
+        let measured = measured(false, BOUNDS, &[150.0, 50.0, 80.0], &[100.0, 100.0, 200.0]);
+        let [row] = &measured.json()[..] else {
+            panic!("one bound")
+        };
+        assert_eq!(
+            (&row["ratio"], &row["verdict"]),
+            (&json!(0.8), &json!("must"))
+        );
+        let rounds = (&row["ratio_min"], &row["ratio_max"]);
+        assert_eq!(rounds, (&json!(0.4), &json!(1.5)));
+        assert!(table(&[measured]).contains("| postgres | 0.80 | 0.40 .. 1.50 |"));
+    }
+
+    #[test]
+    fn figures_are_short() {
+        let shown = [0.0, 0.123, 9.994, 12.34, 999.4, 1_234_567.0, -1234.0].map(short);
+        let expected = ["0.00", "0.12", "9.99", "12.3", "999", "1,234,567", "-1,234"];
+        assert_eq!(shown, expected);
     }
 }

@@ -166,7 +166,6 @@ pub(crate) const ROWS: &[Row] = &[
         shares: Some("apply"),
         // 256 MiB and what the store is configured to keep.
         bounds: &[own("peak_above_cache_mib", Some(256.0), None)],
-        ..NONE
     },
     Row {
         name: "visible",

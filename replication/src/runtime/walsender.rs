@@ -127,6 +127,7 @@ impl Session {
     async fn next_event(&mut self, stream: &mut Stream) -> Result<Option<Event>> {
         let core = self.core.clone();
         let overlaps = self.overlaps(stream).await?;
+        let (flush, awaits_flush) = (core.wal.flushed(), stream.awaits_flush(overlaps));
         let mut stopping = core.stopping.subscribe();
         let deadline = stream.sender.deadline().map(|at| core.clock.instant(at));
         let timer = async {
@@ -156,8 +157,7 @@ impl Session {
                 Ok(Some(Event::Stop { end }))
             }
             _ = stream.switched.changed() => Ok(stream.look_for_switch(&core)),
-            // Where it was sent already, the news of its flush can wait for the next event.
-            flushed = core.wal.flushed().reached(stream.flushed + 1), if !overlaps || stream.held => match flushed {
+            flushed = flush.reached(stream.flushed + 1), if awaits_flush => match flushed {
                 // Log of a new timeline is flushed before anybody is told of the timeline.
                 Ok(_) if core.wal.timeline() != stream.timeline => {
                     Ok(stream.look_for_switch(&core))

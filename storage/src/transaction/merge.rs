@@ -80,6 +80,9 @@ impl Iterator for Writes<'_> {
     type Item = Result<Write>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let [only] = &mut self.sources[..] {
+            return only.next();
+        }
         loop {
             let write = match self.pop()? {
                 Ok(write) => write,

@@ -46,10 +46,10 @@ impl Wal {
             let end = self.appended();
             return Err(Error::Behind { end });
         }
-        let records = entries
-            .iter()
-            .map(|entry| self.unplaced(entry))
-            .collect::<Result<_>>()?;
+        let mut records = Vec::with_capacity(entries.len());
+        for entry in entries {
+            records.push(self.unplaced(entry)?);
+        }
         let (start, end) = self.shared().append(records)?;
         Ok(start..end)
     }

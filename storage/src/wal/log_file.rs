@@ -13,6 +13,8 @@
 //!
 //! It knows no appenders, no readers and no peers; what became of the bytes it tells a [`Progress`].
 
+mod ahead;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -135,18 +137,6 @@ impl LogFile {
             write_back: None,
             stopped: None,
         }
-    }
-
-    /// Whether `bytes` more of log fit into the segment that is begun, and do not fill it.
-    pub(crate) fn holds(&self, bytes: usize) -> bool {
-        let begun = self.end.file.is_some() && self.owner.size.offset_of(self.end.lsn) != 0;
-        begun && (bytes as u64) < self.owner.space(self.end.lsn)
-    }
-
-    /// Writes a group for whoever syncs it later, who is also told if that failed.
-    pub(crate) fn write_ahead(&mut self, items: Vec<Item>, out: &mut dyn Progress) {
-        self.stopped = Some(Error::Invalid("a writer panicked".to_owned()));
-        self.stopped = self.write_items(items, out).err();
     }
 
     /// Writes and syncs a group, and what was [written ahead](Self::write_ahead).

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 mod copies;
 mod driven;
 mod exhaustive;
+mod hands;
 mod reading;
 
 fn options() -> WalOptions {

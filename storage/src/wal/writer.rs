@@ -37,9 +37,6 @@ pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes written as one group.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// Most bytes that an appender writes itself where the writer is idle.
-const AT_ONCE_BYTES_MAX: usize = 64 << 10;
-
 /// Log comes in bulk when a group has this many bytes.
 const BULK_BYTES: usize = 256 << 10;
 
@@ -120,11 +117,6 @@ impl Queue {
             attempts: 0,
             no_spare: None,
         }
-    }
-
-    /// Whether there is something for the writer to do now.
-    fn has_work(&self) -> bool {
-        self.ahead || (!self.busy && !self.items.is_empty())
     }
 
     fn check_open(&self) -> Result<()> {

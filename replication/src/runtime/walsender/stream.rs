@@ -32,6 +32,12 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Whether a flush here lets more be sent. Of what was sent before, the news of its flush goes
+    /// with the next that there is.
+    pub(super) fn awaits_flush(&self, overlaps: bool) -> bool {
+        !overlaps || self.held
+    }
+
     /// What the machine is told of positions that moved since it was told last: the news of several
     /// goes out at once then.
     pub(super) fn look_at_positions(&mut self, core: &Core) -> impl Iterator<Item = Event> + use<> {

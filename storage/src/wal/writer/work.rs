@@ -8,11 +8,21 @@ use std::mem;
 use std::sync::atomic::Ordering;
 
 use super::publish::Publish;
-use super::{AT_ONCE_BYTES_MAX, BULK_BYTES, GROUP_BYTES_MAX, Queue, Shared};
+use super::{BULK_BYTES, GROUP_BYTES_MAX, Queue, Shared};
 use crate::canary;
 use crate::error::{Error, Result};
 use crate::sync::MutexGuard;
 use crate::wal::log_file::{Item, LogFile};
+
+/// Most bytes that an appender writes itself where the writer is idle.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
+impl Queue {
+    /// Whether there is something for the writer to do now.
+    fn has_work(&self) -> bool {
+        self.ahead || (!self.busy && !self.items.is_empty())
+    }
+}
 
 impl Shared {
     /// The writer thread: writes groups until the log is closed and everything is written.
