@@ -11,6 +11,7 @@ mod messages;
 mod orders;
 mod upstreams;
 mod weigh;
+mod writing;
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -28,6 +29,7 @@ use crate::protocol::receiver::{Action, Event, GiveUp, Receiver, ReceiverConfig,
 use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
+use crate::time::Moment;
 use crate::wire::FrontendMessage;
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage};
 pub(crate) use orders::Order;
@@ -65,6 +67,8 @@ struct Driver {
     carry_at: Lsn,
     /// There is log in the queue that nobody was told to write.
     unwritten: bool,
+    /// Until when the disk counts as slow.
+    slow_until: Option<Moment>,
     written: Lsn,
     flushed: Lsn,
     applied: Lsn,
@@ -113,6 +117,7 @@ pub(crate) async fn run(
         carry: BytesMut::new(),
         carry_at: flushed,
         unwritten: false,
+        slow_until: None,
         written: flushed,
         flushed,
         applied,
@@ -192,9 +197,7 @@ impl Driver {
         if let Some(event) = self.take_message()? {
             return Ok(Some(event));
         }
-        if std::mem::take(&mut self.unwritten) {
-            self.core.wal.write_queued();
-        }
+        self.write_queued();
         let core = self.core.clone();
         let deadline = self.receiver.deadline().map(|at| core.clock.instant(at));
         let timer = async {
@@ -351,31 +354,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Hands whole records to the log, to be written with all that came with them.
-    fn write(&mut self) -> Result<()> {
-        let bytes = self.carry.split().freeze();
-        let end = self.core.wal.queue_raw(self.carry_at, &bytes)?;
-        self.unwritten = true;
-        let taken = usize::try_from(end.bytes_since(self.carry_at)).unwrap_or(bytes.len());
-        self.carry
-            .extend_from_slice(&bytes[taken.min(bytes.len())..]);
-        self.carry_at = end;
-        Ok(())
-    }
-
     fn send(&mut self, message: &ReceiverMessage) {
         let mut out = BytesMut::new();
         message.encode(&mut out);
         if let Some(client) = &mut self.client {
             client.link.queue(out.freeze());
-        }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        if self.unwritten {
-            self.core.wal.write_queued();
         }
     }
 }

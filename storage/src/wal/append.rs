@@ -103,9 +103,9 @@ impl Wal {
         Ok(end)
     }
 
-    /// As [`append_raw`](Self::append_raw), and leaves the writing to whoever calls
-    /// [`write_queued`](Self::write_queued) next, which must follow: for one who takes in what
-    /// there is, and then writes all of it.
+    /// As [`append_raw`](Self::append_raw), and leaves the writing to whoever calls next:
+    /// [`write_queued`](Self::write_queued) or [`leave_queued`](Self::leave_queued) must follow. For
+    /// one who takes in what there is, and then writes all of it.
     ///
     /// # Errors
     /// As [`append_raw`](Self::append_raw).
@@ -163,5 +163,10 @@ impl Wal {
     /// as much as the sync. Blocks for the disk; a failure poisons the log, as everywhere.
     pub fn write_queued(&self) {
         self.shared().write_queued();
+    }
+
+    /// Lets the writer write what is queued, and does not wait for it.
+    pub fn leave_queued(&self) {
+        self.shared().wake_writer();
     }
 }

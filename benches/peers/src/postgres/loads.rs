@@ -225,6 +225,8 @@ impl Postgres {
             }
             let left = fs::remove_file(self.dir(0).join("postmaster.pid"));
             left.expect("nobody was there to remove it");
+            // Before anybody else is given its port.
+            self.up(0);
         }
         Figures::of(first)
     }
