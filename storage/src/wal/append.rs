@@ -104,8 +104,8 @@ impl Wal {
     }
 
     /// As [`append_raw`](Self::append_raw), and leaves the writing to whoever calls next:
-    /// [`write_queued`](Self::write_queued) or [`leave_queued`](Self::leave_queued) must follow. For
-    /// one who takes in what there is, and then writes all of it.
+    /// [`write_queued`](Self::write_queued) or [`leave_queued`](Self::leave_queued) must follow.
+    /// For one who takes in what there is, and then writes all of it.
     ///
     /// # Errors
     /// As [`append_raw`](Self::append_raw).
