@@ -328,3 +328,35 @@ async fn a_primary_is_not_synchronized_before_its_policy_is_met() {
     until("its standby is gone", || a.health() == Health::Broken).await;
     a.stop().await.unwrap();
 }
+
+/// The primary's log tells its slots to all, because any of them may have to keep log for the others
+/// one day. For its own slot a standby would keep all that it was sent while it caught up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_keeps_log_for_the_slots_of_others_and_not_for_its_own() {
+    let dirs = [(); 3].map(|()| TempDir::new().unwrap());
+    let a = primary(dirs[0].path(), None).await;
+    let mut standbys = Vec::new();
+    for (name, dir) in ["b", "c"].into_iter().zip(&dirs[1..]) {
+        let config = WalStreamingConfig {
+            follow: vec![a.listen_addr().unwrap().to_string()],
+            follow_slot: Some(name.to_owned()),
+            ..config(dir.path(), name)
+        };
+        within(bootstrap(&config)).await.unwrap();
+        let standby = WalReplicator::new(config, vec![]);
+        standby.start().await.unwrap();
+        until("it streams", || standby.is_connected()).await;
+        standbys.push(standby);
+    }
+    let kept = |node: &WalReplicator| {
+        node.retain_from();
+        let slots = node.slots().unwrap().into_iter();
+        slots.map(|slot| slot.name).collect::<Vec<_>>()
+    };
+    for (standby, others) in standbys.iter().zip(["c", "b"]) {
+        until("it is told of the slots", || kept(standby) == [others]).await;
+    }
+    for node in standbys.iter().chain([&a]) {
+        node.stop().await.unwrap();
+    }
+}
