@@ -86,7 +86,7 @@ impl Node {
     /// Adds what it used to what is metered; nothing once it ended.
     fn note_use(&self) {
         let (cpu, peak) = (cpu_seconds(self.pid()), peak_mib(self.pid()));
-        if is_alive(self.pid()) {
+        if is_there(self.pid()) {
             let mut used = USED.lock().expect("no panic");
             used.cpu_s += cpu;
             used.peak_mib = used.peak_mib.max(peak);
@@ -171,9 +171,7 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     all
 }
 
-/// Whether a process runs; one that only waits for its parent's look does not.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = text.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+/// Whether a process runs, or has ended and was not looked after by its parent.
+pub(crate) fn is_there(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Mode, PATIENCE, Postgres};
 use crate::measure::{Figures, Latencies};
-use crate::process::is_alive;
+use crate::process::is_there;
 
 impl Postgres {
     /// Inserts rows of 100 bytes with `pgbench`: transactions a second, and latencies in
@@ -219,7 +219,7 @@ impl Postgres {
         let first = begun.elapsed().as_secs_f64() * 1e3;
         if killed {
             // The server refuses to start again beside what is left of it.
-            while family.iter().any(|process| is_alive(*process)) {
+            while family.iter().any(|process| is_there(*process)) {
                 assert!(begun.elapsed() < PATIENCE, "they were killed");
                 std::thread::sleep(Duration::from_millis(1));
             }
