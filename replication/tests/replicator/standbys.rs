@@ -329,8 +329,8 @@ async fn a_primary_is_not_synchronized_before_its_policy_is_met() {
     a.stop().await.unwrap();
 }
 
-/// The primary's log tells its slots to all, because any of them may have to keep log for the others
-/// one day. For its own slot a standby would keep all that it was sent while it caught up.
+/// The primary's log tells its slots to all, because any of them may have to keep log for the
+/// others one day. For its own slot a standby would keep all that it was sent while it caught up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_keeps_log_for_the_slots_of_others_and_not_for_its_own() {
     let dirs = [(); 3].map(|()| TempDir::new().unwrap());
