@@ -40,7 +40,7 @@ Usage: benches/peers/run [--quick] [--only ROW]... [--rounds N] [--json FILE]
   --list        the rows and curves, and what each asks
 
 It prints ratios and figures, and writes them to benches/RESULTS.md with plots in benches/results.
-A whole run takes about an hour, and means something only while nothing else runs.
+With --quick that takes about ten minutes. It means something only while nothing else runs.
 ";
 
 struct Given {

@@ -39,7 +39,11 @@ impl WriteBack {
         };
         if self.under_way {
             match syncer.synced.try_recv() {
-                Ok(synced) => synced?,
+                Ok(synced) => {
+                    // Heard, whatever it says: nobody may wait for it again.
+                    self.under_way = false;
+                    synced?;
+                }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(gone()),
             }
@@ -167,6 +171,7 @@ mod tests {
             }
         };
         assert!(told.is_err());
+        assert!(write_back.finish().is_ok(), "there is nothing to wait for");
     }
 
     #[test]
