@@ -101,11 +101,10 @@ pub trait Disk: Send + Sync + Debug {
 
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
-/// Writes `len` zeros from the start of `file`.
-pub(crate) fn fill(file: &(impl DiskFile + ?Sized), len: u64) -> io::Result<()> {
-    let mut at = 0;
-    while at < len {
-        let part = (len - at).min(ZEROS.len() as u64);
+/// Writes zeros to `file` from offset `at` up to `end`.
+pub(crate) fn fill(file: &(impl DiskFile + ?Sized), mut at: u64, end: u64) -> io::Result<()> {
+    while at < end {
+        let part = (end - at).min(ZEROS.len() as u64);
         file.write_all_at(&ZEROS[..part as usize], at)?;
         at += part;
     }
@@ -134,7 +133,7 @@ pub trait DiskFile: Send + Sync + Debug {
     /// later needs no more space, and its first write may cost more than one over what was written
     /// before. Durable after [`sync_data`](Self::sync_data).
     fn allocate(&self, len: u64) -> io::Result<()> {
-        fill(self, len)
+        fill(self, 0, len)
     }
 
     /// Size in bytes.

@@ -24,7 +24,7 @@ use report::{Measured, Rounds};
 use rig::{Rig, Size};
 use rows::{ROWS, Row};
 
-/// The allocator of the binary that ships.
+/// The allocator of the binary that ships, which as there gets no huge pages: for all engines.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -51,6 +51,7 @@ struct Given {
 }
 
 fn main() {
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
     if arguments.first().is_some_and(|first| first == "node") {
         return node::run(&arguments[1..]);

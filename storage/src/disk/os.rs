@@ -134,7 +134,7 @@ impl DiskFile for OsFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
         match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
             // Not every file system can.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => super::fill(self, len),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => super::fill(self, 0, len),
             done => Ok(done?),
         }
     }

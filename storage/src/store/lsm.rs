@@ -39,7 +39,8 @@
 //! Keeping the row makes sequential loads write tables about three times, since no table can be
 //! moved down unread. Each flush and merge stops readers and writers for a millisecond or two
 //! while the table list is synced. Freeing a memtable of 64 MiB takes tens of milliseconds under
-//! glibc's allocator; binaries do well to choose another.
+//! glibc's allocator; binaries do well to choose another, without huge pages: the first touch of
+//! one may take 5 ms (`PR_SET_THP_DISABLE`).
 
 #[cfg(test)]
 mod assumptions;

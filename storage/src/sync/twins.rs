@@ -33,6 +33,14 @@ impl<T> Mutex<T> {
             held: Some(held),
         }
     }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let held = self.0.try_lock().ok()?;
+        Some(MutexGuard {
+            mutex: self,
+            held: Some(held),
+        })
+    }
 }
 
 impl<T> MutexGuard<'_, T> {

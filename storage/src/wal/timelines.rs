@@ -355,7 +355,7 @@ fn copy_segment(file: &LogFile, timeline: u32) -> Result<Option<Arc<dyn DiskFile
         return Ok(None);
     };
     if file.spares.count() == 0 {
-        file.spares.make(false)?;
+        file.spares.make(false, || true)?;
     }
     let number = size.segment_of(file.end.lsn);
     let path = file.dir.join(segment_file_name(timeline, number, size));

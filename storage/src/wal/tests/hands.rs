@@ -102,3 +102,15 @@ fn whichever_call_fails_what_counts_as_flushed_survives_a_power_cut() {
         "a write, an early sync and the last one at least"
     );
 }
+
+/// Whoever has the log for itself may wait for the segment that is being made.
+#[test]
+fn a_segment_is_made_in_haste_while_somebody_holds_the_queue() {
+    let dir = TempDir::new().unwrap();
+    let wal = create(dir.path());
+    let shared = wal.shared();
+    shared.spares.make(false, || true).unwrap();
+    assert!(!shared.runs_out_of_segments(), "two segments are ahead");
+    let _held = shared.queue.lock();
+    assert!(shared.runs_out_of_segments());
+}

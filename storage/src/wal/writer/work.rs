@@ -155,7 +155,7 @@ impl Shared {
     /// Makes a spare in the attempt that was counted last. Says whether there is one more, and
     /// keeps the queue locked, lest whoever asks again is missed.
     fn make_spare(&self, bulk: bool) -> (bool, MutexGuard<'_, Queue>) {
-        let made = self.spares.make(bulk);
+        let made = self.spares.make(bulk, || self.runs_out_of_segments());
         let mut queue = self.queue.lock();
         let succeeded = made.is_ok();
         queue.no_spare = made.err().map(|error| {
@@ -164,6 +164,15 @@ impl Shared {
         });
         self.room.notify_all();
         (succeeded, queue)
+    }
+
+    /// Less than half a segment is left before an appender has to wait for the next, or somebody
+    /// is at the log who may need the next for himself, and waits for it with the queue locked.
+    pub(crate) fn runs_out_of_segments(&self) -> bool {
+        let cursor = self.queue.try_lock().map(|queue| queue.cursor);
+        cursor.is_none_or(|cursor| {
+            self.spares.covered_until() < cursor.next + cursor.size.bytes() / 2
+        })
     }
 
     fn nothing_to_make(&self, queue: &Queue) -> bool {

@@ -211,7 +211,7 @@ impl Bench {
 
     pub(super) fn try_group(&mut self, sizes: &[usize]) -> Result<()> {
         while self.file.spares.count() < 2 {
-            self.file.spares.make(false).unwrap();
+            self.file.spares.make(false, || true).unwrap();
         }
         let mut cursor = Cursor {
             next: self.file.end.lsn,
