@@ -249,7 +249,7 @@ impl WriteTransaction {
 
 /// Places a transaction without holding up an async worker: on this thread when that takes
 /// microseconds, else on one that may block.
-async fn place_off_worker(transaction: WriteTransaction) -> Result<Placed> {
+async fn place_off_worker(mut transaction: WriteTransaction) -> Result<Placed> {
     if let Some(placed) = transaction.place_at_once() {
         return placed;
     }

@@ -139,6 +139,8 @@ pub struct WriteTransaction {
     /// Present until the commit.
     draft: Option<Draft<LsmReader>>,
     at: Lsn,
+    /// The table that it wrote to last, once it writes for a second time.
+    written: Option<(String, TableId)>,
 }
 
 impl WriteTransaction {
@@ -149,6 +151,7 @@ impl WriteTransaction {
             engine,
             draft: Some(draft),
             at,
+            written: None,
         })
     }
 
@@ -226,13 +229,14 @@ impl WriteTransaction {
 
     /// Decides the transaction and gives it its place in the log, without waiting.
     pub(crate) fn place(mut self) -> Result<Placed> {
-        let draft = self.draft.take().expect("present until the commit");
-        self.engine.commit(&draft)
+        let mut draft = self.draft.take().expect("present until the commit");
+        self.engine.commit(&mut draft)
     }
 
     /// As [`place`](Self::place), or `None` and nothing done when that would hold up this thread.
-    pub(crate) fn place_at_once(&self) -> Option<Result<Placed>> {
-        self.engine.commit_at_once(self.draft())
+    pub(crate) fn place_at_once(&mut self) -> Option<Result<Placed>> {
+        let engine = self.engine.clone();
+        engine.commit_at_once(self.draft_mut())
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -252,7 +256,12 @@ impl WriteTransaction {
     }
 
     fn table_for_write(&mut self, table: &str) -> Result<TableId> {
+        if let Some((_, id)) = self.written.as_ref().filter(|(name, _)| name == table) {
+            return Ok(*id);
+        }
         if let Some(id) = self.table(table)? {
+            let again = !self.draft().writes().is_empty();
+            self.written = again.then(|| (table.to_owned(), id));
             return Ok(id);
         }
         // Two transactions that create a table at once both scan the catalog, so one conflicts.

@@ -3,12 +3,13 @@
 //! One at a time, under the lock of [`Commits`]. This room knows what an insert may have to wait
 //! for, so that a thread that others need is not held up; it waits for no level.
 
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mainstay_storage::{
-    Change, Draft, EntrySource, Error as StorageError, LogSource, LsmReader, Lsn, Timeline,
+    Change, Draft, EntrySource, Error as StorageError, LogSource, LsmReader, Lsn, RowKey, Timeline,
     Transaction, Wal, WalEntry, WalEntryType, WriteSet,
 };
 use parking_lot::MutexGuard;
@@ -21,6 +22,9 @@ const CHUNK_ENTRIES_MAX: usize = 1024;
 
 /// Bytes of changes appended to the log at once while a large transaction is written.
 const CHUNK_BYTES_MAX: u64 = 4 << 20;
+
+/// What an encoded change takes beside its bytes: its variant, table and two lengths.
+const CHANGE_HEAD_MAX: usize = 16;
 
 /// Bytes appended and not flushed from which on an append may wait for the disk.
 const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
@@ -35,7 +39,7 @@ impl Engine {
     /// [`Error::NotPrimary`], [`Error::Stopped`], conflicts, limits, a full disk: nothing happened
     /// then. [`Error::Unknown`] when the store failed after the log took the transaction; all
     /// further commits are refused then.
-    pub(crate) fn commit(&self, draft: &Draft<LsmReader>) -> Result<Placed> {
+    pub(crate) fn commit(&self, draft: &mut Draft<LsmReader>) -> Result<Placed> {
         let commits = self.commits.lock();
         self.stalled.store(false, Ordering::Release);
         self.commit_next(commits, draft)
@@ -43,7 +47,7 @@ impl Engine {
 
     /// As [`commit`](Self::commit), or `None` when that would hold up this thread: for something
     /// slow, or for another commit that waits for something slow.
-    pub(crate) fn commit_at_once(&self, draft: &Draft<LsmReader>) -> Option<Result<Placed>> {
+    pub(crate) fn commit_at_once(&self, draft: &mut Draft<LsmReader>) -> Option<Result<Placed>> {
         // A turn takes microseconds. Where one waited in vain, no more threads are held up.
         let commits = match self.stalled.load(Ordering::Acquire) {
             true => self.commits.try_lock(),
@@ -59,25 +63,36 @@ impl Engine {
     fn commit_next(
         &self,
         mut commits: MutexGuard<'_, Commits>,
-        draft: &Draft<LsmReader>,
+        draft: &mut Draft<LsmReader>,
     ) -> Result<Placed> {
         self.check_writable()?;
         draft.validate(&self.window.lock())?;
-        let writes = draft.writes();
-        if writes.is_empty() {
-            return Ok(Placed {
-                end: draft.snapshot(),
-            });
+        let snapshot = draft.snapshot();
+        if draft.writes().is_empty() {
+            return Ok(Placed { end: snapshot });
         }
-        let end = if writes.has_spilled() {
-            self.commit_large(&mut commits, writes)?
-        } else {
-            self.commit_small(&mut commits, writes)?
-        };
-        let mut window = self.window.lock();
-        window.record(writes.keys(), end);
-        window.advance(self.store.applied());
+        if draft.writes().has_spilled() {
+            let end = self.commit_large(&mut commits, draft.writes())?;
+            self.committed(snapshot, draft.writes().keys(), end);
+            return Ok(Placed { end });
+        }
+        let changes = draft.take_changes();
+        let end = self.commit_small(&mut commits, &changes)?;
+        let keys = changes.iter().map(|change| Ok(change.row_key()));
+        self.committed(snapshot, keys, end);
         Ok(Placed { end })
+    }
+
+    /// Remembers what a transaction that read at `snapshot` wrote, for those that began before it.
+    fn committed(
+        &self,
+        snapshot: Lsn,
+        keys: impl Iterator<Item = mainstay_storage::Result<RowKey>>,
+        end: Lsn,
+    ) {
+        let mut window = self.window.lock();
+        window.advance(self.store.applied());
+        window.record_own(snapshot, keys, end);
     }
 
     /// What became of a transaction that the log took and the store did not.
@@ -92,32 +107,19 @@ impl Engine {
         }
     }
 
-    fn commit_small(&self, commits: &mut Commits, writes: &WriteSet) -> Result<Lsn> {
-        let mut changes = Vec::with_capacity(usize::try_from(writes.count()?).unwrap_or(0));
-        for change in writes.changes() {
-            changes.push(change?);
-        }
+    fn commit_small(&self, commits: &mut Commits, changes: &[Change]) -> Result<Lsn> {
         let mut entries = Vec::with_capacity(changes.len() + 3);
         let unit = self.wal.unit();
         entries.extend(commits.roll_back(self.wal.timeline()));
-        if let [change] = &changes[..] {
-            entries.push(WalEntry::new(change.entry_type(), None, change.encode()));
-        } else {
-            let id = commits.next_id();
-            entries.push(WalEntry::new(WalEntryType::TxBegin, Some(id), Bytes::new()));
-            let entry =
-                |change: &Change| WalEntry::new(change.entry_type(), Some(id), change.encode());
-            entries.extend(changes.iter().map(entry));
-            entries.push(WalEntry::new(
-                WalEntryType::TxCommit,
-                Some(id),
-                Bytes::new(),
-            ));
-        }
+        let id = (changes.len() > 1).then(|| commits.next_id());
+        let mark = |entry_type| WalEntry::new(entry_type, id, Bytes::new());
+        entries.extend(id.map(|_| mark(WalEntryType::TxBegin)));
+        entries_of(changes, id, &mut entries);
+        entries.extend(id.map(|_| mark(WalEntryType::TxCommit)));
         let end = self.wal.append(&entries)?.end;
         drop(unit);
         commits.abandoned = None;
-        let inserted = self.store.insert(end, &changes);
+        let inserted = self.store.insert(end, changes);
         inserted.map_err(|error| self.not_inserted(end, &error))?;
         Ok(end)
     }
@@ -199,6 +201,27 @@ impl Commits {
     pub(super) fn roll_back(&self, timeline: Timeline) -> Option<WalEntry> {
         let open = self.abandoned.filter(|(_, begun)| *begun == timeline);
         open.map(|(id, _)| WalEntry::new(WalEntryType::TxRollback, Some(id), Bytes::new()))
+    }
+}
+
+/// The entries of `changes`, whose data share one allocation.
+fn entries_of(changes: &[Change], id: Option<u64>, entries: &mut Vec<WalEntry>) {
+    let sizes = changes.iter().map(|change| match change {
+        Change::Put { key, value, .. } => key.len() + value.len() + CHANGE_HEAD_MAX,
+        Change::Delete { key, .. } => key.len() + CHANGE_HEAD_MAX,
+        Change::CreateTable { name, .. } => name.len() + CHANGE_HEAD_MAX,
+    });
+    let mut encoded = Vec::with_capacity(sizes.sum());
+    let mut ends = Vec::with_capacity(changes.len());
+    for change in changes {
+        change.encode_to(&mut encoded);
+        ends.push(encoded.len());
+    }
+    let encoded = Bytes::from(encoded);
+    let mut start = 0;
+    for (change, end) in changes.iter().zip(ends) {
+        let data = encoded.slice(mem::replace(&mut start, end)..end);
+        entries.push(WalEntry::new(change.entry_type(), id, data));
     }
 }
 

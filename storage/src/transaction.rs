@@ -12,6 +12,7 @@
 //! alone at its snapshot. Nor does a blind write of a single key: it ran alone at its commit.
 
 mod conflict;
+mod held;
 mod merge;
 mod read_set;
 mod spill;
@@ -26,7 +27,7 @@ use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::store::{KeyRange, ReadAt, Rows, TableId, check_key};
+use crate::store::{Change, KeyRange, ReadAt, Rows, TableId, check_key};
 
 pub use conflict::*;
 pub use merge::Writes;
@@ -131,6 +132,13 @@ impl<R: ReadAt> Draft<R> {
     /// What it wrote.
     pub fn writes(&self) -> &WriteSet {
         &self.writes
+    }
+
+    /// Takes out what it wrote, in key order, so that the tables created come first: all of it if
+    /// nothing has [spilled](WriteSet::has_spilled). For whoever commits it, after it was
+    /// [validated](Self::validate); its snapshot stays.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        self.writes.take_changes()
     }
 
     /// Whether it may commit now; see [`ConflictWindow::validate`].

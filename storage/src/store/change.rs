@@ -8,7 +8,7 @@
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bytes::Bytes;
 
-use super::{CATALOG, KEY_MAX, TableId, VALUE_MAX, check_key};
+use super::{CATALOG, KEY_MAX, RowKey, TableId, VALUE_MAX, check_key};
 use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 
@@ -94,6 +94,21 @@ impl Change {
     /// Sizes are not checked here: whoever takes the change from a user does that
     /// ([`check`](Self::check)).
     pub fn encode(&self) -> Bytes {
+        let mut bytes = Vec::new();
+        self.encode_to(&mut bytes);
+        bytes.into()
+    }
+
+    /// As [`encode`](Self::encode), behind what is in `bytes`: many changes need one allocation.
+    ///
+    /// ```
+    /// use mainstay_storage::Change;
+    /// let change = Change::put(7, "ada", "1815");
+    /// let mut bytes = b"before".to_vec();
+    /// change.encode_to(&mut bytes);
+    /// assert_eq!(bytes[6..], change.encode());
+    /// ```
+    pub fn encode_to(&self, bytes: &mut Vec<u8>) {
         let form = match self {
             Self::Put { table, key, value } => Form::Put {
                 table: *table,
@@ -106,8 +121,8 @@ impl Change {
                 name,
             },
         };
-        let bytes = bincode::encode_to_vec(form, CONFIG);
-        bytes.expect("bytes in memory always take a change").into()
+        let encoded = bincode::encode_into_std_write(form, bytes, CONFIG);
+        encoded.expect("bytes in memory always take a change");
     }
 
     /// The change that `data` hold; its key and value are slices of them, not copies.
@@ -195,6 +210,14 @@ impl Change {
                 }
                 check_key(name.as_bytes())
             }
+        }
+    }
+
+    /// The row that it changes.
+    pub fn row_key(&self) -> RowKey {
+        match self {
+            Self::Put { table, key, .. } | Self::Delete { table, key } => (*table, key.clone()),
+            Self::CreateTable { name, .. } => (CATALOG, Bytes::copy_from_slice(name.as_bytes())),
         }
     }
 

@@ -172,8 +172,7 @@ impl ConflictWindow {
     /// # Panics
     /// When `end` is not above those recorded before: commits are recorded in log order.
     pub fn record(&mut self, keys: impl IntoIterator<Item = Result<RowKey>>, end: Lsn) {
-        let last = self.commits.back().map_or(self.floor, |(end, _)| *end);
-        assert!(end > last, "commit at {end} recorded after {last}");
+        self.check_order(end);
         let mut own = Vec::new();
         let mut bytes = 0;
         for key in keys {
@@ -198,6 +197,28 @@ impl ConflictWindow {
         self.prune();
     }
 
+    /// As [`record`](Self::record), of a transaction that read at `snapshot`. While no other one
+    /// is open that does not see it, its keys are not even looked at.
+    ///
+    /// # Panics
+    /// As [`record`](Self::record).
+    pub fn record_own(
+        &mut self,
+        snapshot: Lsn,
+        keys: impl IntoIterator<Item = Result<RowKey>>,
+        end: Lsn,
+    ) {
+        let mut below = self.snapshots.range(..end);
+        let others = below.any(|(at, count)| *count > usize::from(*at == snapshot));
+        match others || self.readable < end {
+            true => self.record(keys, end),
+            false => {
+                self.check_order(end);
+                self.forget_all(end);
+            }
+        }
+    }
+
     /// Transactions whose snapshot is below conflict.
     pub fn floor(&self) -> Lsn {
         self.floor
@@ -206,6 +227,11 @@ impl ConflictWindow {
     /// Number of keys remembered; one that committed again counts again.
     pub fn keys(&self) -> usize {
         self.keys
+    }
+
+    fn check_order(&self, end: Lsn) {
+        let last = self.commits.back().map_or(self.floor, |(end, _)| *end);
+        assert!(end > last, "commit at {end} recorded after {last}");
     }
 
     fn prune(&mut self) {

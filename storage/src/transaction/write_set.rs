@@ -5,13 +5,13 @@
 //! each key once: so they go into the log, and so no store ever sees a key twice in one
 //! transaction.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::held::Held;
 use super::merge::{Source, Write, Writes};
 use super::spill::{Run, RunRows};
 use crate::disk::Disk;
@@ -33,7 +33,7 @@ pub struct WriteSet {
     dir: PathBuf,
     bytes_max: usize,
     /// The writes since the last spill.
-    writes: BTreeMap<RowKey, Option<Bytes>>,
+    writes: Held,
     /// What they cost in memory.
     held: usize,
     /// Keys and values of `writes`, in bytes.
@@ -50,7 +50,7 @@ impl WriteSet {
             disk,
             dir: dir.into(),
             bytes_max: WRITE_SET_BYTES_MAX,
-            writes: BTreeMap::new(),
+            writes: Held::default(),
             held: 0,
             bytes: 0,
             runs: Vec::new(),
@@ -181,10 +181,7 @@ impl WriteSet {
     pub fn merge(&self) -> Writes<'_> {
         let start = (0, Bytes::new());
         let mut sources = sources(rows_from(&self.runs, &start));
-        let own = self.writes.iter();
-        sources.push(Box::new(
-            own.map(|(key, value)| Ok((key.clone(), value.clone()))),
-        ));
+        sources.push(self.writes.all());
         Writes::merge(sources)
     }
 
@@ -196,6 +193,13 @@ impl WriteSet {
     /// The changes to log, in key order, so the tables created come first.
     pub fn changes(&self) -> impl Iterator<Item = Result<Change>> + '_ {
         self.merge().map(|write| write.map(change))
+    }
+
+    /// Takes out what is in memory, as [`changes`](Self::changes): all there is if nothing has
+    /// [spilled](Self::has_spilled).
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        (self.held, self.bytes) = (0, 0);
+        self.writes.take().into_iter().map(change).collect()
     }
 
     /// The writes to a range as they are now, independent of later ones.
@@ -211,7 +215,6 @@ impl WriteSet {
         let runs = rows_from(&self.runs, &start);
         let mut sources = sources(runs.map(|rows| rows.take_while(inside.clone())));
         let own = self.writes.range(bounds);
-        let own = own.map(|(key, value)| Ok((key.clone(), value.clone())));
         sources.push(Box::new(own.collect::<Vec<_>>().into_iter()));
         Writes::merge(sources)
     }
@@ -219,11 +222,9 @@ impl WriteSet {
     /// Moves the writes in memory to a new run, and merges runs where there are many of a level.
     /// On an error every write is still in one place or the other.
     fn spill(&mut self) -> Result<()> {
-        let writes = self.writes.iter();
-        let rows = writes.map(|(key, value)| Ok((key.clone(), value.clone())));
-        let run = Run::write(&self.disk, &self.dir, 0, rows)?;
+        let run = Run::write(&self.disk, &self.dir, 0, self.writes.all())?;
         self.runs.push(Arc::new(run));
-        self.writes.clear();
+        self.writes = Held::default();
         (self.held, self.bytes) = (0, 0);
         self.merge_runs()
     }

@@ -37,8 +37,9 @@ pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes written as one group.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// Log comes in bulk when a group has this many bytes.
-const BULK_BYTES: usize = 256 << 10;
+/// Log comes in bulk when a group has this many bytes: filling new segments with zeros would then
+/// cost more than it saves.
+const BULK_BYTES: usize = 64 << 10;
 
 /// Everything the appenders, the writer, and the readers of one log share.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 //! A key is branch (four bytes, big-endian; 0), table number (four bytes, big-endian), user key.
 //! Everything is checked here before it reaches the library, which panics on what it refuses.
 
+use std::io::Read;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -65,7 +66,9 @@ pub(super) fn size(op: &Op) -> u64 {
 /// The key of a row.
 pub(super) fn row(table: TableId, key: &[u8]) -> Result<Slice> {
     check_key(key)?;
-    Ok(Slice::from(join(table, key)))
+    let prefix = prefix(table);
+    let joined = Slice::from_reader(&mut prefix.chain(key), PREFIX + key.len());
+    Ok(joined.expect("memory has the bytes"))
 }
 
 /// The range of a table between two bounds, or `None` when nothing can lie in it.
@@ -110,9 +113,13 @@ pub(super) fn bytes(slice: Slice) -> Bytes {
     }
 }
 
+fn prefix(table: TableId) -> [u8; PREFIX] {
+    u64::from(table).to_be_bytes()
+}
+
 fn join(table: TableId, key: &[u8]) -> Vec<u8> {
     let mut joined = Vec::with_capacity(PREFIX + key.len());
-    joined.extend_from_slice(&u64::from(table).to_be_bytes());
+    joined.extend_from_slice(&prefix(table));
     joined.extend_from_slice(key);
     joined
 }
