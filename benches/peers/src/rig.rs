@@ -3,7 +3,9 @@
 //! Every round of Mainstay has nodes of its own in empty directories; PostgreSQL and Redis are
 //! started once and rest while others are measured.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -17,6 +19,12 @@ use crate::redis::Redis;
 
 /// Log that goes before a stream.
 const WARM_BYTES: u64 = 512 << 20;
+
+/// A store whose tables stay the same for so long is at rest.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// Longest until a store is.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The store's cache of blocks when nobody configures it, in MiB.
 fn cache_mib() -> f64 {
@@ -296,12 +304,33 @@ pub(crate) fn filled(dir: &Path, bytes: u64) -> Node {
     let mut primary = Node::start(&dir.join("a"), "a", &[]);
     let answer = primary.ask(&format!("load {} 100 1024 ordered", bytes / 1032));
     primary.ask(&format!("applied {}", text(&answer, "end")));
+    rest(&dir.join("a"));
     primary
+}
+
+/// Waits until a node has written out and merged what it had to, as PostgreSQL is asked for a
+/// checkpoint before its data are copied.
+fn rest(dir: &Path) {
+    let tables = || {
+        let entries = std::fs::read_dir(dir.join("store/tables")).expect("it has a store");
+        let names = entries.map(|entry| entry.expect("it is there").file_name());
+        names.collect::<BTreeSet<_>>()
+    };
+    let begun = Instant::now();
+    let (mut seen, mut since) = (tables(), begun);
+    while since.elapsed() < QUIET {
+        assert!(begun.elapsed() < PATIENCE, "its tables never stay the same");
+        std::thread::sleep(QUIET / 20);
+        let now = tables();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
 }
 
 fn base_backup(dir: &Path, bytes: u64) -> Figures {
     let primary = filled(dir, bytes);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let _standby = Node::start(&dir.join("b"), "b", &["--follow", &primary.address]);
     let took = begun.elapsed().as_secs_f64();
     Figures::of(size_of(&dir.join("b")) as f64 / took / 1e6)

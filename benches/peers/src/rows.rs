@@ -206,7 +206,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "base-backup",
-        question: "A standby begins with a copy of the primary's data, synced",
+        question: "A standby begins with a copy of the data of a primary at rest, synced",
         unit: "MB/s",
         who: &["mainstay", "postgres", "copy"],
         bounds: &[

@@ -122,8 +122,8 @@ impl Session {
         self.announce(&plan, options.progress);
         let (timeline, chunk) = (plan.label.timeline.number, chunk_bytes(&options));
         let (to, chunks) = mpsc::channel(CHUNKS_MAX);
-        let writer = ChannelWriter { to, chunk };
-        let packing = tokio::task::spawn_blocking(move || plan.pack(writer, chunk));
+        let writer = ChannelWriter::new(to, chunk);
+        let packing = tokio::task::spawn_blocking(move || plan.pack(writer));
         let now = self.core.clock.now();
         let rate = options.max_rate_kb.map(|kb| u64::from(kb) << 10);
         let mut sending = Sending {
@@ -163,7 +163,8 @@ impl Session {
             };
             let (bytes, now) = (chunk.len() as u64, self.core.clock.now());
             sending.done += bytes;
-            self.message(&BackupMessage::Content(chunk));
+            self.link.queue(BackupMessage::content_head(chunk.len()));
+            self.link.queue(chunk);
             if sending.progress && now - sending.reported >= PROGRESS_EVERY {
                 sending.reported = now;
                 self.message(&BackupMessage::Progress(sending.done));

@@ -6,7 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::wire::Result;
-use crate::wire::cursor::{Cursor, put_cstr, put_message};
+use crate::wire::cursor::{Cursor, length, put_cstr, put_message};
 
 /// A CopyData payload sent while a base backup is copied out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,16 @@ impl BackupMessage {
                 out.put_u64(*bytes);
             }
         });
+    }
+
+    /// What goes before `len` bytes of [`Content`](Self::Content), for whoever sends them without
+    /// copying them into a message.
+    pub fn content_head(len: usize) -> Bytes {
+        let mut head = BytesMut::with_capacity(6);
+        head.put_u8(b'd');
+        head.put_u32(length(size_of::<u32>() + 1 + len));
+        head.put_u8(b'd');
+        head.freeze()
     }
 
     /// Reads a CopyData payload.
@@ -94,8 +104,12 @@ mod tests {
         fn every_message_round_trips(message in any_message()) {
             let mut buf = BytesMut::new();
             message.encode(&mut buf);
-            let payload = buf.freeze().slice(5..);
-            prop_assert_eq!(BackupMessage::decode(payload), Ok(message));
+            let sent = buf.freeze();
+            if let BackupMessage::Content(bytes) = &message {
+                let parts = [BackupMessage::content_head(bytes.len()), bytes.clone()];
+                prop_assert_eq!(&parts.concat(), &sent);
+            }
+            prop_assert_eq!(BackupMessage::decode(sent.slice(5..)), Ok(message));
         }
 
         #[test]

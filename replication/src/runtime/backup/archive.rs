@@ -1,6 +1,7 @@
 //! Making the archive of a base backup: the copy of the store, and the tar stream over it.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -25,6 +26,9 @@ pub(crate) const BACKUP_LOG: &str = "pg_wal";
 
 /// Directories that stock tools look for, besides the log's.
 pub(crate) const EMPTY_DIRS: [&str; 2] = ["pg_wal/archive_status", "pg_tblspc"];
+
+/// What a tar archive's members are multiples of, in bytes.
+const BLOCK: usize = 512;
 
 /// What is to be sent.
 #[derive(Debug)]
@@ -117,9 +121,9 @@ impl Plan {
     /// # Errors
     /// Disk errors, `BrokenPipe` when nobody wants it any more, and when a timeline began
     /// meanwhile.
-    pub(crate) fn pack(&self, to: impl Write, chunk: usize) -> io::Result<Packed> {
+    pub(crate) fn pack(&self, to: ChannelWriter) -> io::Result<Packed> {
         let mut packing = Packing {
-            archive: tar::Builder::new(io::BufWriter::with_capacity(chunk, to)),
+            archive: tar::Builder::new(to),
             manifest: ManifestWriter::new(self.manifest, self.algorithm, self.begun_us),
             algorithm: self.algorithm,
             modified: self.label.begun.unsigned_abs(),
@@ -161,7 +165,7 @@ impl Plan {
 
     /// The segments of the log; the last only as far as it is needed. They are not in the
     /// manifest, since every record has a checksum of its own.
-    fn pack_log(&self, packing: &mut Packing<impl Write>, end: Lsn) -> io::Result<()> {
+    fn pack_log(&self, packing: &mut Packing, end: Lsn) -> io::Result<()> {
         let size = self.label.segment_size;
         let mut at = self.label.log_begin();
         while at < end {
@@ -184,14 +188,14 @@ fn timeline_of(history: &TimelineHistory, end: Lsn) -> Timeline {
     history.owner(Lsn::new(end.get().saturating_sub(1)).max(first))
 }
 
-struct Packing<W: Write> {
-    archive: tar::Builder<W>,
+struct Packing {
+    archive: tar::Builder<ChannelWriter>,
     manifest: ManifestWriter,
     algorithm: ChecksumAlgorithm,
     modified: u64,
 }
 
-impl<W: Write> Packing<W> {
+impl Packing {
     fn dir(&mut self, name: &str) -> io::Result<()> {
         let mut header = self.header(tar::EntryType::Directory, 0o700, 0);
         let name = format!("{name}/");
@@ -215,13 +219,16 @@ impl<W: Write> Packing<W> {
             content,
             left: size,
         };
-        self.archive.append_data(&mut header, name, &mut content)?;
-        match content.left {
-            0 => Ok(()),
-            _ => Err(io::Error::other(format!(
-                "{name} changed while it was read"
-            ))),
+        // The library would read 8 KiB at a time, and its reader's bytes would be copied twice.
+        self.archive.append_data(&mut header, name, io::empty())?;
+        self.archive.get_mut().take_in(&mut content)?;
+        if content.left > 0 {
+            let why = format!("{name} changed while it was read");
+            return Err(io::Error::other(why));
         }
+        let padding = size.next_multiple_of(BLOCK as u64) - size;
+        let padding = usize::try_from(padding).expect("less than a block");
+        self.archive.get_mut().write_all(&[0; BLOCK][..padding])
     }
 
     /// A member that stands in the manifest.
@@ -289,21 +296,55 @@ impl Read for LogRange {
 
 /// Hands what is written to a channel, from a thread that may block.
 pub(crate) struct ChannelWriter {
-    pub(crate) to: mpsc::Sender<Bytes>,
-    /// Bytes in one chunk at most.
-    pub(crate) chunk: usize,
+    to: mpsc::Sender<Bytes>,
+    /// What comes next, of at most `chunk` bytes.
+    next: Vec<u8>,
+    chunk: usize,
+}
+
+impl ChannelWriter {
+    /// Sends `chunk` bytes at a time, and what is left when it is flushed.
+    pub(crate) fn new(to: mpsc::Sender<Bytes>, chunk: usize) -> Self {
+        let next = Vec::with_capacity(chunk);
+        Self { to, next, chunk }
+    }
+
+    /// As `io::copy`, straight into the chunks.
+    fn take_in(&mut self, from: &mut impl Read) -> io::Result<()> {
+        loop {
+            let mut filled = self.next.len();
+            self.next.resize(self.chunk, 0);
+            let read = from.read(&mut self.next[filled..]);
+            filled += *read.as_ref().unwrap_or(&0);
+            self.next.truncate(filled);
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(_) if filled == self.chunk => self.flush()?,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for chunk in bytes.chunks(self.chunk) {
-            let sent = self.to.blocking_send(Bytes::copy_from_slice(chunk));
-            sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        let room = self.chunk - self.next.len();
+        let taken = bytes.len().min(room);
+        self.next.extend_from_slice(&bytes[..taken]);
+        if taken == room {
+            self.flush()?;
         }
-        Ok(bytes.len())
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if self.next.is_empty() {
+            return Ok(());
+        }
+        let chunk = mem::replace(&mut self.next, Vec::with_capacity(self.chunk));
+        let sent = self.to.blocking_send(chunk.into());
+        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }

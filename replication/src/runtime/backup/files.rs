@@ -133,6 +133,12 @@ pub(crate) struct NewFile {
     len: u64,
 }
 
+impl NewFile {
+    pub(crate) fn into_file(self) -> Arc<dyn DiskFile> {
+        self.file
+    }
+}
+
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write_at(bytes, self.len)?;

@@ -10,7 +10,7 @@ use mainstay_storage::Disk;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::unpack::{ChannelReader, unpack};
+use super::unpack::{ChannelReader, unpack_and_sync};
 use crate::error::{Error, Result};
 use crate::runtime::backup::files::{self, io_error};
 use crate::runtime::backup::manifest::{MANIFEST, MANIFEST_BYTES_MAX};
@@ -75,8 +75,9 @@ pub(super) async fn receive(
 ) -> Result<u64> {
     let (to_disk, chunks) = mpsc::channel(CHUNKS_MAX);
     let (at, into) = (disk.clone(), root.to_owned());
-    let unpacked =
-        tokio::task::spawn_blocking(move || unpack(&*at, &into, ChannelReader::new(chunks)));
+    let unpacked = tokio::task::spawn_blocking(move || {
+        unpack_and_sync(&*at, &into, ChannelReader::new(chunks))
+    });
     let received = copy(client, to_disk, &mut |bytes| on_progress(bytes, total)).await;
     let unpacked = unpacked.await;
     let unpacked = unpacked.map_err(|error| Error::Invalid(error.to_string()))?;

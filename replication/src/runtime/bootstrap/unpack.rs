@@ -2,21 +2,74 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Component, Path};
+use std::panic::resume_unwind;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use bytes::{Buf, Bytes};
-use mainstay_storage::Disk;
+use mainstay_storage::{Disk, DiskFile};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
+use crate::runtime::backup::STORE;
 use crate::runtime::backup::files::{self, io_error};
 use crate::runtime::backup::label::LABEL_BYTES_MAX;
+
+/// Files that may wait to be synced.
+const SYNCS_MAX: usize = 16;
+
+/// Bytes of one write of a file that is unpacked.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Unpacks a tar stream into the directory `root`: plain files and directories inside of it.
 ///
 /// # Errors
 /// Disk errors, an archive that is damaged or cut off; [`Error::Invalid`] for anything else in it.
 pub(super) fn unpack(disk: &dyn Disk, root: &Path, archive: impl Read) -> Result<()> {
+    unpack_and(disk, root, archive, |_, _| Ok(()))
+}
+
+/// As [`unpack`]; the disk takes the files of the store in while the next ones come. They are
+/// synced for good, with their names, by whoever takes them over.
+///
+/// # Errors
+/// As [`unpack`]. A sync that failed is told here, and only here: the system says it once.
+pub(super) fn unpack_and_sync(disk: &dyn Disk, root: &Path, archive: impl Read) -> Result<()> {
+    let (files, written) = sync_channel::<(PathBuf, Arc<dyn DiskFile>)>(SYNCS_MAX);
+    thread::scope(|scope| {
+        let syncing = scope.spawn(move || {
+            written.iter().try_for_each(|(path, file)| {
+                let synced = file.sync_data();
+                synced.map_err(|source| io_error("sync", &path, source))
+            })
+        });
+        let unpacked = unpack_and(disk, root, archive, |name, file| {
+            match name.starts_with(STORE) && files.send((root.join(name), file)).is_err() {
+                true => Err(Error::Invalid("a file could not be synced".to_owned())),
+                false => Ok(()),
+            }
+        });
+        drop(files);
+        // It knows better why there was nobody to send to.
+        syncing
+            .join()
+            .unwrap_or_else(|panic| resume_unwind(panic))?;
+        unpacked
+    })
+}
+
+/// As [`unpack`], and tells `written` of each file, by its path in the archive.
+///
+/// # Errors
+/// As [`unpack`], and those of `written`.
+fn unpack_and(
+    disk: &dyn Disk,
+    root: &Path,
+    archive: impl Read,
+    mut written: impl FnMut(&Path, Arc<dyn DiskFile>) -> Result<()>,
+) -> Result<()> {
     let failed = |source| io_error("unpack into", root, source);
     files::create_dir(disk, root)?;
     let mut archive = tar::Archive::new(archive);
@@ -32,7 +85,7 @@ pub(super) fn unpack(disk: &dyn Disk, root: &Path, archive: impl Read) -> Result
         let path = root.join(&name);
         match entry.header().entry_type() {
             kind if kind.is_dir() => files::create_dir(disk, &path)?,
-            kind if kind.is_file() => write(disk, &path, &mut entry)?,
+            kind if kind.is_file() => written(&name, write(disk, &path, &mut entry)?)?,
             _ => {
                 let name = name.display();
                 let text = format!("the backup holds {name}, which is neither file nor directory");
@@ -46,15 +99,22 @@ pub(super) fn unpack(disk: &dyn Disk, root: &Path, archive: impl Read) -> Result
 }
 
 /// Writes a member to a file that does not exist yet.
-fn write(disk: &dyn Disk, path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
+fn write(
+    disk: &dyn Disk,
+    path: &Path,
+    entry: &mut tar::Entry<'_, impl Read>,
+) -> Result<Arc<dyn DiskFile>> {
     let failed = |source| io_error("write", path, source);
     if let Some(dir) = path.parent() {
         files::create_dir(disk, dir)?;
     }
-    let mut file = files::create(disk, path)?;
+    let mut file = io::BufWriter::with_capacity(WRITE_BYTES, files::create(disk, path)?);
     let written = io::copy(entry, &mut file).map_err(failed)?;
+    let file = file
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
     match written == entry.size() {
-        true => Ok(()),
+        true => Ok(file.into_file()),
         false => Err(failed(io::ErrorKind::UnexpectedEof.into())),
     }
 }
@@ -120,7 +180,7 @@ impl Read for ChannelReader {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_storage::OsDisk;
+    use mainstay_storage::{DiskCall, DiskFault, DiskOp, OsDisk, SimDisk};
 
     use super::*;
     use tempfile::TempDir;
@@ -182,5 +242,27 @@ mod tests {
                 "cut at {cut}"
             );
         }
+    }
+
+    #[test]
+    fn a_sync_that_fails_while_the_next_file_comes_is_an_error() {
+        let bytes = archive("store/x", tar::EntryType::Regular);
+        let root = Path::new("/root");
+        let disk = SimDisk::new(1);
+        unpack_and_sync(&disk, root, &bytes[..]).unwrap();
+        let trace = disk.trace();
+        let syncs = trace.iter().filter(|call| call.op == DiskOp::SyncData);
+        let [sync] = &syncs.collect::<Vec<_>>()[..] else {
+            panic!("{trace:?}");
+        };
+        let failing = SimDisk::new(1);
+        failing.fail_call(sync.number, DiskFault::Io);
+        let error = unpack_and_sync(&failing, root, &bytes[..]).unwrap_err();
+        assert!(error.to_string().contains("sync"), "{error}");
+        let log = archive("pg_wal/x", tar::EntryType::Regular);
+        disk.clear_trace();
+        unpack_and_sync(&disk, root, &log[..]).unwrap();
+        let synced = |call: &DiskCall| call.op == DiskOp::SyncData;
+        assert!(!disk.trace().iter().any(synced), "log is written anew");
     }
 }
