@@ -26,6 +26,10 @@ const CHUNK_BYTES_MAX: u64 = 4 << 20;
 /// What an encoded change takes beside its bytes: its variant, table and two lengths.
 const CHANGE_HEAD_MAX: usize = 16;
 
+/// Bytes of changes that are encoded into one allocation, which lives until the last of them is
+/// written.
+const ENCODED_BYTES: usize = 1 << 20;
+
 /// Bytes appended and not flushed from which on an append may wait for the disk.
 const UNFLUSHED_BYTES_SLOW: u64 = 16 << 20;
 
@@ -204,14 +208,22 @@ impl Commits {
     }
 }
 
-/// The entries of `changes`, whose data share one allocation.
-fn entries_of(changes: &[Change], id: Option<u64>, entries: &mut Vec<WalEntry>) {
-    let sizes = changes.iter().map(|change| match change {
-        Change::Put { key, value, .. } => key.len() + value.len() + CHANGE_HEAD_MAX,
-        Change::Delete { key, .. } => key.len() + CHANGE_HEAD_MAX,
-        Change::CreateTable { name, .. } => name.len() + CHANGE_HEAD_MAX,
-    });
-    let mut encoded = Vec::with_capacity(sizes.sum());
+/// The entries of `changes`, whose data share few allocations.
+fn entries_of(mut changes: &[Change], id: Option<u64>, entries: &mut Vec<WalEntry>) {
+    while !changes.is_empty() {
+        let mut bytes = 0;
+        let fits = changes.iter().take_while(|change| {
+            bytes += encoded_max(change);
+            bytes <= ENCODED_BYTES
+        });
+        let (some, rest) = changes.split_at(fits.count().max(1));
+        encode_together(some, id, entries);
+        changes = rest;
+    }
+}
+
+fn encode_together(changes: &[Change], id: Option<u64>, entries: &mut Vec<WalEntry>) {
+    let mut encoded = Vec::with_capacity(changes.iter().map(encoded_max).sum());
     let mut ends = Vec::with_capacity(changes.len());
     for change in changes {
         change.encode_to(&mut encoded);
@@ -223,6 +235,16 @@ fn entries_of(changes: &[Change], id: Option<u64>, entries: &mut Vec<WalEntry>) 
         let data = encoded.slice(mem::replace(&mut start, end)..end);
         entries.push(WalEntry::new(change.entry_type(), id, data));
     }
+}
+
+/// Most bytes that a change takes in the log.
+fn encoded_max(change: &Change) -> usize {
+    CHANGE_HEAD_MAX
+        + match change {
+            Change::Put { key, value, .. } => key.len() + value.len(),
+            Change::Delete { key, .. } => key.len(),
+            Change::CreateTable { name, .. } => name.len(),
+        }
 }
 
 /// A large transaction's entries, read from the log.

@@ -51,6 +51,7 @@ struct Given {
 }
 
 fn main() {
+    #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
     if arguments.first().is_some_and(|first| first == "node") {

@@ -23,8 +23,8 @@ const WARM_BYTES: u64 = 512 << 20;
 /// A store whose tables stay the same for so long is at rest.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Longest until a store is.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest until a store is, after the largest load.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The store's cache of blocks when nobody configures it, in MiB.
 fn cache_mib() -> f64 {
@@ -313,8 +313,12 @@ pub(crate) fn filled(dir: &Path, bytes: u64) -> Node {
 fn rest(dir: &Path) {
     let tables = || {
         let entries = std::fs::read_dir(dir.join("store/tables")).expect("it has a store");
-        let names = entries.map(|entry| entry.expect("it is there").file_name());
-        names.collect::<BTreeSet<_>>()
+        let found = entries.filter_map(|entry| {
+            let entry = entry.expect("it is there");
+            // One that was merged meanwhile is gone.
+            Some((entry.file_name(), entry.metadata().ok()?.len()))
+        });
+        found.collect::<BTreeSet<_>>()
     };
     let begun = Instant::now();
     let (mut seen, mut since) = (tables(), begun);

@@ -1,10 +1,10 @@
 //! Which keys were committed lately, and whether a transaction may still commit.
 //!
-//! The window remembers the keys of every commit that an open snapshot does not see. It is
-//! bounded: when it is full, or a commit too large for it comes, a floor rises, and transactions
-//! whose snapshot is below the floor conflict without being looked at. The window holds positions
-//! and keys; it takes no locks and reads no store. Whoever commits validates, appends and records
-//! under one lock of its own, so that no commit comes between.
+//! The window remembers the keys of every commit that the snapshot of another transaction, open at
+//! that time, does not see. It is bounded: when it is full, or a commit too large for it comes, a
+//! floor rises, and transactions whose snapshot is below the floor conflict without being looked
+//! at. The window holds positions and keys; it takes no locks and reads no store. Whoever commits
+//! validates, appends and records under one lock of its own, so that no commit comes between.
 
 use std::collections::{BTreeMap, VecDeque};
 

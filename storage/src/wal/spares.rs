@@ -4,7 +4,7 @@
 //! back. Writing into it changes no metadata, so flushing the log costs the disk one write. It is
 //! filled little by little, because a sync of the log waits for whatever the disk has to do. While
 //! log comes in bulk its space is only taken: zeros would be as much for the disk as the log is,
-//! and each sync is so large that metadata cost little beside it.
+//! and cost more than the metadata that each sync then writes.
 //!
 //! Making one is the only step of writing the log that may run out of space; it happens before any
 //! record is placed there, so a full disk refuses writes and damages nothing.

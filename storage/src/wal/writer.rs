@@ -85,7 +85,7 @@ pub(crate) struct Queue {
     bytes: usize,
     pub(crate) cursor: Cursor,
     /// Segments should exist up to here.
-    wanted_until: Lsn,
+    pub(crate) wanted_until: Lsn,
     /// CRC of the record before `cursor.next`, while it is known without asking the writer.
     pub(crate) last_crc: Option<Option<u32>>,
     /// A group is being written, or waits for its sync.

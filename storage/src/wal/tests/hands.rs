@@ -111,6 +111,26 @@ fn a_segment_is_made_in_haste_while_somebody_holds_the_queue() {
     let shared = wal.shared();
     shared.spares.make(false, || true).unwrap();
     assert!(!shared.runs_out_of_segments(), "two segments are ahead");
-    let _held = shared.queue.lock();
+    let held = shared.queue.lock();
     assert!(shared.runs_out_of_segments());
+    drop(held);
+    shared.close();
+    assert!(shared.runs_out_of_segments(), "and whoever closes it waits");
+}
+
+/// The spares are made by the threads of the log, which therefore has none here.
+#[test]
+fn a_segment_is_made_in_haste_for_an_append_that_waits_for_it() {
+    let dir = TempDir::new().unwrap();
+    let options = WalOptions {
+        driven: true,
+        ..options()
+    };
+    let new = NewLog::new_cluster(SegmentSize::MIN);
+    let wal = Wal::create(Arc::new(OsDisk), dir.path(), new, &options).unwrap();
+    wal.shared().finish();
+    assert!(!wal.shared().runs_out_of_segments());
+    let segment = SegmentSize::MIN.bytes();
+    wal.shared().queue.lock().wanted_until = wal.appended() + 3 * segment;
+    assert!(wal.shared().runs_out_of_segments());
 }

@@ -166,12 +166,15 @@ impl Shared {
         (succeeded, queue)
     }
 
-    /// Less than half a segment is left before an appender has to wait for the next, or somebody
-    /// is at the log who may need the next for himself, and waits for it with the queue locked.
+    /// Less than half a segment is left before an appender has to wait for the next, or one waits
+    /// for it already; nobody needs it any more; or somebody is at the log, who may need it for
+    /// himself and waits for it with the queue locked.
     pub(crate) fn runs_out_of_segments(&self) -> bool {
-        let cursor = self.queue.try_lock().map(|queue| queue.cursor);
-        cursor.is_none_or(|cursor| {
-            self.spares.covered_until() < cursor.next + cursor.size.bytes() / 2
+        self.queue.try_lock().is_none_or(|queue| {
+            // What is wanted ends a whole segment behind what was asked for.
+            let half = queue.cursor.size.bytes() / 2;
+            let short = self.spares.covered_until() + half < queue.wanted_until;
+            short || queue.closed || queue.poisoned.is_some()
         })
     }
 
