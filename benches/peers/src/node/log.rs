@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use mainstay_replication::protocol::slot::SLOTS_MAX;
 use mainstay_replication::{WalReplicator, WalStreamingConfig, bootstrap};
 use mainstay_storage::{Change, Lsn, WalEntry};
 use serde_json::{Value, json};
@@ -19,6 +20,9 @@ const BULK_AHEAD: u64 = 64 << 20;
 
 /// Longest time until a standby has everything.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// For the most standbys that are measured, each also while it takes its base backup.
+const SENDERS_MAX: usize = 64;
 
 /// Log between two checkpoints, in bytes; that of a store is the same.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -40,6 +44,8 @@ impl<'a> Log<'a> {
             follow_slot: given.follow.map(|_| given.name.to_owned()),
             wal_keep_size: CHECKPOINT_BYTES,
             weighs_copy: false,
+            max_replication_slots: SLOTS_MAX,
+            max_wal_senders: SENDERS_MAX,
             ..WalStreamingConfig::default()
         };
         let node = WalReplicator::new(config.clone(), vec![]);
