@@ -282,6 +282,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn changes_that_share_an_allocation_are_encoded_as_each_alone() {
+        let put = |n: usize| Change::put(1, vec![b'k'; n % 9 + 1], vec![b'v'; n]);
+        let sizes = [
+            0,
+            300_000,
+            700_000,
+            70_000,
+            3 * ENCODED_BYTES,
+            1,
+            1_000_000,
+            50_000,
+        ];
+        let mut changes = sizes.map(put).to_vec();
+        changes.push(Change::delete(2, "gone"));
+        let name = "t".into();
+        changes.insert(0, Change::CreateTable { table: 3, name });
+        for count in [0, 1, changes.len()] {
+            let mut entries = Vec::new();
+            entries_of(&changes[..count], Some(7), &mut entries);
+            let alone = |change: &Change| {
+                assert!(change.encode().len() <= encoded_max(change));
+                WalEntry::new(change.entry_type(), Some(7), change.encode())
+            };
+            let alone = changes[..count].iter().map(alone).collect::<Vec<_>>();
+            assert!(entries == alone, "{count}");
+        }
+    }
+
+    #[test]
     fn a_transaction_is_read_back_from_the_log_only_once_it_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         // Such a log writes nothing by itself, as if the disk were slow.

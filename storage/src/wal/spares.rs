@@ -223,12 +223,20 @@ mod tests {
     use super::*;
     use crate::disk::{DiskOp, SimDisk};
 
+    const DIR: &str = "/wal";
+
+    /// A disk, and no spares on it.
+    fn empty() -> (SimDisk, Spares) {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        disk.create_dir(dir).unwrap();
+        let spares = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &[]);
+        (disk, spares.unwrap())
+    }
+
     #[test]
     fn a_full_disk_leaves_nothing_behind_and_space_heals_it() {
-        let disk = SimDisk::new(1);
-        let dir = Path::new("/wal");
-        disk.create_dir(dir).unwrap();
-        let spares = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &[]).unwrap();
+        let (disk, spares) = empty();
+        let dir = Path::new(DIR);
         disk.set_capacity(512 << 10);
         assert!(matches!(
             spares.make(false, || true),
@@ -246,10 +254,7 @@ mod tests {
 
     #[test]
     fn it_is_filled_little_by_little_while_there_is_time() {
-        let disk = SimDisk::new(1);
-        let dir = Path::new("/wal");
-        disk.create_dir(dir).unwrap();
-        let spares = Spares::open(Arc::new(disk.clone()), dir, SegmentSize::MIN, &[]).unwrap();
+        let (disk, spares) = empty();
         let syncs = |haste: &dyn Fn() -> bool| {
             disk.clear_trace();
             spares.make(false, haste).unwrap();

@@ -348,3 +348,75 @@ impl Write for ChannelWriter {
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads 7 bytes at a time at most.
+    struct Trickle<'a>(&'a [u8]);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = buffer.len().min(7);
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
+    #[test]
+    fn whatever_is_written_or_taken_in_goes_out_in_whole_chunks_and_a_rest() {
+        let all = (0..1000).map(|n| (n % 251) as u8).collect::<Vec<_>>();
+        for cut in [0, 1, 99, 100, 101, 500, 999, 1000] {
+            let (to, mut chunks) = mpsc::channel(20);
+            let mut writer = ChannelWriter::new(to, 100);
+            writer.write_all(&all[..cut]).unwrap();
+            writer.take_in(&mut Trickle(&all[cut..])).unwrap();
+            writer.flush().unwrap();
+            drop(writer);
+            let mut came = Vec::new();
+            while let Some(chunk) = chunks.blocking_recv() {
+                assert_eq!(chunk.len(), 100, "1000 bytes are ten chunks");
+                came.extend_from_slice(&chunk);
+            }
+            assert_eq!(came, all, "{cut}");
+        }
+        let (to, chunks) = mpsc::channel(1);
+        drop(chunks);
+        let unheard = ChannelWriter::new(to, 100).take_in(&mut Trickle(&all));
+        assert_eq!(unheard.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn members_of_any_size_are_read_back() {
+        let sizes = [0, 1, 511, 512, 513, 1024, 5000];
+        let (to, mut chunks) = mpsc::channel(100);
+        let mut packing = Packing {
+            archive: tar::Builder::new(ChannelWriter::new(to, 1000)),
+            manifest: ManifestWriter::new(ManifestMode::No, ChecksumAlgorithm::None, 0),
+            algorithm: ChecksumAlgorithm::None,
+            modified: 0,
+        };
+        for size in sizes {
+            let content = vec![7; size];
+            packing
+                .member(&format!("m{size}"), size as u64, &content[..])
+                .unwrap();
+        }
+        let short = packing.member("short", 9, &[7; 8][..]).unwrap_err();
+        assert!(short.to_string().contains("changed"), "{short}");
+        packing.archive.get_mut().flush().unwrap();
+        drop(packing);
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.blocking_recv() {
+            bytes.extend_from_slice(&chunk);
+        }
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let read = archive.entries().unwrap().take(sizes.len()).map(|entry| {
+            let mut content = Vec::new();
+            entry.unwrap().read_to_end(&mut content).unwrap();
+            assert!(content.iter().all(|&byte| byte == 7));
+            content.len()
+        });
+        assert_eq!(read.collect::<Vec<_>>(), sizes);
+    }
+}
