@@ -45,7 +45,7 @@
 //! max_replication_slots = 10
 //!
 //! [store]
-//! memtable_size = "64MiB"
+//! memtable_size = "48MiB"
 //! block_cache = "64MiB"
 //! snapshot_age = "16GiB"
 //! snapshot_memory = "512MiB"

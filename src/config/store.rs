@@ -13,7 +13,7 @@ const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct StoreSizes {
-    /// Size at which memory is sealed and written out; several may wait for it [default: 64MiB]
+    /// Size at which memory is sealed and written out; several may wait for it [default: 48MiB]
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_MEMTABLE_SIZE")]
     memtable_size: Option<Size>,
     /// Cache for what lies on disk [default: 64MiB]

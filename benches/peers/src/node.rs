@@ -114,10 +114,11 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Whoever writes to a table first makes it, and two who do so at once conflict.
+    /// Whoever writes to a table first makes it, and two who do so at once conflict. The row lies
+    /// before all others, so that keys that climb do so from the first on.
     fn make_table(&self) {
         if let Ok(mut transaction) = self.node.begin() {
-            transaction.put(TABLE, b"first", b"").expect("it fits");
+            transaction.put(TABLE, b"\0", b"").expect("it fits");
             let made = self.runtime.block_on(transaction.commit_at(Level::Local));
             made.expect("the disk works");
         }

@@ -16,8 +16,9 @@
 //!   [`FlushGate`] has passed its highest version, without exception; when memory is full of what
 //!   may not be flushed, inserts wait. So going back to a fork is opening the store again and
 //!   replaying less.
-//! * **Up to where it is on disk is on disk.** Each memtable ends with a row that names the
-//!   position up to which everything is in it or below; [`LsmStore::durable`] is that row.
+//! * **Up to where it is on disk is on disk.** The newest version in the tables says up to where
+//!   everything is in them, if it sets a row; otherwise a row of the store's own does, which the
+//!   memtable ends with. [`LsmStore::durable`] is the higher of both.
 //! * **No silent loss.** A missing or damaged manifest is refused before the library sees it, a
 //!   damaged block is an error when it is read.
 //!
@@ -31,16 +32,18 @@
 //!   by key, each key once, and are refused otherwise.
 //! * That edit is numbered below its rows: the first position that sees them must see it, and no
 //!   memtable shows them before.
-//! * The highest version in tables goes back at times; replay starts at the row instead.
+//! * The highest version in tables goes back when a merge drops what removes a row. It never drops
+//!   the newest row that is set; where the newest removes, the store's own row is set beside it.
 //! * An iterator that outlives the tree may delete a table of the next instance. Closing takes
 //!   the iterators away from their scans.
 //!
 //! # What it costs
-//! Keeping the row makes sequential loads write tables about three times, since no table can be
-//! moved down unread. Each flush and merge stops readers and writers for a millisecond or two
-//! while the table list is synced. Freeing a memtable of 64 MiB takes tens of milliseconds under
-//! glibc's allocator; binaries do well to choose another, without huge pages: the first touch of
-//! one may take 5 ms (`PR_SET_THP_DISABLE`).
+//! Sequential loads write their tables once, since merges move them down unread; one that ends with
+//! rows that are removed overlaps later ones, and is written again. A merge holds the memtables that
+//! were there when it began, flushed or not, until it ends. Each flush and merge stops readers and
+//! writers for a millisecond or two while the table list is synced. Freeing a memtable of 48 MiB
+//! takes tens of milliseconds under glibc's allocator; binaries do well to choose another, without
+//! huge pages: the first touch of one may take 5 ms (`PR_SET_THP_DISABLE`).
 
 #[cfg(test)]
 mod assumptions;

@@ -7,11 +7,12 @@
 //! snapshot would read a new table list). A large transaction is the exception: its edit adds
 //! rows that no memtable shows, so it is numbered below them, and they count right after it.
 
-use std::io;
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::{io, iter};
 
 use lsm_tree::compaction::Leveled;
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
@@ -164,17 +165,20 @@ impl Shared {
             tree.register_tables(&tables, blobs.as_deref(), None, &[id], watermark)
                 .map_err(self.convert("register tables"))?;
         }
-        self.durable.raise(sealed.row);
+        self.durable.raise(sealed.end());
         Ok(())
     }
 
-    /// Writes the rows of a transaction that ends at `end` to tables of their own, with the
-    /// applied row behind them, and adds all of them to the tree at once.
+    /// Writes the rows of a transaction that ends at `end` to tables of their own, with the row of
+    /// the applied position behind them if it sets none, and adds all of them to the tree at once.
     pub(super) fn write_tables(&self, tree: &Tree, end: Lsn, ops: Ops<'_>) -> Result<()> {
         (self.gate.raise_bound)(end)?;
         let version = end.get() - 1;
         let mut failed = None;
-        let rows = ops.chain([Ok(keys::applied(end))]).map(|op| {
+        let set = Cell::new(false);
+        let ops = ops.inspect(|op| set.set(set.get() | matches!(op, Ok((_, Some(_))))));
+        let last = iter::from_fn(|| (!set.replace(true)).then(|| Ok(keys::applied(end))));
+        let rows = ops.chain(last).map(|op| {
             let op = match self.work.is_stopped() {
                 true => Err(Error::Closed),
                 false => op,

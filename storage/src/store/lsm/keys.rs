@@ -16,8 +16,9 @@ use crate::store::{CATALOG, Change, KEY_MAX, TableId, VALUE_MAX};
 /// Bytes before the user key.
 pub(super) const PREFIX: usize = 8;
 
-/// The row that says up to where the tables contain everything. It lies in a branch of its
-/// own, after all others.
+/// The row that says up to where the tables contain everything, when their newest version does
+/// not. It lies in a branch of its own, after all others, so a table that has it overlaps those of
+/// later rows and cannot be moved down unread.
 pub(super) const APPLIED: [u8; PREFIX + 1] = [255, 255, 255, 255, 255, 255, 255, 255, b'a'];
 
 /// What one change does to the tree: a key, and its new value or none.

@@ -33,7 +33,7 @@ pub struct LsmOptions {
 impl Default for LsmOptions {
     fn default() -> Self {
         Self {
-            memtable_bytes: 64 << 20,
+            memtable_bytes: 48 << 20,
             sealed_max: 4,
             block_cache: 64 << 20,
             table_bytes: 64 << 20,

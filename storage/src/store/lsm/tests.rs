@@ -6,6 +6,7 @@ mod gate;
 mod kills;
 mod large;
 mod model;
+mod position;
 mod reads;
 mod whole;
 

@@ -27,12 +27,11 @@ pub(super) struct Sealed {
     pub(super) memtable: Arc<Memtable>,
     /// The highest version in it.
     pub(super) highest: SeqNo,
-    /// What its applied row says.
-    pub(super) row: Lsn,
 }
 
 impl Sealed {
-    /// The position that the gate must have reached.
+    /// Where its last transaction ends: everything up to here is in it or in older ones, and the
+    /// gate must have reached it.
     pub(super) fn end(&self) -> Lsn {
         Lsn::new(self.highest + 1)
     }

@@ -2,7 +2,9 @@
 //!
 //! All rows of a transaction carry the version `end - 1`, so a reader at `end` is the first to see
 //! them, and [`Shared::applied`] moves only when they are all there. A memtable is sealed between
-//! transactions, after the row that says up to where everything is in it or in older ones.
+//! transactions. Its newest version then says up to where everything is in it or in older ones; if
+//! that version sets no row, but only removes some, or its transaction has none, the row of the
+//! applied position is added: a merge may drop what removes, but never the newest row that is set.
 //!
 //! A transaction that is larger than a memtable never lies in one. Once it may reach disk, what
 //! came before is flushed, its rows are written to tables in the order of their keys, and one edit
@@ -23,8 +25,10 @@ const END_MAX: Lsn = Lsn::new(1 << 62);
 /// What inserting needs to remember.
 pub(super) struct Writer {
     tree: Option<Tree>,
-    /// The last applied row inserted.
-    row: Lsn,
+    /// Everything up to here is in sealed memtables or in tables.
+    sealed: Lsn,
+    /// Where the last transaction ends that set a row.
+    set: Lsn,
     /// Whether the active memtable has reached its size.
     full: bool,
 }
@@ -36,7 +40,8 @@ impl Writer {
     pub(super) fn new(tree: Tree, durable: Lsn) -> Self {
         Self {
             tree: Some(tree),
-            row: durable,
+            sealed: durable,
+            set: durable,
             full: false,
         }
     }
@@ -52,10 +57,14 @@ impl Writer {
 
     /// Inserts one row with the version of a transaction that ends at `end`, and returns the size
     /// of the memtable.
-    fn insert(&self, (key, value): Op, end: Lsn) -> Result<u64> {
+    fn insert(&mut self, (key, value): Op, end: Lsn) -> Result<u64> {
         let (tree, version) = (self.tree()?, end.get() - 1);
         let (_, size) = match value {
-            Some(value) => tree.insert(key, value, version),
+            Some(value) => {
+                let inserted = tree.insert(key, value, version);
+                self.set = end;
+                inserted
+            }
             None => tree.remove(key, version),
         };
         Ok(size)
@@ -101,7 +110,7 @@ impl Shared {
                 written => break written?,
             }
         }
-        self.writer.lock().row = end;
+        self.writer.lock().sealed = end;
         Ok(())
     }
 
@@ -110,7 +119,7 @@ impl Shared {
     pub(super) fn insert_once(&self, end: Lsn, ops: Ops<'_>) -> Result<()> {
         let tree = self.make_way(end)?;
         self.write_tables(&tree, end, ops)?;
-        self.writer.lock().row = end;
+        self.writer.lock().sealed = end;
         Ok(())
     }
 
@@ -149,7 +158,7 @@ impl Shared {
         let mut writer = self.writer.lock();
         writer.tree()?;
         let applied = self.applied.get();
-        if applied > writer.row && self.has_room() && when(applied) {
+        if applied > writer.sealed && self.has_room() && when(applied) {
             self.seal(&mut writer)?;
         }
         Ok(())
@@ -157,10 +166,10 @@ impl Shared {
 
     fn seal(&self, writer: &mut Writer) -> Result<()> {
         let applied = self.applied.get();
-        if applied > writer.row {
+        if applied > writer.sealed && applied > writer.set {
             writer.insert(keys::applied(applied), applied)?;
-            writer.row = applied;
         }
+        writer.sealed = applied;
         writer.full = false;
         let Some(memtable) = writer.tree()?.rotate_memtable() else {
             return Ok(());
@@ -168,8 +177,8 @@ impl Shared {
         let sealed = Sealed {
             highest: memtable.get_highest_seqno().expect("it is not empty"),
             memtable,
-            row: writer.row,
         };
+        assert_eq!(sealed.end(), applied, "a memtable says where it ends");
         self.work.change(|state| state.sealed.push_back(sealed));
         Ok(())
     }

@@ -15,6 +15,23 @@ fn the_highest_persisted_version_goes_back() {
     assert_eq!(bare.tree.get_highest_persisted_seqno(), None);
 }
 
+/// Where a store stands is read from its newest version, or from a row when that removes only.
+#[test]
+fn the_newest_row_that_is_set_outlives_every_merge() {
+    let dir = temp();
+    let mut bare = open(dir.path());
+    for version in [9, 19, 29] {
+        bare.put("k", "v", version);
+        bare.tree.remove("gone", version - 1);
+        bare.rotate_and_flush(version + 1);
+        bare.compact(version + 1);
+        assert_eq!(bare.tree.get_highest_persisted_seqno(), Some(version));
+    }
+    drop(bare);
+    let bare = open(dir.path());
+    assert_eq!(bare.tree.get_highest_persisted_seqno(), Some(29));
+}
+
 #[test]
 fn keys_outside_the_limits_panic() {
     let dir = temp();
