@@ -5,6 +5,8 @@
 //! a byte, so it can stand in a `select!`. Log bytes are queued as shared slices and written with
 //! vectored calls, never copied. It knows no message.
 
+mod chunks;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::time::Duration;
@@ -16,12 +18,10 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::runtime::net::TcpStream;
+use chunks::Chunks;
 
 /// Most bytes that are taken in before somebody reads them.
 pub(crate) const INPUT_BYTES_MAX: usize = 4 << 20;
-
-/// Bytes asked of the socket at once.
-const READ_BYTES: usize = 256 << 10;
 
 /// Slices handed to one write call.
 const SLICES_MAX: usize = 32;
@@ -33,6 +33,7 @@ pub(crate) struct Link {
     peer: String,
     /// What came in and was not taken yet.
     pub(crate) input: BytesMut,
+    chunks: Chunks,
     output: VecDeque<Bytes>,
     queued: usize,
 }
@@ -57,6 +58,7 @@ impl Link {
             stream,
             peer,
             input: BytesMut::new(),
+            chunks: Chunks::new(),
             output: VecDeque::new(),
             queued: 0,
         }
@@ -120,7 +122,7 @@ impl Link {
                 .map_err(|error| self.failed("write", error))?;
         }
         if ready.is_readable() && self.input.len() < INPUT_BYTES_MAX {
-            self.input.reserve(READ_BYTES);
+            self.chunks.make_room(&mut self.input);
             match self.stream.try_read_buf(&mut self.input) {
                 Ok(0) => return Ok(Turn::Ended),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {

@@ -5,6 +5,7 @@
 //! A new upstream, a promise, or the end of this node reach it over a channel of [`Order`]s.
 
 mod approach;
+mod incoming;
 mod interrupt;
 mod lost_slot;
 mod messages;
@@ -32,6 +33,7 @@ use crate::runtime::link::Turn;
 use crate::time::Moment;
 use crate::wire::FrontendMessage;
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage};
+use incoming::Incoming;
 pub(crate) use orders::Order;
 use upstreams::Upstreams;
 use weigh::Telling;
@@ -62,9 +64,7 @@ struct Driver {
     client: Option<Client>,
     /// Whether the upstream was the primary when the session began, not a standby itself.
     from_primary: bool,
-    /// Bytes of a record whose rest has not come yet, and where they begin.
-    carry: BytesMut,
-    carry_at: Lsn,
+    incoming: Incoming,
     /// There is log in the queue that nobody was told to write.
     unwritten: bool,
     /// Until when the disk counts as slow.
@@ -114,8 +114,7 @@ pub(crate) async fn run(
         upstreams: Upstreams::new(upstreams),
         client: None,
         from_primary: false,
-        carry: BytesMut::new(),
-        carry_at: flushed,
+        incoming: Incoming::new(flushed),
         unwritten: false,
         slow_until: None,
         written: flushed,
@@ -182,14 +181,15 @@ impl Driver {
 
     /// What the machine is told when the connection is gone.
     fn hung_up(&mut self, random: u64) -> Event {
-        self.drop_carry();
-        let appended = self.carry_at;
+        let appended = self.drop_incoming();
         Event::Disconnected { random, appended }
     }
 
-    fn drop_carry(&mut self) {
-        self.carry.clear();
-        self.carry_at = self.core.wal.appended();
+    /// Forgets what is not in the log's queue, and returns where that ends.
+    fn drop_incoming(&mut self) -> Lsn {
+        let appended = self.core.wal.appended();
+        self.incoming.restart(appended);
+        appended
     }
 
     /// Waits for what comes first.
@@ -336,14 +336,14 @@ impl Driver {
     }
 
     fn cut(&mut self, to: Lsn) -> Result<()> {
-        self.drop_carry();
+        self.drop_incoming();
         let torn = self.core.wal.cut(to)?;
         self.telling.cut = torn.as_ref().map(|torn| torn.at);
         if let Some(torn) = torn {
             self.core.log_was_cut(torn);
         }
         (self.written, self.flushed) = (to, to);
-        self.drop_carry();
+        self.drop_incoming();
         Ok(())
     }
 

@@ -6,7 +6,8 @@
 //! 1. seal the group's records in LSN order, each chained to the one before;
 //! 2. write them with one call per segment touched, followed by 32 zero bytes, so that after a
 //!    crash a finished group is told from a torn one even in a recycled file; a large group is
-//!    several such writes, and the disk begins with one while the next is made;
+//!    several such writes, and the disk begins with one while the next is made; much log of
+//!    another node is written from where it lies (`raw.rs`);
 //! 3. sync. A segment is synced before the next one begins, so the header of segment n + 1 proves
 //!    that all of n was flushed;
 //! 4. a new segment is a spare, renamed, its name synced before anything in it is.
@@ -14,6 +15,7 @@
 //! It knows no appenders, no readers and no peers; what became of the bytes it tells a [`Progress`].
 
 mod ahead;
+mod raw;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +68,14 @@ impl Item {
             Self::Raw { bytes, .. } => bytes.len(),
         }
     }
+
+    /// How much of that is copied before it is written.
+    fn copied(&self) -> usize {
+        match self {
+            Self::Raw { bytes, .. } if raw::lies_ready(bytes) => 0,
+            item => item.len(),
+        }
+    }
 }
 
 /// Told what became of the bytes.
@@ -91,8 +101,10 @@ pub(crate) struct LogFile {
     pub(crate) end: End,
     /// Records sealed and not yet written; they start at `end.lsn - buffer.len()`.
     buffer: BytesMut,
-    /// Bytes of this group that are still to come, about.
+    /// Bytes of this group that are still to come into the buffer, about.
     to_come: usize,
+    /// Bytes written since the disk was last asked to begin.
+    piece: usize,
     lent: Lent,
     /// Syncs the pieces of a large group; nobody does where there are no threads.
     pub(crate) write_back: Option<WriteBack>,
@@ -133,6 +145,7 @@ impl LogFile {
             end,
             buffer: BytesMut::new(),
             to_come: 0,
+            piece: 0,
             lent: Lent::default(),
             write_back: None,
             stopped: None,
@@ -156,15 +169,17 @@ impl LogFile {
     /// # Errors
     /// As [`write_group`](Self::write_group).
     pub(crate) fn write_items(&mut self, items: Vec<Item>, out: &mut dyn Progress) -> Result<()> {
-        self.to_come = items.iter().map(Item::len).sum::<usize>();
+        self.to_come = items.iter().map(Item::copied).sum();
         self.make_room();
         for item in items {
             match item {
                 Item::Draft(draft) => self.seal_draft(&draft, out)?,
-                Item::Raw { at, bytes, crc } => self.take_raw(at, &bytes, crc, out)?,
+                Item::Raw { at, bytes, crc } => self.take_raw(at, bytes, crc, out)?,
             }
             if self.buffer.len() >= PIECE_BYTES {
                 self.write(out)?;
+            }
+            if self.piece >= PIECE_BYTES {
                 self.write_back()?;
             }
         }
@@ -189,24 +204,6 @@ impl LogFile {
             self.seal_segment_header(at);
         }
         self.seal(draft.entry_type, draft.tx_id, &draft.payload, &draft.crc);
-        Ok(())
-    }
-
-    /// Takes sealed bytes, which may run over several segments.
-    fn take_raw(&mut self, at: Lsn, bytes: &[u8], crc: u32, out: &mut dyn Progress) -> Result<()> {
-        assert_eq!(at, self.end.lsn, "raw log must continue the log");
-        let mut bytes = bytes;
-        while !bytes.is_empty() {
-            if self.owner.size.offset_of(self.end.lsn) == 0 {
-                self.begin_segment(self.end.lsn, out)?;
-                self.end.segment_crc = Hasher::new();
-            }
-            let space = usize::try_from(self.owner.space(self.end.lsn)).unwrap_or(usize::MAX);
-            let (here, later) = bytes.split_at(bytes.len().min(space));
-            self.push(here);
-            bytes = later;
-        }
-        self.end.prev_crc = Some(crc);
         Ok(())
     }
 
@@ -336,15 +333,22 @@ impl LogFile {
             .expect("a record's segment has begun");
         file.write_all_at(&bytes, offset)
             .map_err(|source| self.failed("write", start, source))?;
+        self.wrote(len, out);
+        Ok(())
+    }
+
+    /// The system has everything up to the log's end, of which `len` bytes are new to it.
+    fn wrote(&mut self, len: usize, out: &mut dyn Progress) {
+        self.piece += len;
         out.written(self.end.lsn);
         if canary("ack-before-fsync") {
             out.flushed(self.end.lsn);
         }
-        Ok(())
     }
 
     /// Lets the disk begin with what was written.
     fn write_back(&mut self) -> Result<()> {
+        self.piece = 0;
         let (Some(write_back), Some(file)) = (&mut self.write_back, &self.end.file) else {
             return Ok(());
         };
@@ -381,7 +385,7 @@ impl LogFile {
                 .or_else(again)
                 .map_err(|source| self.failed("sync", since, source))?;
         }
-        self.end.flushed = self.end.lsn;
+        (self.end.flushed, self.piece) = (self.end.lsn, 0);
         Ok(())
     }
 

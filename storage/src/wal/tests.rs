@@ -12,6 +12,7 @@ mod copies;
 mod driven;
 mod exhaustive;
 mod hands;
+mod raw;
 mod reading;
 
 fn options() -> WalOptions {

@@ -90,7 +90,7 @@ impl Driver {
     }
 
     pub(super) async fn start(&mut self, from: Lsn, timeline: Timeline) -> Result<()> {
-        self.drop_carry();
+        self.drop_incoming();
         if let Some(why) = self.weigh(from).await? {
             self.gives_up(why);
             return Ok(());

@@ -1,6 +1,5 @@
 //! What the upstream's messages say to the machine while it streams, and at the end of a stream.
 
-use bytes::Bytes;
 use mainstay_storage::Lsn;
 
 use super::Driver;
@@ -71,7 +70,7 @@ impl Driver {
             } => {
                 self.heard_of(end);
                 let range = start..start + payload.len() as u64;
-                self.pending_write(start, payload);
+                self.incoming.add(start, payload);
                 Event::Received { range }
             }
             SenderMessage::Advance(advance) => {
@@ -104,12 +103,5 @@ impl Driver {
             self.core.heard_primary();
             self.core.primary_told(end);
         }
-    }
-
-    fn pending_write(&mut self, start: Lsn, payload: Bytes) {
-        if self.carry.is_empty() {
-            self.carry_at = start;
-        }
-        self.carry.extend_from_slice(&payload);
     }
 }

@@ -81,7 +81,7 @@ impl Driver {
         self.telling.asked = Some(asked);
         self.client = None;
         self.core.set_upstream(None);
-        self.drop_carry();
+        self.drop_incoming();
     }
 
     /// Whether to copy the upstream's data instead of replaying its log from `from` on. Asks it

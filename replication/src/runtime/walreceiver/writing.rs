@@ -32,14 +32,12 @@ impl Driver {
 
     /// Hands whole records to the log, to be written with all that came with them.
     pub(super) fn write(&mut self) -> Result<()> {
-        let bytes = self.carry.split().freeze();
-        let end = self.core.wal.queue_raw(self.carry_at, &bytes)?;
         self.unwritten = true;
-        let taken = usize::try_from(end.bytes_since(self.carry_at)).unwrap_or(bytes.len());
-        self.carry
-            .extend_from_slice(&bytes[taken.min(bytes.len())..]);
-        self.carry_at = end;
-        Ok(())
+        let wal = &self.core.wal;
+        let queued = self
+            .incoming
+            .hand_over(|at, bytes| wal.queue_raw(at, bytes));
+        Ok(queued?)
     }
 }
 
