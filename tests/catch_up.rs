@@ -21,10 +21,11 @@ const ROWS: u64 = 512;
 /// Threads that write.
 const WRITERS: u64 = 4;
 
-/// The most memory that either node may take, as the documentation states it: five memtables of
-/// 64 MiB and one that is being freed, 64 MiB of cache, 32 MiB of log that is kept at hand, 64 MiB
-/// on its way into it, 36 MiB on its way from the upstream or to a standby, 32 MiB for the rest.
-const MEMORY_MAX: u64 = (6 * 64 + 64 + 32 + 64 + 36 + 32) * MIB;
+/// The most memory that either node may take here, of what the documentation states: five
+/// memtables of 48 MiB and two that a merge holds, 64 MiB of cache, 32 MiB of log that is kept at
+/// hand, 64 MiB on its way into it, 44 MiB on its way from the upstream or to a standby, 32 MiB for
+/// the rest.
+const MEMORY_MAX: u64 = (7 * 48 + 64 + 32 + 64 + 44 + 32) * MIB;
 
 /// A primary and its standby, which follows through a slot, so that no log is removed before it has
 /// it, and never copies instead of catching up.

@@ -281,6 +281,19 @@ fn sync_behind(file: &File, written: &AtomicU64, stop: &AtomicBool) {
     }
 }
 
+/// Takes as much memory as a copy of `bytes` will, and gives it back. A virtual machine returns
+/// what is free for two seconds to its host, and getting it again takes longer than copying:
+/// whoever is measured after a pause would pay for it.
+pub(crate) fn warm_memory(bytes: u64) {
+    const PAGE: usize = 4096;
+    let bytes = usize::try_from(bytes + bytes / 4).expect("it fits into memory");
+    let mut memory: Vec<u8> = Vec::with_capacity(bytes);
+    for page in memory.spare_capacity_mut().chunks_mut(PAGE) {
+        page[0].write(1);
+    }
+    std::hint::black_box(&memory);
+}
+
 /// Copies all files below `from` and syncs them; MB/s.
 pub(crate) fn copy(from: &Path, to: &Path) -> Figures {
     let begun = Instant::now();

@@ -72,20 +72,27 @@ fn main() {
         eprintln!("{path}: {error}");
         std::process::exit(1);
     }
-    let (all, grown) = measure(&given);
-    println!("{}", report::table(&all));
-    println!("{}", report::figures(&all));
-    for grown in &grown {
-        println!("{}", grown.sentence());
-    }
     let how = ["benches/peers/run".to_owned()]
         .into_iter()
         .chain(arguments.clone());
     let how = how.collect::<Vec<_>>().join(" ");
-    let written = results::write(&all, &grown, &how).unwrap_or_else(|why| {
-        eprintln!("{why}");
-        std::process::exit(1);
-    });
+    let write = |all: &[Measured], grown: &[Grown]| {
+        results::write(all, grown, &how).unwrap_or_else(|why| {
+            eprintln!("{why}");
+            std::process::exit(1);
+        })
+    };
+    let mut measuring = Measuring::new(&given);
+    let all = measuring.rows();
+    println!("{}", report::table(&all));
+    println!("{}", report::figures(&all));
+    // A curve that fails takes no row with it.
+    write(&all, &[]);
+    let grown = measuring.curves();
+    for grown in &grown {
+        println!("{}", grown.sentence());
+    }
+    let written = write(&all, &grown);
     println!("\nWritten to {}.", written.display());
     if let Some(path) = given.json {
         let rows = all.iter().flat_map(Measured::json);
@@ -144,47 +151,74 @@ fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
     Ok(Some(given))
 }
 
-fn measure(given: &Given) -> (Vec<Measured>, Vec<Grown>) {
-    let (size, rounds) = match given.quick {
-        true => (
-            Size {
-                quick: true,
-                seconds: 2.0,
-                bytes: 512 << 20,
-                rows: 500_000,
-            },
-            3,
-        ),
-        false => (
-            Size {
-                quick: false,
-                seconds: 4.0,
-                bytes: 2 << 30,
-                rows: 3_000_000,
-            },
-            5,
-        ),
-    };
-    let mut rig = Rig::new(size);
-    let rounds = given.rounds.unwrap_or(rounds);
-    let wanted = |name: &str| given.only.is_empty() || given.only.iter().any(|only| only == name);
-    let mut all: Vec<Measured> = Vec::new();
-    for row in ROWS.iter().filter(|row| wanted(row.name)) {
-        let known = all
-            .iter()
-            .find(|other| other.row.rounds_of() == row.rounds_of());
-        let rounds = match known {
-            Some(known) => shared(row, known),
-            None => run(&mut rig, row, rounds),
+/// A run: what of everything is measured, and how much.
+struct Measuring<'a> {
+    given: &'a Given,
+    size: Size,
+    rounds: usize,
+    rig: Rig,
+}
+
+impl<'a> Measuring<'a> {
+    fn new(given: &'a Given) -> Self {
+        let (size, rounds) = match given.quick {
+            true => (
+                Size {
+                    quick: true,
+                    seconds: 2.0,
+                    bytes: 512 << 20,
+                    rows: 500_000,
+                },
+                3,
+            ),
+            false => (
+                Size {
+                    quick: false,
+                    seconds: 4.0,
+                    bytes: 2 << 30,
+                    rows: 3_000_000,
+                },
+                5,
+            ),
         };
-        all.push(Measured { row, all: rounds });
+        Self {
+            given,
+            size,
+            rounds: given.rounds.unwrap_or(rounds),
+            rig: Rig::new(size),
+        }
     }
-    // Curves show a shape, which few rounds do as well.
-    let rounds = rounds.div_ceil(2);
-    let curves = CURVES.iter().filter(|curve| wanted(curve.name));
-    let grown = curves.map(|curve| Grown::measure(curve, rig.root(), size, rounds));
-    let grown = grown.collect();
-    (all, grown)
+
+    fn wanted(&self, name: &str) -> bool {
+        let only = &self.given.only;
+        only.is_empty() || only.iter().any(|only| only == name)
+    }
+
+    fn rows(&mut self) -> Vec<Measured> {
+        let mut all: Vec<Measured> = Vec::new();
+        for row in ROWS {
+            if !self.wanted(row.name) {
+                continue;
+            }
+            let known = all
+                .iter()
+                .find(|other| other.row.rounds_of() == row.rounds_of());
+            let rounds = match known {
+                Some(known) => shared(row, known),
+                None => run(&mut self.rig, row, self.rounds),
+            };
+            all.push(Measured { row, all: rounds });
+        }
+        all
+    }
+
+    /// Curves show a shape, which few rounds do as well.
+    fn curves(&self) -> Vec<Grown> {
+        let (root, size, rounds) = (self.rig.root(), self.size, self.rounds.div_ceil(2));
+        let curves = CURVES.iter().filter(|curve| self.wanted(curve.name));
+        let grown = curves.map(|curve| Grown::measure(curve, root, size, rounds));
+        grown.collect()
+    }
 }
 
 /// The rounds of another row, for those who answer this one.

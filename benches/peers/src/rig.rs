@@ -334,6 +334,7 @@ fn rest(dir: &Path) {
 
 fn base_backup(dir: &Path, bytes: u64) -> Figures {
     let primary = filled(dir, bytes);
+    limits::warm_memory(bytes);
     let begun = Instant::now();
     let _standby = Node::start(&dir.join("b"), "b", &["--follow", &primary.address]);
     let took = begun.elapsed().as_secs_f64();
@@ -343,6 +344,7 @@ fn base_backup(dir: &Path, bytes: u64) -> Figures {
 fn copy(dir: &Path, bytes: u64) -> Figures {
     let node = filled(dir, bytes);
     drop(node);
+    limits::warm_memory(bytes);
     limits::copy(&dir.join("a"), &dir.join("copy"))
 }
 

@@ -166,6 +166,12 @@ impl Client {
             .decoder
             .next(&mut self.link.input)
             .map_err(|source| self.wire(source))?;
+        // Not before the decoder has looked at it: a length may be anything.
+        let length = match &frame {
+            Some(_) => None,
+            None => self.decoder.length(&self.link.input),
+        };
+        self.link.expect(length.unwrap_or(0));
         let message = frame.map(BackendMessage::decode).transpose();
         message.map_err(|source| self.wire(source))
     }

@@ -34,6 +34,8 @@ pub(crate) struct Link {
     /// What came in and was not taken yet.
     pub(crate) input: BytesMut,
     chunks: Chunks,
+    /// Bytes of the message that `input` begins with; 0 while that is not known.
+    message: usize,
     output: VecDeque<Bytes>,
     queued: usize,
 }
@@ -59,6 +61,7 @@ impl Link {
             peer,
             input: BytesMut::new(),
             chunks: Chunks::new(),
+            message: 0,
             output: VecDeque::new(),
             queued: 0,
         }
@@ -82,6 +85,12 @@ impl Link {
     /// Who is at the other end, for people.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// Says how many bytes the message has that `input` begins with, so that it is read into one
+    /// piece of memory; 0 when that is not known.
+    pub(crate) fn expect(&mut self, message: usize) {
+        self.message = message;
     }
 
     /// Puts bytes behind what waits to go out.
@@ -122,7 +131,7 @@ impl Link {
                 .map_err(|error| self.failed("write", error))?;
         }
         if ready.is_readable() && self.input.len() < INPUT_BYTES_MAX {
-            self.chunks.make_room(&mut self.input);
+            self.chunks.make_room(&mut self.input, self.message);
             match self.stream.try_read_buf(&mut self.input) {
                 Ok(0) => return Ok(Turn::Ended),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {

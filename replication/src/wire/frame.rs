@@ -161,6 +161,15 @@ impl BackendDecoder {
     }
 }
 
+impl BackendDecoder {
+    /// How long the message is that `buf` begins with, in bytes, for who makes room for it; nothing
+    /// while that is not known. It is within the limits once [`next`](Self::next) answered `None`.
+    pub fn length(&self, buf: &BytesMut) -> Option<usize> {
+        let length = usize::try_from(length_at(buf, 1)?).ok()?;
+        length.checked_add(1)
+    }
+}
+
 impl Default for BackendDecoder {
     fn default() -> Self {
         Self::new()
@@ -206,13 +215,9 @@ fn length_at(buf: &BytesMut, at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// The first `len` bytes, or room for them.
+/// The first `len` bytes, once they are there.
 fn take(buf: &mut BytesMut, len: usize) -> Option<BytesMut> {
-    if buf.len() < len {
-        buf.reserve(len - buf.len());
-        return None;
-    }
-    Some(buf.split_to(len))
+    (buf.len() >= len).then(|| buf.split_to(len))
 }
 
 /// The first thing a client says.

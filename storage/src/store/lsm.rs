@@ -17,8 +17,7 @@
 //!   may not be flushed, inserts wait. So going back to a fork is opening the store again and
 //!   replaying less.
 //! * **Up to where it is on disk is on disk.** The newest version in the tables says up to where
-//!   everything is in them, if it sets a row; otherwise a row of the store's own does, which the
-//!   memtable ends with. [`LsmStore::durable`] is the higher of both.
+//!   everything is in them; where it only removes rows, a row of the store's own says it too.
 //! * **No silent loss.** A missing or damaged manifest is refused before the library sees it, a
 //!   damaged block is an error when it is read.
 //!
@@ -38,12 +37,11 @@
 //!   the iterators away from their scans.
 //!
 //! # What it costs
-//! Sequential loads write their tables once, since merges move them down unread; one that ends with
-//! rows that are removed overlaps later ones, and is written again. A merge holds the memtables that
-//! were there when it began, flushed or not, until it ends. Each flush and merge stops readers and
-//! writers for a millisecond or two while the table list is synced. Freeing a memtable of 48 MiB
-//! takes tens of milliseconds under glibc's allocator; binaries do well to choose another, without
-//! huge pages: the first touch of one may take 5 ms (`PR_SET_THP_DISABLE`).
+//! Sequential loads write their tables once, since merges move them down unread. A merge holds the
+//! memtables of the moment when it began until it ends. Each flush and merge stops readers and
+//! writers for a millisecond or two while the table list is synced. Freeing a memtable takes tens
+//! of milliseconds under glibc's allocator; binaries do well to choose another, without huge
+//! pages: the first touch of one may take 5 ms (`PR_SET_THP_DISABLE`).
 
 #[cfg(test)]
 mod assumptions;

@@ -11,6 +11,7 @@ use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::Wal;
+use crate::wal::log_file::raw::lies_ready;
 use crate::wal::record::{Invalid, PayloadCrc, RECORD_HEADER_LEN};
 use crate::wal::scan::{Scan, Step};
 use crate::wal::tally;
@@ -136,7 +137,8 @@ impl Wal {
                     ended += u64::from(tally::ends(parsed.head.entry_type, parsed.head.tx_id));
                     if parsed.head.entry_type == WalEntryType::Config {
                         let payload = &record[RECORD_HEADER_LEN..][..parsed.payload_len];
-                        configs.push((scan.at(), bytes.slice_ref(payload)));
+                        // Little and kept for long: it must not hold all that came with it.
+                        configs.push((scan.at(), Bytes::copy_from_slice(payload)));
                     }
                 }
                 Ok(Step::Rest { .. }) => {}
@@ -150,7 +152,12 @@ impl Wal {
             }
         }
         if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
-            shared.append_raw(&mut queue, bytes.slice(..len), crc);
+            // So is what will be copied anyway.
+            let taken = match lies_ready(len) {
+                true => bytes.slice(..len),
+                false => Bytes::copy_from_slice(&bytes[..len]),
+            };
+            shared.append_raw(&mut queue, taken, crc);
             shared.configs.lock().append(&mut configs);
             shared.tally.lock().note(queue.cursor.next, ended);
         }

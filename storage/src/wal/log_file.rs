@@ -15,7 +15,7 @@
 //! It knows no appenders, no readers and no peers; what became of the bytes it tells a [`Progress`].
 
 mod ahead;
-mod raw;
+pub(crate) mod raw;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Item {
     /// How much of that is copied before it is written.
     fn copied(&self) -> usize {
         match self {
-            Self::Raw { bytes, .. } if raw::lies_ready(bytes) => 0,
+            Self::Raw { bytes, .. } if raw::lies_ready(bytes.len()) => 0,
             item => item.len(),
         }
     }

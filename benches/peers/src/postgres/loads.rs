@@ -122,6 +122,7 @@ impl Postgres {
             ));
         }
         self.sql("checkpoint");
+        crate::limits::warm_memory(bytes);
         let begun = Instant::now();
         let copy = self.basebackup("copy", &[]);
         let took = begun.elapsed().as_secs_f64();

@@ -1,10 +1,11 @@
 //! Making the archive of a base backup: the copy of the store, and the tar stream over it.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::mem;
 use std::path::PathBuf;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mainstay_storage::{
     BACKUP_LABEL, LogBytes, Lsn, OsDisk, Timeline, TimelineHistory, Wal, segment_file_name,
 };
@@ -294,57 +295,83 @@ impl Read for LogRange {
     }
 }
 
-/// Hands what is written to a channel, from a thread that may block.
+/// Hands what is written to a channel, from a thread that may block. Chunks that nobody has any
+/// more are filled again: touching fresh memory costs as much as reading a file into it.
 pub(crate) struct ChannelWriter {
     to: mpsc::Sender<Bytes>,
-    /// What comes next, of at most `chunk` bytes.
-    next: Vec<u8>,
-    chunk: usize,
+    /// What comes next, in its first `filled` bytes. It is as long as a chunk.
+    next: BytesMut,
+    filled: usize,
+    /// Chunks that were sent, oldest first.
+    sent: VecDeque<Bytes>,
 }
 
 impl ChannelWriter {
     /// Sends `chunk` bytes at a time, and what is left when it is flushed.
     pub(crate) fn new(to: mpsc::Sender<Bytes>, chunk: usize) -> Self {
-        let next = Vec::with_capacity(chunk);
-        Self { to, next, chunk }
+        Self {
+            to,
+            next: BytesMut::zeroed(chunk),
+            filled: 0,
+            sent: VecDeque::new(),
+        }
     }
 
     /// As `io::copy`, straight into the chunks.
     fn take_in(&mut self, from: &mut impl Read) -> io::Result<()> {
         loop {
-            let mut filled = self.next.len();
-            self.next.resize(self.chunk, 0);
-            let read = from.read(&mut self.next[filled..]);
-            filled += *read.as_ref().unwrap_or(&0);
-            self.next.truncate(filled);
-            match read {
+            match from.read(&mut self.next[self.filled..]) {
                 Ok(0) => return Ok(()),
-                Ok(_) if filled == self.chunk => self.flush()?,
-                Ok(_) => {}
+                Ok(read) => self.advance(read)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Notes that `more` bytes were filled in.
+    fn advance(&mut self, more: usize) -> io::Result<()> {
+        self.filled += more;
+        match self.filled == self.next.len() {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// A chunk to fill, with anything in it.
+    fn free(&mut self) -> BytesMut {
+        let chunk = self.next.len();
+        let unused = self.sent.front().is_some_and(Bytes::is_unique);
+        let oldest = unused.then(|| self.sent.pop_front()).flatten();
+        match oldest.map(Bytes::try_into_mut) {
+            Some(Ok(mut free)) => {
+                free.resize(chunk, 0);
+                free
+            }
+            _ => BytesMut::zeroed(chunk),
         }
     }
 }
 
 impl Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.chunk - self.next.len();
-        let taken = bytes.len().min(room);
-        self.next.extend_from_slice(&bytes[..taken]);
-        if taken == room {
-            self.flush()?;
-        }
+        let room = &mut self.next[self.filled..];
+        let taken = bytes.len().min(room.len());
+        room[..taken].copy_from_slice(&bytes[..taken]);
+        self.advance(taken)?;
         Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.next.is_empty() {
+        if self.filled == 0 {
             return Ok(());
         }
-        let chunk = mem::replace(&mut self.next, Vec::with_capacity(self.chunk));
-        let sent = self.to.blocking_send(chunk.into());
+        let free = self.free();
+        let mut chunk = mem::replace(&mut self.next, free);
+        chunk.truncate(mem::take(&mut self.filled));
+        let chunk = chunk.freeze();
+        self.sent.push_back(chunk.clone());
+        let sent = self.to.blocking_send(chunk);
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -384,6 +411,29 @@ mod tests {
         drop(chunks);
         let unheard = ChannelWriter::new(to, 100).take_in(&mut Trickle(&all));
         assert_eq!(unheard.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn chunks_are_filled_again_once_nobody_has_them() {
+        let (to, mut chunks) = mpsc::channel(20);
+        let mut writer = ChannelWriter::new(to, 100);
+        writer.write_all(&[1; 250]).unwrap();
+        writer.flush().unwrap();
+        let kept = chunks.blocking_recv().unwrap();
+        drop([chunks.blocking_recv(), chunks.blocking_recv()]);
+        writer.write_all(&[2; 100]).unwrap();
+        assert_eq!(kept[..], [1; 100], "somebody has it");
+        drop(kept);
+        let held = writer.sent.len();
+        for _ in 0..10 {
+            writer.write_all(&[3; 100]).unwrap();
+            assert!(chunks.blocking_recv().is_some());
+        }
+        assert!(writer.sent.len() <= held, "{}", writer.sent.len());
+        writer.write_all(&[4; 30]).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(chunks.blocking_recv().unwrap()[..], [3; 100]);
+        assert_eq!(chunks.blocking_recv().unwrap()[..], [4; 30]);
     }
 
     #[test]

@@ -17,16 +17,19 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes of a chunk from then on: a message of the largest size, and what is around it.
 const CHUNK_BYTES_BULK: usize = WAL_MESSAGE_MAX + ROOM_MIN;
 
-/// Less room than this is not read into, unless more than this would have to move.
+/// Less room than this is not read into, unless a message lacks no more.
 const ROOM_MIN: usize = 4096;
 
 /// Most chunks that are set aside; others are left to the allocator.
 const SPENT_MAX: usize = 64;
 
+/// How many of those that nobody has anything of are kept.
+const FREE_MAX: usize = 8;
+
 /// The chunks of one connection.
 #[derive(Debug)]
 pub(super) struct Chunks {
-    /// Full ones, oldest first. Nothing in them is ours any more.
+    /// Full ones. Nothing in them is ours any more.
     spent: VecDeque<BytesMut>,
     size: usize,
     /// Whether the input lies in a chunk of that size.
@@ -42,56 +45,63 @@ impl Chunks {
         }
     }
 
-    /// Sees that `input` can be read into.
-    pub(super) fn make_room(&mut self, input: &mut BytesMut) {
-        if input.capacity() > self.size {
-            // Whoever found the beginning of a large message made room for it.
+    /// Sees that `input` can be read into, and has room for all of the message that it begins
+    /// with, which has `message` bytes, or 0 while that is not known. Nobody else may make room.
+    pub(super) fn make_room(&mut self, input: &mut BytesMut, message: usize) {
+        if message > self.size && self.size < CHUNK_BYTES_BULK {
             (self.size, self.ours) = (CHUNK_BYTES_BULK, false);
             self.spent.clear();
         }
-        let room = input.capacity() - input.len();
-        if room >= ROOM_MIN || (room > 0 && input.len() >= ROOM_MIN) {
+        let lacks = message.saturating_sub(input.len());
+        if input.capacity() - input.len() >= if lacks > 0 { lacks } else { ROOM_MIN } {
             return;
         }
-        if input.try_reclaim(ROOM_MIN.max(self.size.saturating_sub(input.len()))) {
+        // Doubled where nobody says how long it will be, so that it does not move again and again.
+        let needed = match lacks {
+            0 => 2 * input.len(),
+            _ => message,
+        };
+        let whole = needed.max(self.size);
+        if input.try_reclaim(whole - input.len()) {
             return;
         }
-        let mut next = self.take();
+        let mut next = match whole == self.size {
+            true => self.take(),
+            false => BytesMut::with_capacity(whole),
+        };
         next.extend_from_slice(input);
         let mut full = mem::replace(input, next);
         if self.ours && self.spent.len() < SPENT_MAX {
             full.clear();
             self.spent.push_back(full);
         }
-        self.ours = true;
+        self.ours = whole == self.size;
     }
 
-    /// The oldest chunk, if nobody has anything of it, or a new one.
+    /// A chunk that nobody has anything of, or a new one.
     fn take(&mut self) -> BytesMut {
-        let size = self.size;
-        let free = |spent: &mut VecDeque<BytesMut>| {
-            let oldest = spent.front_mut();
-            oldest.is_some_and(|oldest| oldest.try_reclaim(size))
-        };
-        if !free(&mut self.spent) {
-            return BytesMut::with_capacity(size);
-        }
-        let taken = self.spent.pop_front().expect("just looked at");
-        // More than one that is free is more than are needed.
-        while free(&mut self.spent) {
-            self.spent.pop_front();
-        }
-        taken
+        let (size, mut free) = (self.size, 0);
+        self.spent.retain_mut(|chunk| {
+            let unused = chunk.try_reclaim(size);
+            free += usize::from(unused);
+            !unused || free <= FREE_MAX
+        });
+        let unused = self.spent.iter().position(|chunk| chunk.capacity() >= size);
+        let unused = unused.and_then(|at| self.spent.remove(at));
+        unused.unwrap_or_else(|| BytesMut::with_capacity(size))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::{BufMut, Bytes};
+
     use super::*;
+    use crate::wire::BackendDecoder;
 
     /// Fills the room that there is, and takes it out as a message.
-    fn message(chunks: &mut Chunks, input: &mut BytesMut) -> bytes::Bytes {
-        chunks.make_room(input);
+    fn message(chunks: &mut Chunks, input: &mut BytesMut) -> Bytes {
+        chunks.make_room(input, 0);
         input.resize(input.capacity(), 7);
         input.split().freeze()
     }
@@ -117,35 +127,74 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_is_needed_and_chunks_grow_with_messages() {
+    fn few_are_kept_that_nobody_needs_and_a_message_that_is_kept_holds_up_no_other() {
         let (mut chunks, mut input) = (Chunks::new(), BytesMut::new());
+        let kept = message(&mut chunks, &mut input);
         let all = [(); 100].map(|()| message(&mut chunks, &mut input));
         assert_eq!(chunks.spent.len(), SPENT_MAX);
+        let second = all[0].as_ptr();
         drop(all);
-        let kept = message(&mut chunks, &mut input);
+        // The last one is used on; the next is one that was set aside.
         let last = message(&mut chunks, &mut input);
-        assert!(chunks.spent.len() <= 1, "{}", chunks.spent.len());
+        let again = message(&mut chunks, &mut input);
+        assert_eq!(again.as_ptr(), second);
+        let spent = chunks.spent.len();
+        assert!((2..=FREE_MAX + 2).contains(&spent), "{spent}");
         drop((kept, last));
-        input.reserve(WAL_MESSAGE_MAX);
-        chunks.make_room(&mut input);
-        let large = [(); 3].map(|()| message(&mut chunks, &mut input));
-        assert_eq!(large[2].len(), CHUNK_BYTES_BULK);
     }
 
     #[test]
     fn what_a_message_lacks_is_read_where_the_message_is() {
         let (mut chunks, mut input) = (Chunks::new(), BytesMut::new());
-        chunks.make_room(&mut input);
+        chunks.make_room(&mut input, 0);
         input.resize(CHUNK_BYTES - 10, 7);
         let at = input.as_ptr();
-        chunks.make_room(&mut input);
+        chunks.make_room(&mut input, CHUNK_BYTES);
         assert_eq!((input.as_ptr(), input.len()), (at, CHUNK_BYTES - 10));
         // A beginning at the end of a chunk moves on.
         let before = input.split_to(CHUNK_BYTES - 14);
         input.extend_from_slice(&[1; 9]);
-        chunks.make_room(&mut input);
+        chunks.make_room(&mut input, 20);
         assert_eq!(input[..], [7, 7, 7, 7, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
         assert!(input.capacity() - input.len() >= ROOM_MIN);
         drop(before);
+        // And one of which nobody knows how long it will be.
+        input.resize(CHUNK_BYTES, 7);
+        chunks.make_room(&mut input, 0);
+        assert_eq!(input.capacity(), 2 * CHUNK_BYTES);
+    }
+
+    /// As a standby reads that is behind: whatever the socket has, which ends anywhere.
+    #[test]
+    fn messages_of_the_largest_size_come_in_the_same_memory_again() {
+        let body = WAL_MESSAGE_MAX + 25;
+        let mut stream = BytesMut::new();
+        stream.put_u8(b'd');
+        stream.put_u32(4 + body as u32);
+        stream.resize(5 + body, 7);
+        let stream = stream.freeze();
+        let mut left = stream.repeat(4).into_iter().cycle();
+        let decoder = BackendDecoder::new();
+        let (mut chunks, mut input) = (Chunks::new(), BytesMut::new());
+        let (mut kept, mut seen) = (VecDeque::new(), std::collections::BTreeSet::new());
+        let mut messages = 0;
+        while messages < 100 {
+            let message = decoder.length(&input).unwrap_or(0);
+            chunks.make_room(&mut input, message);
+            let room = input.capacity() - input.len();
+            assert!(room > 0);
+            input.extend(left.by_ref().take(room.min(300_000)));
+            while let Some(frame) = decoder.next(&mut input).unwrap() {
+                messages += 1;
+                assert!(frame.body.len() == body && frame.body.iter().all(|&byte| byte == 7));
+                seen.insert(frame.body.as_ptr() as usize >> 20);
+                kept.push_back(frame.body);
+                if kept.len() > 10 {
+                    kept.pop_front();
+                }
+            }
+        }
+        assert!(seen.len() < 40, "{} places for 100 messages", seen.len());
+        assert!(chunks.spent.len() < 20, "{}", chunks.spent.len());
     }
 }

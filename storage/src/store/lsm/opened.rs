@@ -13,6 +13,7 @@ use super::LsmOptions;
 use super::engine::StopMerges;
 use super::fault::{convert, corrupt};
 use super::keys::APPLIED;
+use super::writer::END_MAX;
 use crate::error::Result;
 use crate::lsn::Lsn;
 
@@ -50,6 +51,9 @@ impl Opened {
         // row that is set, it says where that is by itself; the writer sees to the rest.
         let row = position(&tree, dir, &APPLIED)?;
         let highest = tree.get_highest_persisted_seqno();
+        if let Some(highest) = highest.filter(|highest| *highest >= END_MAX.get()) {
+            return Err(corrupt(dir, format!("it holds version {highest}")));
+        }
         let durable = highest.map_or(row, |highest| row.max(Lsn::new(highest + 1)));
         Ok(Self {
             tree,

@@ -7,7 +7,7 @@
 //!
 //! Rows that are put right go straight to tables, as a large transaction does, under a position
 //! that is a place in the log of its own: above every version that lies in tables by then, below
-//! every one that comes later, and durable together with the applied row. So a crash leaves all of
+//! every one that comes later, and durable in one edit. So a crash leaves all of
 //! it or nothing, and no replay brings back what was there.
 
 use std::ops::Bound;

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
 /// Above this the library's counter ends.
-const END_MAX: Lsn = Lsn::new(1 << 62);
+pub(super) const END_MAX: Lsn = Lsn::new(1 << 62);
 
 /// What inserting needs to remember.
 pub(super) struct Writer {

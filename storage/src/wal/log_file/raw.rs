@@ -1,8 +1,8 @@
 //! Writing log that another node sealed.
 //!
 //! What is little is gathered, like records of our own. What is much is written from where it
-//! arrived, and readers of the newest log get the same memory: going over a megabyte once more costs
-//! as much as writing it.
+//! arrived, and readers of the newest log get the same memory: going over a megabyte once more
+//! costs as much as writing it.
 
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -13,9 +13,9 @@ use crate::lsn::Lsn;
 use crate::wal::lent::LENT_MIN;
 use crate::wal::record::RECORD_HEADER_LEN;
 
-/// Whether `bytes` are worth a write of their own.
-pub(super) fn lies_ready(bytes: &Bytes) -> bool {
-    bytes.len() >= LENT_MIN
+/// Whether so many bytes are worth a write of their own.
+pub(crate) fn lies_ready(len: usize) -> bool {
+    len >= LENT_MIN
 }
 
 impl LogFile {
@@ -28,7 +28,7 @@ impl LogFile {
         out: &mut dyn Progress,
     ) -> Result<()> {
         assert_eq!(at, self.end.lsn, "raw log must continue the log");
-        let ready = lies_ready(&bytes);
+        let ready = lies_ready(bytes.len());
         if ready {
             self.write(out)?;
         }

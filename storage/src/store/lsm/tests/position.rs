@@ -14,40 +14,60 @@ fn again(bed: &Bed, store: LsmStore, end: u64) -> LsmStore {
     store
 }
 
+/// Merges begin at four runs, so what is merged last depends on how many lie there before.
 #[test]
 fn what_only_removes_rows_or_nothing_does_not_take_the_position_with_it() {
-    let bed = Bed::new();
-    bed.raise(Lsn::MAX);
-    let mut store = bed.open();
-    let mut end = 0;
-    for round in 0..8 {
-        for changes in [
-            vec![put(1, "a", "1"), put(1, "b", "2")],
-            vec![delete(1, "a"), put(1, "c", "3")],
-            vec![delete(1, "a"), delete(1, "b"), delete(1, "c")],
-            vec![],
-        ] {
+    let mut merged = [false; 4];
+    for before in 0..4 {
+        let bed = Bed::new();
+        bed.raise(Lsn::MAX);
+        let mut store = bed.open();
+        for n in 1..=before {
+            store
+                .apply(&transaction(n * 64, &[put(1, "a", "0")]))
+                .unwrap();
+            store = again(&bed, store, n * 64);
+        }
+        let mut end = before * 64;
+        for step in 0..32 {
+            let changes = match step % 4 {
+                0 => vec![put(1, "a", "1"), put(1, "b", "2")],
+                1 => vec![delete(1, "a"), put(1, "c", "3")],
+                2 => vec![delete(1, "a"), delete(1, "b"), delete(1, "c")],
+                _ => vec![],
+            };
             end += 64;
             store.apply(&transaction(end, &changes)).unwrap();
             store = again(&bed, store, end);
+            merged[step % 4] |= store.status().level0_runs == 0;
             let left = scan(&store, 1, Lsn::new(end)).len();
-            assert_eq!(left, [2, 2, 0, 0][(end / 64 - 1) as usize % 4], "{round}");
+            assert_eq!(left, [2, 2, 0, 0][step % 4], "{before} before, step {step}");
         }
     }
+    assert_eq!(merged, [true; 4], "each was the newest of a merge");
 }
 
 #[test]
 fn a_large_transaction_that_only_removes_rows_keeps_the_position_too() {
-    let bed = Bed::new();
-    bed.raise(Lsn::MAX);
-    let store = bed.open();
     let name = |n: u32| format!("{n:0>200}");
-    let rows = (0..40).map(|n| put(1, &name(n), "v")).collect::<Vec<_>>();
-    store.apply(&transaction(64, &rows)).unwrap();
-    let rows = (0..40).map(|n| delete(1, &name(n))).collect::<Vec<_>>();
-    store.apply(&transaction(128, &rows)).unwrap();
-    let store = again(&bed, store, 128);
-    assert!(scan(&store, 1, Lsn::new(128)).is_empty());
+    let mut merged = false;
+    for before in 1..=4 {
+        let bed = Bed::new();
+        bed.raise(Lsn::MAX);
+        let mut store = bed.open();
+        for n in 1..=before {
+            let rows = (0..40).map(|n| put(1, &name(n), "v")).collect::<Vec<_>>();
+            store.apply(&transaction(n * 64, &rows)).unwrap();
+            store = again(&bed, store, n * 64);
+        }
+        let end = (before + 1) * 64;
+        let rows = (0..40).map(|n| delete(1, &name(n))).collect::<Vec<_>>();
+        store.apply(&transaction(end, &rows)).unwrap();
+        let store = again(&bed, store, end);
+        merged |= store.status().level0_runs == 0;
+        assert!(scan(&store, 1, Lsn::new(end)).is_empty());
+    }
+    assert!(merged, "its tables were never merged");
 }
 
 /// A row in each table that lies after all others would be in the way.
