@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::measure::Spread;
 use crate::pair::Pair;
 use crate::process::{Node, peak_mib};
-use crate::rig::{Size, cluster, cluster_commits, filled, seconds, text, warm};
+use crate::rig::{Size, clear, cluster, cluster_commits, filled, seconds, text, warm};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -120,7 +120,7 @@ impl Grown {
                 let dir = root.join(format!("{}-{round}-{place}", curve.name));
                 std::fs::create_dir(&dir).expect("there is room");
                 let found = (curve.measure)(&dir, *place, size);
-                std::fs::remove_dir_all(&dir).expect("it is ours");
+                clear(&dir);
                 let shown = found.iter();
                 let shown =
                     shown.map(|(name, value)| format!("{name} {}", crate::report::short(*value)));

@@ -98,7 +98,7 @@ impl Rig {
             "redis" => self.redis().wait_one(seconds),
             _ => self.machine(name, who, &dir),
         };
-        std::fs::remove_dir_all(&dir).expect("it is ours");
+        clear(&dir);
         figures
     }
 
@@ -346,6 +346,12 @@ fn copy(dir: &Path, bytes: u64) -> Figures {
     drop(node);
     limits::warm_memory(bytes);
     limits::copy(&dir.join("a"), &dir.join("copy"))
+}
+
+/// Removes `dir`, and waits until the disk has done that, or whoever comes next would.
+pub(crate) fn clear(dir: &Path) {
+    std::fs::remove_dir_all(dir).expect("it is ours");
+    rustix::fs::sync();
 }
 
 /// Bytes of all files below `dir`.

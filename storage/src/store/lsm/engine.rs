@@ -267,8 +267,10 @@ impl Shared {
     }
 
     fn run_compactor(&self, tree: &Tree) {
-        let strategy =
-            Arc::new(Leveled::default().with_table_target_size(self.options.table_bytes));
+        let strategy = Leveled::default()
+            .with_table_target_size(self.options.table_bytes)
+            .with_l0_threshold(self.options.level0_merge);
+        let strategy = Arc::new(strategy);
         let wanted = || {
             self.work.until(|turn| {
                 turn.state.merging = std::mem::take(&mut turn.state.compact);

@@ -17,6 +17,9 @@ pub struct LsmOptions {
     pub block_cache: u64,
     /// Size in bytes at which merged tables are cut.
     pub table_bytes: u64,
+    /// Runs in level 0 from which on they are merged. More of them cost a read a little each, and
+    /// save writing level 1 again as often.
+    pub level0_merge: u8,
     /// Runs in level 0 from which on each insert pauses for a moment.
     pub level0_slow: usize,
     /// Runs in level 0 from which on nothing is flushed; memory fills up, and inserts wait.
@@ -37,6 +40,7 @@ impl Default for LsmOptions {
             sealed_max: 4,
             block_cache: 64 << 20,
             table_bytes: 64 << 20,
+            level0_merge: 8,
             level0_slow: 12,
             level0_stop: 20,
             snapshot_age: 16 << 30,
@@ -52,11 +56,14 @@ impl LsmOptions {
             return refuse("memtable_bytes, table_bytes and sealed_max must be above zero");
         }
         if self.level0_stop > LEVEL0_MAX || self.level0_stop < 8 {
-            // Four runs are what a merge needs to begin.
             return refuse("level0_stop must lie between 8 and 200");
         }
         if self.level0_slow > self.level0_stop {
             return refuse("level0_slow must not be above level0_stop");
+        }
+        if self.level0_merge == 0 || usize::from(self.level0_merge) > self.level0_stop {
+            // Nothing would ever be flushed again.
+            return refuse("level0_merge must lie between 1 and level0_stop");
         }
         Ok(())
     }

@@ -85,6 +85,7 @@ fn small() -> LsmOptions {
         memtable_bytes: 4 << 10,
         table_bytes: 8 << 10,
         block_cache: 1 << 20,
+        level0_merge: 4,
         ..LsmOptions::default()
     }
 }

@@ -14,7 +14,7 @@ fn again(bed: &Bed, store: LsmStore, end: u64) -> LsmStore {
     store
 }
 
-/// Merges begin at four runs, so what is merged last depends on how many lie there before.
+/// Merges begin at four runs here, so what is merged last depends on how many lie there before.
 #[test]
 fn what_only_removes_rows_or_nothing_does_not_take_the_position_with_it() {
     let mut merged = [false; 4];
