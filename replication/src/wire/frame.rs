@@ -2,8 +2,8 @@
 //!
 //! A decoder is fed whatever the socket gave and hands out one frame at a time, or says that it
 //! needs more. What may come depends on the phase the session is in: the type is checked at its
-//! first byte and the length before anything is allocated for it, so a stranger can make this
-//! node hold ten thousand bytes and not one more. The room knows types, lengths and phases; the
+//! first byte and the length as soon as it is there, so a stranger can make this node wait for ten
+//! thousand bytes and not one more. The room knows types, lengths and phases; the
 //! bodies are read by the message types.
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -397,13 +397,23 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_checked_before_room_is_made_for_it() {
+    fn a_length_over_the_limit_is_refused_before_the_message_is_there() {
         let mut buf = bytes(b"Q\x7F\xFF\xFF\xFF");
-        let before = buf.capacity();
         let error = COMMAND.next(&mut buf).unwrap_err();
         assert!(matches!(error, WireError::TooLarge { .. }));
-        assert_eq!(buf.capacity(), before);
         assert!(error.closes());
+    }
+
+    #[test]
+    fn how_long_a_message_is_is_known_with_its_head() {
+        let decoder = BackendDecoder::new();
+        let whole = b"d\0\0\0\x08text";
+        for cut in 0..whole.len() {
+            let mut buf = bytes(&whole[..cut]);
+            assert_eq!(decoder.next(&mut buf), Ok(None));
+            let known = (cut >= HEAD).then_some(whole.len());
+            assert_eq!(decoder.length(&buf), known, "{cut}");
+        }
     }
 
     #[test]

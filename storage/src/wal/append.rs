@@ -152,7 +152,7 @@ impl Wal {
             }
         }
         if let Some(crc) = scan.prev_crc().filter(|_| len > 0) {
-            // So is what will be copied anyway.
+            // What is little is copied anyway, and waits without the memory it came in.
             let taken = match lies_ready(len) {
                 true => bytes.slice(..len),
                 false => Bytes::copy_from_slice(&bytes[..len]),

@@ -17,8 +17,9 @@ pub struct LsmOptions {
     pub block_cache: u64,
     /// Size in bytes at which merged tables are cut.
     pub table_bytes: u64,
-    /// Runs in level 0 from which on they are merged. More of them cost a read a little each, and
-    /// save writing level 1 again as often.
+    /// Tables in level 0 from which on they are merged into level 1, which holds as many of
+    /// `table_bytes` before it is merged further. More cost a read a little each, and make merges
+    /// fewer and longer.
     pub level0_merge: u8,
     /// Runs in level 0 from which on each insert pauses for a moment.
     pub level0_slow: usize,
@@ -41,8 +42,8 @@ impl Default for LsmOptions {
             block_cache: 64 << 20,
             table_bytes: 64 << 20,
             level0_merge: 8,
-            level0_slow: 12,
-            level0_stop: 20,
+            level0_slow: 16,
+            level0_stop: 24,
             snapshot_age: 16 << 30,
             snapshot_bytes: 512 << 20,
         }
@@ -62,7 +63,7 @@ impl LsmOptions {
             return refuse("level0_slow must not be above level0_stop");
         }
         if self.level0_merge == 0 || usize::from(self.level0_merge) > self.level0_stop {
-            // Nothing would ever be flushed again.
+            // Above, nothing would ever be flushed again.
             return refuse("level0_merge must lie between 1 and level0_stop");
         }
         Ok(())
