@@ -31,10 +31,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: &str = "\
 Measures Mainstay beside PostgreSQL, Redis, Rust engines and the machine's limits.
 
-Usage: benches/peers/run [--quick] [--only ROW]... [--rounds N] [--json FILE]
+Usage: benches/peers/run [--quick] [--rows] [--only ROW]... [--rounds N] [--json FILE]
 
   --quick       less of everything: three rounds, short ones
   --only ROW    this row or curve; may be given again
+  --rows        all rows and no curve; RESULTS.md keeps the curves that it has
   --rounds N    rounds of each contender, 5 unless said otherwise
   --json FILE   write what was measured to FILE as well
   --list        the rows and curves, and what each asks
@@ -45,6 +46,7 @@ With --quick that takes about ten minutes. It means something only while nothing
 
 struct Given {
     quick: bool,
+    rows: bool,
     only: Vec<String>,
     rounds: Option<usize>,
     json: Option<String>,
@@ -110,6 +112,7 @@ fn main() {
 fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
     let mut given = Given {
         quick: false,
+        rows: false,
         only: Vec::new(),
         rounds: None,
         json: None,
@@ -119,6 +122,7 @@ fn parse(arguments: &[String]) -> Result<Option<Given>, String> {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
         match word.as_str() {
             "--quick" => given.quick = true,
+            "--rows" => given.rows = true,
             "--only" => {
                 let name = value()?;
                 let row = ROWS.iter().any(|row| row.name == name);
@@ -215,7 +219,8 @@ impl<'a> Measuring<'a> {
     /// Curves show a shape, which few rounds do as well.
     fn curves(&self) -> Vec<Grown> {
         let (root, size, rounds) = (self.rig.root(), self.size, self.rounds.div_ceil(2));
-        let curves = CURVES.iter().filter(|curve| self.wanted(curve.name));
+        let curves = CURVES.iter().filter(|_| !self.given.rows);
+        let curves = curves.filter(|curve| self.wanted(curve.name));
         let grown = curves.map(|curve| Grown::measure(curve, root, size, rounds));
         grown.collect()
     }

@@ -1,6 +1,7 @@
 //! Plots, as SVG: a bar for each contender of a row, a line for each series of a curve.
 //!
-//! Bars are medians, and their thin lines reach from the worst round to the best.
+//! Bars and lines are medians, and their thin lines reach from the worst round to the best. The
+//! places of a curve stand at equal distances, whatever lies between them.
 
 use std::error::Error;
 use std::path::Path;
@@ -78,36 +79,40 @@ pub(crate) fn curve(path: &Path, grown: &Grown) -> Drawn {
     let lines = lines.filter(|series| !series.name.ends_with("_mib"));
     let lines = lines.collect::<Vec<_>>();
     let points = || lines.iter().flat_map(|series| &series.points);
-    let most = |value: fn(&(f64, crate::measure::Spread)) -> f64| {
-        points().map(value).fold(f64::MIN_POSITIVE, f64::max)
+    let top = points().map(|point| point.1.max);
+    let top = top.fold(f64::MIN_POSITIVE, f64::max) * 1.1;
+    let places = lines.first().map_or(&[][..], |series| &series.points);
+    let last = i32::try_from(places.len()).expect("a few") - 1;
+    let name = |at: &i32| {
+        let place = usize::try_from(*at).ok().and_then(|at| places.get(at));
+        place.map_or(String::new(), |(x, _)| short(*x))
     };
-    let (right, top) = (most(|point| point.0), most(|point| point.1.max) * 1.1);
-    // Zero has no place on a logarithmic axis, and stands left of all others.
-    let least = points().map(|point| point.0).filter(|x| *x > 0.0);
-    let least = least.fold(right, f64::min);
-    let place = |x: f64| if x > 0.0 { x } else { least / 2.0 };
-    let left = points().map(|point| place(point.0)).fold(least, f64::min);
     let mut chart = ChartBuilder::on(&area)
         .caption(grown.curve.question, (FONT, 15))
         .margin(12)
         .x_label_area_size(42)
         .y_label_area_size(70)
-        .build_cartesian_2d((left..right * 1.05).log_scale(), 0.0..top)?;
+        .build_cartesian_2d(0..last, 0.0..top)?;
     chart
         .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(places.len())
         .x_desc(grown.curve.x)
         .y_desc(grown.curve.y)
-        .x_label_formatter(&|value| short(*value))
+        .x_label_formatter(&name)
         .y_label_formatter(&|value| short(*value))
         .draw()?;
     for (series, colour) in lines.iter().zip(LINES) {
-        let medians = || series.points.iter().map(|(x, y)| (place(*x), y.median));
+        let spreads = || (0..).zip(series.points.iter().map(|(_, spread)| spread));
+        let medians = || spreads().map(|(at, spread)| (at, spread.median));
         let line = LineSeries::new(medians(), colour.stroke_width(2));
         chart
             .draw_series(line)?
             .label(series.name)
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 14, y)], colour));
         chart.draw_series(medians().map(|point| Circle::new(point, 3, colour.filled())))?;
+        let reach = spreads().map(|(at, spread)| vec![(at, spread.min), (at, spread.max)]);
+        chart.draw_series(reach.map(|ends| PathElement::new(ends, BLACK)))?;
     }
     chart
         .configure_series_labels()

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::curves::Grown;
+use crate::curves::{CURVES, Grown};
 use crate::plot;
 use crate::report::{self, Measured};
+use crate::rows::ROWS;
 
 /// Where results go: the directory above this program's.
 fn benches() -> PathBuf {
@@ -16,7 +17,11 @@ fn benches() -> PathBuf {
         .to_owned()
 }
 
-/// Writes `RESULTS.md` and the plots, and returns where.
+/// Where the curves begin.
+const GROWTH: &str = "\n## How it grows\n";
+
+/// Writes `RESULTS.md` and the plots, and returns where. Rows and curves take their time: what was
+/// measured of neither is kept as an earlier run left it.
 ///
 /// # Errors
 /// What cannot be written, and why.
@@ -24,11 +29,19 @@ pub(crate) fn write(all: &[Measured], grown: &[Grown], how: &str) -> Result<Path
     let path = benches().join("RESULTS.md");
     let plots = benches().join("results");
     let failed = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    // Plots of rows that were not measured now would be of another run.
-    if plots.exists() {
-        std::fs::remove_dir_all(&plots).map_err(|error| failed(&plots, &error))?;
+    std::fs::create_dir_all(&plots).map_err(|error| failed(&plots, &error))?;
+    // Plots of what was not measured now would be of another run than the text beside them.
+    let rows = ROWS.iter().map(|row| row.name);
+    let stale = rows.filter(|_| !all.is_empty());
+    let curves = CURVES.iter().map(|curve| curve.name);
+    for name in stale.chain(curves.filter(|_| !grown.is_empty())) {
+        match std::fs::remove_file(plots.join(format!("{name}.svg"))) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(&plots, &error));
+            }
+            _ => {}
+        }
     }
-    std::fs::create_dir(&plots).map_err(|error| failed(&plots, &error))?;
     for measured in all {
         let file = plots.join(format!("{}.svg", measured.row.name));
         plot::row(&file, measured).map_err(|error| failed(&file, &error))?;
@@ -37,46 +50,59 @@ pub(crate) fn write(all: &[Measured], grown: &[Grown], how: &str) -> Result<Path
         let file = plots.join(format!("{}.svg", grown.curve.name));
         plot::curve(&file, grown).map_err(|error| failed(&file, &error))?;
     }
-    std::fs::write(&path, text(all, grown, how)).map_err(|error| failed(&path, &error))?;
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let (head, tail) = match before.find(GROWTH) {
+        Some(at) => before.split_at(at),
+        None => (&before[..], ""),
+    };
+    let rows = match all.is_empty() {
+        true => head.to_owned(),
+        false => rows_text(all, how),
+    };
+    let curves = match grown.is_empty() {
+        true => tail.to_owned(),
+        false => curves_text(grown, how),
+    };
+    std::fs::write(&path, format!("{rows}{curves}")).map_err(|error| failed(&path, &error))?;
     Ok(path)
 }
 
-fn text(all: &[Measured], grown: &[Grown], how: &str) -> String {
+fn rows_text(all: &[Measured], how: &str) -> String {
     let mut text = format!(
         "# Results\n\nWritten by `{how}`. Ratios are of medians, Mainstay's by the other's; beside \
          them the worst and the best of the rounds that were measured together. Absolute figures \
          are this machine's and change with the hour.\n\n{}\n",
         machine()
     );
-    if !all.is_empty() {
-        let (table, figures) = (report::table(all), report::figures(all));
-        let used = report::used(all);
-        put(
-            &mut text,
-            &format!("\n## Ratios\n\n{table}\n## Figures\n\n{figures}"),
-        );
-        put(
-            &mut text,
-            &format!(
-                "\n## Processor time and memory\n\nThe medians of both nodes together while they were measured, and the most that one of them had in use.\n\n{used}"
-            ),
-        );
-        put(&mut text, "\n## Plots\n");
-        for measured in all {
-            let (name, question) = (measured.row.name, measured.row.question);
-            put(&mut text, &format!("\n![{question}](results/{name}.svg)\n"));
-        }
+    let (table, figures) = (report::table(all), report::figures(all));
+    let used = report::used(all);
+    put(
+        &mut text,
+        &format!("\n## Ratios\n\n{table}\n## Figures\n\n{figures}"),
+    );
+    put(
+        &mut text,
+        &format!(
+            "\n## Processor time and memory\n\nThe medians of both nodes together while they were measured, and the most that one of them had in use.\n\n{used}"
+        ),
+    );
+    put(&mut text, "\n## Plots\n");
+    for measured in all {
+        let (name, question) = (measured.row.name, measured.row.question);
+        put(&mut text, &format!("\n![{question}](results/{name}.svg)\n"));
     }
-    if !grown.is_empty() {
-        put(&mut text, "\n## How it grows\n");
-        for grown in grown {
-            let (name, question) = (grown.curve.name, grown.curve.question);
-            let sentence = grown.sentence();
-            put(
-                &mut text,
-                &format!("\n{sentence}\n\n![{question}](results/{name}.svg)\n"),
-            );
-        }
+    text
+}
+
+fn curves_text(grown: &[Grown], how: &str) -> String {
+    let mut text = format!("{GROWTH}\nWritten by `{how}`, with half as many rounds.\n");
+    for grown in grown {
+        let (name, question) = (grown.curve.name, grown.curve.question);
+        let sentence = grown.sentence();
+        put(
+            &mut text,
+            &format!("\n{sentence}\n\n![{question}](results/{name}.svg)\n"),
+        );
     }
     text
 }
