@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use mainstay_replication::{
     PolicyChange, PolicyStatus, Role, StandbyState, UpstreamState, WalReplicator,
 };
+use mainstay_storage::Lsn;
 use serde::Serialize;
 
 use crate::database::wall_clock;
@@ -223,8 +224,12 @@ impl NodeStatus {
         if stopped.is_some() {
             record.replication_status = "broken".to_owned();
         }
-        let applied = match (&role, replicator.applied()) {
-            (Role::Standby, Ok(applied)) => applied.get().max(engine.store.applied()),
+        let applied = match &role {
+            Role::Standby => {
+                let read = replicator.applied().map_or(Lsn::ZERO, |read| read.get());
+                // What the store has ahead of the sync is not shown before it.
+                read.max(engine.store.applied()).min(wal.commit().get())
+            }
             _ => engine.store.applied(),
         };
         Self {

@@ -313,7 +313,9 @@ impl WalReplicator {
         Ok((core.remote_written.clone(), core.remote_applied.clone()))
     }
 
-    /// Climbs as log is applied to the store here, on a standby.
+    /// Climbs as log is applied to the store here, on a standby. A store that
+    /// [runs ahead](mainstay_storage::Store::runs_ahead) has it before it is flushed: whoever reads
+    /// waits for the [commit position](mainstay_storage::Wal::commit) too.
     ///
     /// # Errors
     /// [`Error::NotRunning`].

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mainstay_replication::Role;
 use mainstay_storage::{Error as StorageError, LsmStatus, ReadAt as _};
 
 use crate::engine::Engine;
@@ -113,7 +114,12 @@ impl Node {
     /// # Errors
     /// As [`snapshot`](Self::snapshot).
     pub fn snapshot_at(&self, level: ReadLevel) -> Result<Snapshot> {
-        self.inner.life().engine.snapshot_at(level)
+        let life = self.inner.life();
+        // A standby may have on disk, for a moment, what it has not noted as committed.
+        match life.replicator.role() {
+            Role::Standby => life.engine.snapshot(),
+            _ => life.engine.snapshot_at(level),
+        }
     }
 
     /// What the store is busy with, and what open snapshots hold.

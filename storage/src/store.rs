@@ -109,6 +109,13 @@ pub trait Store: Send {
     /// The store is then unchanged, or must be reopened; the transaction was not applied.
     fn apply(&mut self, transaction: &Transaction) -> Result<()>;
 
+    /// Whether it may be given transactions that the primary has committed while they are on their
+    /// way to this node's disk. Only where it neither shows nor keeps what is above this log's own
+    /// commit position: a power cut may take that from the log.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
     /// Makes durable what can be made durable at or below `upto`, and returns
     /// [`durable`](Self::durable). May do nothing when little is pending.
     ///

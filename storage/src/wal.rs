@@ -12,11 +12,14 @@
 //!
 //! ```text
 //! removed <= checkpoint <= commit <= flushed <= written <= sealed <= appended
+//!                          commit <=           replayable <= sealed
 //! ```
 //!
 //! *Appended* has a place in the log, *sealed* has its final bytes, in memory, *written* was handed
 //! to the system, *flushed* survives a power cut, *commit* survives what the synchronous policy
-//! says it survives. Without a policy commit is flushed.
+//! says it survives. Without a policy commit is flushed. *Replayable* is committed by a primary
+//! that this log follows, and maybe flushed there alone; nobody is shown it before it is committed
+//! here.
 //!
 //! # Rules by operation
 //!
@@ -222,8 +225,8 @@ impl Wal {
     }
 
     /// Whether the commit position follows the flushed one by itself (`true`, the start), or is
-    /// raised by [`advance_commit`](Self::advance_commit) alone: under a synchronous policy, and on
-    /// a standby.
+    /// raised by [`advance_commit`](Self::advance_commit) and
+    /// [`follow_commit`](Self::follow_commit) alone: under a synchronous policy, and on a standby.
     pub fn set_commit_follows(&self, follows: bool) {
         self.shared()
             .commit_follows
@@ -236,6 +239,19 @@ impl Wal {
     /// Raises the commit position. A position beyond what is flushed here counts only up to that.
     pub fn advance_commit(&self, to: Lsn) {
         self.shared().advance_commit(to);
+    }
+
+    /// Follows a primary that has committed up to `to`: log up to there may be
+    /// [replayed](Self::replayable) once it is sealed here, and is committed here too once it is
+    /// flushed, whichever comes when. What is not appended by now does not count.
+    pub fn follow_commit(&self, to: Lsn) {
+        self.shared().follow_commit(to);
+    }
+
+    /// Climbs when log can be replayed because it is committed elsewhere, although it may not be
+    /// flushed here yet: between the [commit position](Self::commit) and what is sealed.
+    pub fn replayable(&self) -> &Signal {
+        &self.shared().replayable
     }
 
     /// What is durably promised, as of now.

@@ -407,20 +407,20 @@ impl Node {
         }
         life.committed = commit;
         let (checkpoint, appended) = (life.wal.control().checkpoint, life.wal.appended());
+        let replayable = life.wal.replayable().get();
         // A power cut may take the memory of what was committed further back than what it made
         // durable in the store.
         let shown = commit.max(self.store.durable());
-        let climbs = checkpoint <= flushed
-            && flushed <= written
-            && written <= sealed
-            && sealed <= appended
-            && applied <= shown
+        let climbs = [checkpoint, flushed, written, sealed, appended].is_sorted()
+            && applied <= replayable.max(shown)
+            && (commit..=sealed).contains(&replayable)
             && shown <= flushed;
         if !climbs {
-            let name = &self.name;
             return broken(format!(
-                "{name}: checkpoint {checkpoint}, applied {applied}, commit {commit}, flushed \
-                 {flushed}, written {written}, sealed {sealed}, appended {appended}"
+                "{}: checkpoint {checkpoint}, applied {applied}, commit {commit}, replayable \
+                 {replayable}, flushed {flushed}, written {written}, sealed {sealed}, appended \
+                 {appended}",
+                self.name
             ));
         }
         let record_max = usize::try_from(SegmentSize::MIN.bytes()).expect("it is small");

@@ -10,8 +10,10 @@
 //!
 //! `Stopped` is reached when this log cannot follow this upstream ([`GiveUp`]), or on `Stop`. A
 //! standby never takes a gap, never follows a timeline older than one it accepted or opened, never
-//! lets its store pass min(commit LSN, own flushed), and reports facts only: whether they count is
-//! the primary's decision. The commit LSN it heard never regresses, except with log that is cut.
+//! lets its store pass the commit LSN or the log that came, and reports facts only: whether they
+//! count is the primary's decision. That nothing is shown before it is flushed is up to the log.
+//! The commit LSN it heard never regresses, except with log that is cut, or that never came before
+//! it turned to an upstream anew.
 //! This room knows no sockets and never sees log bytes.
 
 use std::time::Duration;
@@ -43,8 +45,8 @@ pub fn backoff(attempt: u32, random: u64) -> Duration {
     Duration::from_micros(random % (micros + 1))
 }
 
-/// The machine. Invariants: flushed <= written <= received, applied <= flushed, what may be applied
-/// never passes min(commit, flushed).
+/// The machine. Invariants: flushed <= written <= received, what is told as applied <= flushed,
+/// what may be applied never passes min(commit, received).
 #[derive(Debug, Clone)]
 pub struct Receiver {
     system_id: u64,
@@ -132,6 +134,8 @@ impl Receiver {
             Event::Accepted(timeline) => self.on_accepted(timeline, out),
             Event::Disconnected { random, appended } => {
                 self.received = self.received.min(appended);
+                // Some of it may not have been carried out: it is said again.
+                self.may_apply = self.own.apply;
                 self.on_disconnected(random, now);
             }
             Event::Tick => self.on_tick(now, out),
@@ -289,10 +293,7 @@ impl Receiver {
 
     /// Lets the store go on, as far as it may.
     fn release(&mut self, out: &mut Vec<Action>) {
-        let mut may = self.commit.min(self.own.flush);
-        if canary("apply-before-flush") {
-            may = self.commit.min(self.received);
-        }
+        let may = self.commit.min(self.received);
         if may > self.may_apply && self.cutting.is_none() && self.state != State::Stopped {
             self.may_apply = may;
             out.push(Action::ApplyUpTo(may));
@@ -342,12 +343,12 @@ impl Receiver {
         );
         assert!(own.flush <= own.write, "flushed beyond written: {own:?}");
         assert!(
-            own.apply <= self.may_apply,
+            own.apply <= self.may_apply.min(own.flush),
             "{own:?} beyond what may be applied"
         );
         assert!(
-            self.may_apply <= own.flush,
-            "may apply what is not flushed: {own:?}"
+            self.may_apply <= self.received,
+            "may apply what was not received: {own:?}"
         );
         assert!(
             self.may_apply <= self.commit,

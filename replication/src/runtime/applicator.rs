@@ -1,9 +1,9 @@
 //! The thread that replays log into the store.
 //!
-//! It applies what is both flushed here and committed, never more, and publishes how far it got;
-//! not before the configured delay has passed, and not while it is paused. An engine that becomes
-//! primary takes over from it and applies the rest itself. An error of the store is final; the log
-//! goes on, and the node says so.
+//! It applies what is committed and flushed here, or on its way to the disk for a store that
+//! [runs ahead](Store::runs_ahead); never more, not before the configured delay has passed, and not
+//! while it is paused. It publishes how far it got. An engine that becomes primary takes over and
+//! applies the rest itself. An error of the store is final; the log goes on, and the node says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -72,8 +72,8 @@ impl Orders {
 pub(crate) struct Held(Arc<Orders>);
 
 impl Held {
-    /// Lets it apply up to `ceiling`, and returns when it has applied all of that which is flushed
-    /// and committed by now, or stays behind on purpose.
+    /// Lets it apply up to `ceiling`, and returns when it has applied all of that which it may by
+    /// now, or stays behind on purpose.
     ///
     /// # Errors
     /// [`Error::NotRunning`] when the replay has ended.
@@ -132,13 +132,17 @@ impl Replay {
     ) -> Result<Self> {
         let orders = Orders::new();
         let ended = Ended(orders.clone());
-        let applicator = Applicator::new(&wal, &**store.lock())?;
+        let (applicator, runs_ahead) = {
+            let store = store.lock();
+            (Applicator::new(&wal, &**store)?, store.runs_ahead())
+        };
         let mut work = Work {
             wal,
             store,
             applied,
             applicator,
             orders: orders.clone(),
+            runs_ahead,
             checkpoints,
             checkpointed: Lsn::ZERO,
             pace: pace.0,
@@ -151,6 +155,8 @@ impl Replay {
             match work.run() {
                 Ok(()) => Some(work.applicator),
                 Err(error) => {
+                    // The store may have waited for a log that has stopped.
+                    let error = work.wal.poisoned().map_or(error, Error::from);
                     tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
                     // Whoever waits for more to be applied waits for nothing.
                     work.applied.close();
@@ -209,6 +215,8 @@ struct Work {
     applied: Signal,
     applicator: Applicator,
     orders: Arc<Orders>,
+    /// The store takes what is not flushed yet.
+    runs_ahead: bool,
     checkpoints: bool,
     checkpointed: Lsn,
     pace: Pace,
@@ -223,8 +231,11 @@ impl Work {
             if self.orders.stop.load(Ordering::Acquire) {
                 break;
             }
-            let signal = self.wal.commit().clone();
-            let upto = signal.get().min(self.wal.flushed().get());
+            let signal = match self.runs_ahead {
+                true => self.wal.replayable().clone(),
+                false => self.wal.commit().clone(),
+            };
+            let upto = signal.get();
             let freely = self.orders.freely.load(Ordering::Acquire);
             let at = match self.limit(upto, freely) {
                 Some(limit) => {
@@ -275,5 +286,95 @@ impl Work {
         self.wal.remove_below(restart.min((self.retain)()))?;
         self.checkpointed = at;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use mainstay_storage::{
+        Change, FlushGate, LsmOptions, LsmStore, MemoryStore, NewLog, ReadAt, SegmentSize, SimDisk,
+        WalEntry, WalOptions,
+    };
+
+    use super::*;
+
+    const TABLE: u32 = 1;
+
+    /// A standby's log without threads, in which one row was committed by its primary and is not
+    /// synced here; and where that ends.
+    fn sealed() -> (Wal, Lsn) {
+        let options = WalOptions {
+            driven: true,
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let (disk, new) = (SimDisk::new(1), NewLog::new_cluster(SegmentSize::MIN));
+        let wal = Wal::create(Arc::new(disk), Path::new("/node"), new, &options).unwrap();
+        wal.set_commit_follows(false);
+        let change = Change::Put {
+            table: TABLE,
+            key: "k".into(),
+            value: "v".into(),
+        };
+        let entry = WalEntry::new(change.entry_type(), None, change.encode());
+        let end = wal.append(&[entry]).unwrap().end;
+        wal.follow_commit(end);
+        while wal.sealed().get() < end {
+            assert!(wal.drive(), "nothing to do");
+        }
+        (wal, end)
+    }
+
+    fn start(wal: &Wal, store: impl Store + 'static) -> (Replay, Signal) {
+        let applied = Signal::new(Lsn::ZERO);
+        let store: SharedStore = Arc::new(Mutex::new(Box::new(store)));
+        let pace = (Pace::new(Duration::ZERO), Clock::new());
+        let replay = Replay::start(wal.clone(), store, applied.clone(), false, pace, || {
+            Lsn::MAX
+        });
+        (replay.unwrap(), applied)
+    }
+
+    #[tokio::test]
+    async fn a_store_that_runs_ahead_has_what_is_not_flushed_and_shows_it_once_it_is() {
+        let (wal, end) = sealed();
+        let dir = tempfile::tempdir().unwrap();
+        let gate = FlushGate {
+            flushed: wal.flushed().clone(),
+            commit: wal.commit().clone(),
+            raise_bound: Box::new(|_| Ok(())),
+        };
+        let store = dir.path().join("store");
+        let store = LsmStore::open(&store, false, gate, LsmOptions::default()).unwrap();
+        let (_replay, applied) = start(&wal, store.clone());
+        assert_eq!(applied.wait(end).await, Ok(end));
+        let (flushed, commit) = (wal.flushed().get(), wal.commit().get());
+        assert!(flushed < end && commit <= flushed, "{commit} of {flushed}");
+        let reader = store.reader();
+        let row = || {
+            let at = reader.open_committed().unwrap();
+            let row = reader.get(TABLE, b"k", at).unwrap();
+            reader.close_snapshot(at);
+            row
+        };
+        assert_eq!(row(), None);
+        assert!(store.checkpoint(end).unwrap() <= flushed, "it kept it");
+        while wal.drive() {}
+        assert_eq!(wal.commit().get(), end);
+        assert_eq!(row().as_deref(), Some(&b"v"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_run_ahead_gets_nothing_that_is_not_flushed() {
+        let (wal, end) = sealed();
+        let (replay, applied) = start(&wal, MemoryStore::new(Arc::new(SimDisk::new(2))));
+        // When this returns it has applied all that it may.
+        replay.holder().hold().at(Lsn::MAX).await.unwrap();
+        assert!(applied.get() < end);
+        while wal.drive() {}
+        assert_eq!(applied.wait(end).await, Ok(end));
     }
 }

@@ -103,7 +103,7 @@ pub(crate) async fn run(
         history: (*wal.history()).clone(),
         flushed,
         applied: applied.min(flushed),
-        commit: wal.commit().get(),
+        commit: wal.replayable().get(),
         accepted,
         heartbeat_timeout: core.timeout(),
         status_interval: core.config.heartbeat_interval,
@@ -213,6 +213,7 @@ impl Driver {
                 _ => pending().await,
             }
         };
+        let shown = core.shown(self.applied + 1);
         tokio::select! {
             biased;
             order = self.orders.recv() => Ok(self.obey(order)),
@@ -232,14 +233,13 @@ impl Driver {
                 self.written = to;
                 Ok(Some(Event::Written(to)))
             }
-            applied = core.applied.wait(self.applied + 1), if !self.replay_ended => {
-                let Ok(to) = applied else {
+            shown = shown, if !self.replay_ended => {
+                let Ok(to) = shown else {
                     // The log is still received and confirmed; only the store stands still.
                     self.replay_ended = true;
                     core.set_trouble(Some("the log cannot be applied here; see the log".to_owned()));
                     return Ok(None);
                 };
-                // What is flushed is told first; the rest of this comes right behind it.
                 self.applied = to.min(self.flushed);
                 Ok(Some(Event::Applied(self.applied)))
             }
@@ -279,7 +279,7 @@ impl Driver {
             Action::AdoptHistory(history) => self.adopt(&history)?,
             Action::Start { from, timeline } => self.start(from, timeline).await?,
             Action::WriteWal(_) => self.write()?,
-            Action::ApplyUpTo(to) => self.core.wal.advance_commit(to),
+            Action::ApplyUpTo(to) => self.core.wal.follow_commit(to),
             Action::SendStatus {
                 positions,
                 timeline,

@@ -42,6 +42,8 @@ fn watch_ladder(wal: &Wal) -> JoinHandle<()> {
             let [commit, flushed, written, sealed] = signals.map(|signal| signal.get());
             let now = [commit, flushed, written, sealed, wal.appended()];
             assert!(now.is_sorted(), "the ladder is broken: {now:?}");
+            let [replayable, sealed] = [wal.replayable(), wal.sealed()].map(|signal| signal.get());
+            assert!(commit <= replayable && replayable <= sealed);
             assert!(before.iter().zip(&now).all(|(was, is)| was <= is));
             before = now;
         }
@@ -186,6 +188,27 @@ fn a_commit_position_is_noted_before_it_is_shown() {
         }
         let (shown, noted) = (wal.commit().get(), noted(&disk));
         assert!(noted >= shown, "{shown} was shown and {noted} noted");
+        wal.close().unwrap();
+    });
+}
+
+#[test]
+fn what_a_primary_committed_counts_however_it_crosses_with_the_disk() {
+    explore(|| {
+        let (_, wal) = begun(1 << 20);
+        wal.set_commit_follows(false);
+        let end = append(&wal, b'a').end;
+        let ladder = watch_ladder(&wal);
+        let follower = thread::spawn({
+            let wal = wal.clone();
+            move || wal.follow_commit(end)
+        });
+        for position in [wal.replayable(), wal.commit()] {
+            assert_eq!(position.wait_blocking(end, None), Ok(end));
+        }
+        for thread in [follower, ladder] {
+            thread.join().unwrap();
+        }
         wal.close().unwrap();
     });
 }

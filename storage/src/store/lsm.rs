@@ -79,7 +79,6 @@ pub use reader::LsmReader;
 pub use whole::{MEND_ROOM, MendedRow, WHOLE_KEY_MAX, table_of_whole_key};
 
 use super::{Change, Store, Transaction};
-use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::signal::Signal;
@@ -88,7 +87,7 @@ use horizon::Horizon;
 use keys::Op;
 use opened::Opened;
 use work::Work;
-use writer::Writer;
+use writer::{Writer, check_order, ops_of};
 
 /// The default store. Clones are handles on the same one; it is closed by
 /// [`close`](Store::close), or with the last handle.
@@ -216,7 +215,8 @@ impl LsmStore {
         shared.insert_large(end, bytes, || Box::new(ops.iter().cloned().map(Ok)))
     }
 
-    /// End of the last transaction inserted.
+    /// End of the last transaction inserted. On a standby it may be above what the gate says is
+    /// committed, which is not to be shown yet.
     pub fn applied(&self) -> Lsn {
         self.shared().applied.get()
     }
@@ -341,6 +341,10 @@ impl Store for LsmStore {
         LsmStore::apply(self, transaction)
     }
 
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
     fn checkpoint(&mut self, upto: Lsn) -> Result<Lsn> {
         LsmStore::checkpoint(self, upto)
     }
@@ -360,41 +364,4 @@ impl fmt::Debug for LsmStore {
         let (dir, applied) = (self.shared().dir.display(), self.applied());
         write!(f, "LsmStore {dir} at {applied}, durable {}", self.durable())
     }
-}
-
-fn ops_of(transaction: &Transaction) -> impl Iterator<Item = Result<Op>> + '_ {
-    let entries = transaction.entries();
-    entries.filter_map(|entry| op(entry).transpose())
-}
-
-/// What an entry does to the tree; nothing for those that are not about rows.
-fn op(entry: Result<WalEntry>) -> Result<Option<Op>> {
-    let entry = entry?;
-    match entry.entry_type {
-        WalEntryType::Insert
-        | WalEntryType::Update
-        | WalEntryType::Delete
-        | WalEntryType::SchemaChange => Ok(Some(keys::op(&Change::decode(&entry.data)?)?)),
-        WalEntryType::Checkpoint => Ok(None),
-        other => Err(Error::Refused {
-            at: entry.lsn,
-            why: format!("the store does not know entries of type {other:?}"),
-        }),
-    }
-}
-
-fn check_order(end: Lsn, ops: impl Iterator<Item = Result<Op>>) -> Result<()> {
-    let mut last = None;
-    for op in ops {
-        let (key, _) = op?;
-        if last.as_ref().is_some_and(|last| *last >= key) {
-            return Err(Error::Refused {
-                at: end,
-                why: "the entries of this large transaction are not in order of their keys"
-                    .to_owned(),
-            });
-        }
-        last = Some(key);
-    }
-    Ok(())
 }

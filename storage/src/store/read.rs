@@ -45,7 +45,8 @@ pub trait ReadAt: Send + Sync {
     /// As [`get`](Self::get), at once or as an item.
     fn scan(&self, table: TableId, from: Bound<&[u8]>, to: Bound<&[u8]>, at: Lsn) -> Result<Rows>;
 
-    /// The highest position that can be read: everything at or below it has been applied.
+    /// The highest position that can be read: everything at or below it has been applied. Under a
+    /// log it may be above the commit position, which is what others may be shown.
     fn applied(&self) -> Lsn;
 
     /// Registers `at` so that its rows are kept until [`close_snapshot`](Self::close_snapshot).

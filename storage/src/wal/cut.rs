@@ -15,12 +15,11 @@ impl Wal {
     /// another primary's timeline left ours there. What is cut is set aside.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when no record ends at `to`, or below what is committed or checkpointed
-    /// here; disk errors, after which the log is poisoned: the node must be restarted and the cut
-    /// repeated.
+    /// [`Error::Invalid`] when no record ends at `to`, or below what is committed, checkpointed or
+    /// [replayed](Self::replayable) here; disk errors, after which the log is poisoned: the node
+    /// must be restarted and the cut repeated.
     pub fn cut(&self, to: Lsn) -> Result<Option<TornTail>> {
-        let floor = self.shared().commit.get().max(self.control().checkpoint);
-        self.cut_above(floor, to)
+        self.cut_above(|| self.shared().replayable.get(), to)
     }
 
     /// As [`cut`](Self::cut), but also what was committed here, as far as this node knew: another
@@ -30,12 +29,14 @@ impl Wal {
     /// # Errors
     /// As [`cut`](Self::cut); only what is checkpointed cannot be taken back.
     pub fn rewind(&self, to: Lsn) -> Result<Option<TornTail>> {
-        self.cut_above(self.control().checkpoint, to)
+        self.cut_above(|| Lsn::ZERO, to)
     }
 
-    fn cut_above(&self, floor: Lsn, to: Lsn) -> Result<Option<TornTail>> {
+    fn cut_above(&self, floor: impl FnOnce() -> Lsn, to: Lsn) -> Result<Option<TornTail>> {
         let shared = self.shared();
         shared.exclusively(|file, halfway| {
+            // Now that nothing is on its way to the disk, which moves it.
+            let floor = floor().max(self.control().checkpoint);
             if to < floor || to > file.end.lsn {
                 let end = file.end.lsn;
                 let range = format!("between {floor} (which must stay) and {end} (the end)");
@@ -65,9 +66,7 @@ impl Wal {
                 shared.sealed.reset(to);
                 shared.written.reset(to);
                 shared.flushed.reset(to);
-                if shared.commit.get() > to {
-                    shared.commit.reset(to);
-                }
+                shared.cut_commit(to);
                 if canary("cut-before-the-marks-fall") {
                     return Ok(());
                 }

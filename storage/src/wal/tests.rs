@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod commit;
 mod copies;
 mod driven;
 mod exhaustive;
@@ -569,18 +570,4 @@ fn the_newest_config_survives_reopens_checkpoints_and_cuts() {
         wal.append_config(large),
         Err(Error::TooLarge { .. })
     ));
-}
-
-#[test]
-fn a_commit_position_that_was_shown_is_known_after_a_kill() {
-    let dir = TempDir::new().unwrap();
-    let wal = create(dir.path());
-    wal.set_commit_follows(false);
-    let shown = append_flushed(&wal, "committed elsewhere too").end;
-    append_flushed(&wal, "not yet");
-    wal.advance_commit(shown);
-    drop(wal);
-    let (wal, recovered) = open(dir.path());
-    assert!(!recovered.clean);
-    assert_eq!(wal.commit().get(), shown);
 }

@@ -3,11 +3,13 @@
 //! An appender computes its payload's checksum, reserves positions under a short lock and leaves;
 //! it waits for nothing but room. The writer thread takes everything that queued up meanwhile as
 //! one group, so a group is as large as the disk is slow: group commit without a timer. A second
-//! thread makes spare segments ahead of need. What the two do is in `work.rs`.
+//! thread makes spare segments ahead of need. What the two do is in `work.rs`, and what becomes of
+//! the commit position in `commit.rs`.
 //!
 //! The first failed write or sync poisons the log: every waiter and every later append ends with
 //! [`Error::Poisoned`], and nothing is ever flushed again by this process.
 
+mod commit;
 mod publish;
 mod work;
 
@@ -16,7 +18,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::canary;
 use crate::control::{ControlFile, Watermark};
 use crate::entry::WalEntryType;
 use crate::error::{Error, Result};
@@ -61,6 +62,9 @@ pub(crate) struct Shared {
     pub(crate) written: Signal,
     pub(crate) flushed: Signal,
     pub(crate) commit: Signal,
+    pub(crate) replayable: Signal,
+    /// Up to where the primary is known to have committed, never above what is queued here.
+    told: Mutex<Lsn>,
     /// `Config` entries above the checkpoint: end of the record, and its payload. Locked after the
     /// queue, so that a checkpoint sees every entry that is flushed.
     pub(crate) configs: Mutex<Vec<(Lsn, Bytes)>>,
@@ -172,6 +176,8 @@ impl Shared {
             written: Signal::new(end),
             flushed: Signal::new(end),
             commit: Signal::new(commit),
+            replayable: Signal::new(commit),
+            told: Mutex::new(Lsn::ZERO),
             configs: Mutex::new(configs),
             tally: Mutex::new(Tally::new(end)),
             failed: AtomicBool::new(false),
@@ -333,29 +339,6 @@ impl Shared {
         }
     }
 
-    /// Raises the commit position, as far as what is flushed.
-    pub(crate) fn advance_commit(&self, to: Lsn) {
-        let to = to.min(self.flushed.get());
-        if to > self.commit.get() {
-            self.note(to);
-        }
-    }
-
-    /// Notes what is flushed, and the commit position, which climbs to `commit` if it is lower. It
-    /// is noted before it is shown: only a power cut may set a reader's view back. Both happen
-    /// while the control file is locked, or another thread could note the lower one in between. A
-    /// failure to note it is harmless otherwise.
-    pub(crate) fn note(&self, commit: Lsn) {
-        let early = canary("commit-noted-as-it-was").then(|| self.commit.get());
-        let mut control = self.control.lock();
-        let commit = commit.max(early.unwrap_or_else(|| self.commit.get()));
-        let mark = self.watermark(&control, commit);
-        if let Err(error) = control.note_watermark(mark) {
-            tracing::warn!(%error, "could not note the watermark; recovery will know less");
-        }
-        self.commit.raise(commit);
-    }
-
     /// Stops the log for good.
     fn poison(&self, queue: &mut Queue, error: &Error) {
         let flushed = self.flushed.get();
@@ -385,6 +368,7 @@ impl Shared {
         self.written.close();
         self.flushed.close();
         self.commit.close();
+        self.replayable.close();
     }
 
     pub(crate) fn poisoned(&self) -> Option<Error> {

@@ -29,7 +29,7 @@ impl Node {
             history: (*life.wal.history()).clone(),
             flushed,
             applied: applied.min(flushed),
-            commit: life.wal.commit().get(),
+            commit: life.wal.replayable().get(),
             accepted: accepted.max_by_key(|timeline| timeline.number),
             heartbeat_timeout: Duration::from_micros(TIMEOUT),
             status_interval: Duration::from_micros(HEARTBEAT),
@@ -232,7 +232,7 @@ impl Node {
                 self.say(start, world);
             }
             Action::WriteWal(_) => return self.write_received(world),
-            Action::ApplyUpTo(to) => self.life().wal.advance_commit(to),
+            Action::ApplyUpTo(to) => self.life().wal.follow_commit(to),
             Action::SendStatus {
                 positions,
                 timeline,

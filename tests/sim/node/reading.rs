@@ -20,13 +20,14 @@ impl Node {
     pub(super) fn apply(&mut self, world: &mut World<'_>) -> Done {
         let before = self.store.applied();
         let life = self.life.as_mut().expect("it runs");
-        let upto = life.wal.commit().get().min(life.wal.flushed().get());
-        life.applicator.apply_upto(&mut self.store, upto)?;
+        let commit = life.wal.commit().get();
+        let replayable = life.wal.replayable().get();
+        life.applicator.apply_upto(&mut self.store, replayable)?;
         let applied = self.store.applied();
         // Before the log that tells what is shown may be removed.
-        self.check_shown(applied, world)?;
+        self.check_shown(applied.min(commit), world)?;
         if world.random.one_in(200) {
-            self.checkpoint(upto)?;
+            self.checkpoint(commit)?;
             self.remove_log(world)?;
         }
         if applied > before && world.random.one_in(50) {

@@ -16,6 +16,8 @@ impl Receiver {
     pub(super) fn identify(&mut self, out: &mut Vec<Action>) {
         self.state = State::Identifying;
         self.upstream = None;
+        // What lies above may be other log by now than what the last upstream spoke of.
+        self.commit = self.commit.min(self.received);
         out.push(Action::Identify);
     }
 

@@ -130,7 +130,8 @@ pub enum Action {
     },
     /// Append the bytes just received to own log.
     WriteWal(Range<Lsn>),
-    /// The store may apply up to here.
+    /// The primary has committed up to here: the store may apply what of it is in the log, and show
+    /// what is flushed.
     ApplyUpTo(Lsn),
     /// Report to the upstream.
     SendStatus {

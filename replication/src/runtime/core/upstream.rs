@@ -3,10 +3,11 @@
 //! Ages are counted on this node's clock from when a position was told here, so that the clocks of
 //! two nodes may differ. It decides nothing.
 
+use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, Timeline, TornTail};
+use mainstay_storage::{Lsn, Timeline, TornTail, WaitError};
 
 use super::Core;
 use crate::config::{StreamState, UpstreamState};
@@ -134,9 +135,27 @@ impl Core {
         (name, sight)
     }
 
+    /// Up to where log is applied and may be seen: what the store has ahead of the sync may not.
+    fn applied_and_shown(&self) -> Lsn {
+        self.applied.get().min(self.wal.commit().get())
+    }
+
+    /// Waits until log is applied and may be seen up to `target`, and returns how far it is then.
+    ///
+    /// # Errors
+    /// Nothing more will be applied.
+    pub(crate) async fn shown(&self, target: Lsn) -> Result<Lsn, WaitError> {
+        self.applied.wait(target).await?;
+        // Where the log ends, whoever waits for it to be flushed says so.
+        if self.wal.commit().reached(target).await.is_err() {
+            pending::<()>().await;
+        }
+        Ok(self.applied_and_shown())
+    }
+
     /// Age of the oldest log that is committed and not applied here.
     fn replay_lag(&self, now: Moment) -> Duration {
-        let applied = self.applied.get();
+        let applied = self.applied_and_shown();
         self.peers.upstream.lock().committed.age_of(applied, now)
     }
 
@@ -194,5 +213,56 @@ impl Core {
         let successor = self.successor();
         self.observer
             .tell(ReplicationEvent::Fenced { by, successor });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use mainstay_storage::{
+        NewLog, SegmentSize, Signal, SimDisk, Wal, WalEntry, WalEntryType, WalOptions,
+    };
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config::WalStreamingConfig;
+    use crate::event::Observer;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_store_has_ahead_of_the_sync_is_not_told_before_it_is_shown() {
+        let options = WalOptions {
+            driven: true,
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog {
+            own: false,
+            ..NewLog::new_cluster(SegmentSize::MIN)
+        };
+        let disk = Arc::new(SimDisk::new(1));
+        let wal = Wal::create(disk, Path::new("/node"), new, &options).unwrap();
+        wal.set_commit_follows(false);
+        let applied = Signal::new(Lsn::ZERO);
+        let config = WalStreamingConfig {
+            name: "b".to_owned(),
+            follow: vec!["127.0.0.1:1".to_owned()],
+            ..WalStreamingConfig::default()
+        };
+        let observer = Observer::default();
+        let core = Core::new(config, Vec::new(), wal.clone(), applied, None, observer).unwrap();
+        let entry = WalEntry::new(WalEntryType::Insert, None, vec![7; 100]);
+        let end = wal.append(&[entry]).unwrap().end;
+        core.applied.raise(end);
+        let mut shown = pin!(core.shown(end));
+        for flushed in [false, true] {
+            while flushed && wal.drive() {}
+            // Flushed, and what that means for the commit position is not noted yet.
+            assert!(timeout(Duration::from_secs(9), &mut shown).await.is_err());
+        }
+        wal.follow_commit(end);
+        assert_eq!(shown.await, Ok(end));
     }
 }

@@ -224,7 +224,10 @@ impl Shared {
                     if ready || canary("flush-above-the-gate") {
                         return Some(sealed);
                     }
-                    turn.wait_for(&gate, sealed.end());
+                    // Behind a log that has ended only a stop ends this wait.
+                    if !turn.wait_for(&gate, sealed.end()) {
+                        turn.wait();
+                    }
                 }
                 _ => turn.wait(),
             }

@@ -69,3 +69,47 @@ impl LsmOptions {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_would_never_flush_or_merge_are_refused() {
+        let with = |merge, slow, stop| LsmOptions {
+            level0_merge: merge,
+            level0_slow: slow,
+            level0_stop: stop,
+            ..LsmOptions::default()
+        };
+        for (good, options) in [
+            (true, LsmOptions::default()),
+            (true, with(1, 8, 8)),
+            (true, with(8, 8, 8)),
+            (true, with(200, 200, LEVEL0_MAX)),
+            (false, with(0, 8, 8)),
+            (false, with(9, 8, 8)),
+            (false, with(4, 9, 8)),
+            (false, with(4, 4, 7)),
+            (false, with(4, 4, LEVEL0_MAX + 1)),
+        ] {
+            assert_eq!(options.check().is_ok(), good, "{options:?}");
+        }
+        for empty in [
+            LsmOptions {
+                memtable_bytes: 0,
+                ..LsmOptions::default()
+            },
+            LsmOptions {
+                table_bytes: 0,
+                ..LsmOptions::default()
+            },
+            LsmOptions {
+                sealed_max: 0,
+                ..LsmOptions::default()
+            },
+        ] {
+            assert!(empty.check().is_err(), "{empty:?}");
+        }
+    }
+}

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
+use crate::entry::{WalEntry, WalEntryType};
 use crate::store::{ReadAt, TableId};
 
 /// A directory, and the log's side of a store: positions and the durable bound.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use lsm_tree::{AbstractTree, Memtable, SeqNo, Tree};
@@ -74,22 +74,25 @@ impl Turn<'_> {
         self.work.changed.wait(&mut self.state);
     }
 
-    /// Gives way until something has changed, or one of `signals` has reached `target`.
-    pub(super) fn wait_for(&mut self, signals: &[&Signal], target: Lsn) {
+    /// Gives way until something has changed, or one of `signals` has reached `target`. Does not
+    /// where one of them is closed below it, and answers `false`: that will not climb.
+    pub(super) fn wait_for(&mut self, signals: &[&Signal], target: Lsn) -> bool {
         let waker = Waker::from(self.work.clone());
         let mut context = Context::from_waker(&waker);
         let mut registered = Vec::with_capacity(signals.len());
         for signal in signals {
             let mut wait = Box::pin(signal.wait(target));
-            // A closed signal will not climb: then only a stop ends this wait.
-            if wait.as_mut().poll(&mut context).is_pending() {
-                registered.push(wait);
+            match wait.as_mut().poll(&mut context) {
+                Poll::Pending => registered.push(wait),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return false,
             }
         }
         let reached = signals.iter().all(|signal| signal.get() >= target);
         if !reached {
             self.work.changed.wait(&mut self.state);
         }
+        true
     }
 }
 

@@ -16,8 +16,10 @@ use lsm_tree::{AbstractTree, Tree};
 use super::engine::Shared;
 use super::keys::{self, Op};
 use super::work::Sealed;
+use crate::entry::{WalEntry, WalEntryType};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::store::{Change, Transaction};
 
 /// Above this the library's counter ends.
 pub(super) const END_MAX: Lsn = Lsn::new(1 << 62);
@@ -124,16 +126,16 @@ impl Shared {
     }
 
     /// Waits until what ends at `end` may reach disk and everything before it is there.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] where it never will, because the log has ended before.
     fn make_way(&self, end: Lsn) -> Result<Tree> {
         self.check_turn(end)?;
         let gate = [&self.gate.flushed, &self.gate.commit];
-        self.work.until(|turn| {
-            if self.gate.reached() >= end {
-                return Some(());
-            }
-            turn.wait_for(&gate, end);
-            None
-        })?;
+        self.work.until(|turn| match self.gate.reached() >= end {
+            true => Some(Ok(())),
+            false => (!turn.wait_for(&gate, end)).then_some(Err(Error::Closed)),
+        })??;
         self.wait_for_room()?;
         let tree = {
             let mut writer = self.writer.lock();
@@ -197,6 +199,9 @@ impl Shared {
     }
 
     /// Waits until one more memtable may be sealed.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] where none ever will, because the log has ended.
     fn wait_for_room(&self) -> Result<()> {
         if !self.has_room() {
             self.work.change(|state| state.stalls += 1);
@@ -207,11 +212,15 @@ impl Shared {
         }
         self.work.until(|turn| {
             if turn.state.sealed.len() < self.options.sealed_max {
-                return Some(());
+                return Some(Ok(()));
+            }
+            let next = turn.state.sealed.front().map(Sealed::end);
+            if next.is_some_and(|end| !self.gate.may_reach(end)) {
+                return Some(Err(Error::Closed));
             }
             turn.wait();
             None
-        })
+        })?
     }
 
     fn has_room(&self) -> bool {
@@ -248,4 +257,44 @@ pub(super) fn in_key_order(mut ops: Vec<Op>) -> Vec<Op> {
 /// Bytes that operations take in a memtable, without the library's own.
 pub(super) fn bytes_of(ops: &[Op]) -> u64 {
     ops.iter().map(keys::size).sum()
+}
+
+/// What a transaction from the log does to the tree, in the order of its entries.
+pub(super) fn ops_of(transaction: &Transaction) -> impl Iterator<Item = Result<Op>> + '_ {
+    let entries = transaction.entries();
+    entries.filter_map(|entry| op(entry).transpose())
+}
+
+/// What an entry does to the tree; nothing for those that are not about rows.
+fn op(entry: Result<WalEntry>) -> Result<Option<Op>> {
+    let entry = entry?;
+    match entry.entry_type {
+        WalEntryType::Insert
+        | WalEntryType::Update
+        | WalEntryType::Delete
+        | WalEntryType::SchemaChange => Ok(Some(keys::op(&Change::decode(&entry.data)?)?)),
+        WalEntryType::Checkpoint => Ok(None),
+        other => Err(Error::Refused {
+            at: entry.lsn,
+            why: format!("the store does not know entries of type {other:?}"),
+        }),
+    }
+}
+
+/// # Errors
+/// Keys that do not climb.
+pub(super) fn check_order(end: Lsn, ops: impl Iterator<Item = Result<Op>>) -> Result<()> {
+    let mut last = None;
+    for op in ops {
+        let (key, _) = op?;
+        if last.as_ref().is_some_and(|last| *last >= key) {
+            return Err(Error::Refused {
+                at: end,
+                why: "the entries of this large transaction are not in order of their keys"
+                    .to_owned(),
+            });
+        }
+        last = Some(key);
+    }
+    Ok(())
 }

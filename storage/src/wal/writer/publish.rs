@@ -1,7 +1,5 @@
 //! What the writer did, made visible to everybody else.
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 
 use super::Shared;
@@ -22,6 +20,7 @@ impl Progress for Publish<'_> {
         }
         self.shared.tail.write().push(at, bytes);
         self.shared.sealed.raise(end);
+        self.shared.replay_to(end);
     }
 
     fn written(&mut self, lsn: Lsn) {
@@ -31,8 +30,7 @@ impl Progress for Publish<'_> {
 
     fn flushed(&mut self, lsn: Lsn) {
         self.shared.flushed.raise(lsn);
-        let follows = self.shared.commit_follows.load(Ordering::Acquire);
-        self.shared.note(if follows { lsn } else { Lsn::ZERO });
+        self.shared.note(self.shared.committed_by(lsn));
     }
 
     fn segment(&mut self, number: u64, timeline: u32) {

@@ -155,6 +155,40 @@ fn checkpoints_do_not_pile_up_memtables_that_may_not_be_flushed() {
     }
 }
 
+/// What may wait for a gate that will not open any more.
+fn wait_in_vain(begin: impl FnOnce(&LsmStore) + Send + 'static, bed: &Bed, store: &LsmStore) {
+    let waiting = thread::spawn({
+        let store = store.clone();
+        move || begin(&store)
+    });
+    bed.flushed.close();
+    waiting.join().unwrap();
+}
+
+#[test]
+fn nobody_waits_for_a_log_that_has_ended() {
+    let closed = |inserted| assert!(matches!(inserted, Err(Error::Closed)), "{inserted:?}");
+    // For a large transaction.
+    let bed = Bed::new();
+    let store = bed.open();
+    let large = (0..40).map(|n| put(1, &format!("{n:0>200}"), "v"));
+    let large = large.collect::<Vec<_>>();
+    let insert = move |store: &LsmStore| closed(store.insert(Lsn::new(64), &large));
+    wait_in_vain(insert.clone(), &bed, &store);
+    insert(&store);
+    assert_eq!(store.applied(), Lsn::ZERO);
+    // For memory.
+    let bed = Bed::new();
+    let store = bed.open();
+    let flood = move |store: &LsmStore| {
+        let change = [put(1, "k", vec![b'v'; 1 << 10])];
+        let inserted = (1..100).map(|n| store.insert(Lsn::new(64 * n), &change));
+        let refused = inserted.filter_map(Result::err).next();
+        closed(Err(refused.expect("memory is full")));
+    };
+    wait_in_vain(flood, &bed, &store);
+}
+
 #[test]
 fn a_transaction_without_rows_moves_the_durable_position() {
     let bed = Bed::new();
