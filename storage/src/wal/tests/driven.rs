@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{CrashMode, DiskFault, SimDisk};
+use crate::disk::{CrashMode, DiskCall, DiskFault, DiskOp, SimDisk};
 use crate::entry::{WalEntry, WalEntryType};
 use crate::lsn::SegmentSize;
 use crate::wal::{NewLog, Wal, WalOptions};
@@ -91,4 +91,40 @@ fn a_segment_whose_removal_is_not_durable_is_never_written_to() {
         while reader.next_entry(upto).unwrap().is_some() {}
     }
     assert!(failed > 3, "{failed} removals failed");
+}
+
+#[test]
+fn segments_for_log_that_comes_in_bulk_are_not_filled_with_zeros() {
+    let disk = SimDisk::new(1);
+    let options = WalOptions {
+        driven: true,
+        segment_size: SegmentSize::MIN,
+        ..WalOptions::new(|| 7)
+    };
+    let new = NewLog::new_cluster(SegmentSize::MIN);
+    let dir = Path::new("/node");
+    let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options).unwrap();
+    // How often the disk is asked for each spare that appends of `len` bytes need: once where its
+    // space is only taken, and again and again where it is filled little by little.
+    let syncs = |len: usize| {
+        disk.clear_trace();
+        let end = wal.appended() + 4 * SegmentSize::MIN.bytes();
+        while wal.appended() < end {
+            let entry = WalEntry::new(WalEntryType::Insert, None, vec![7; len]);
+            wal.append(&[entry]).unwrap();
+            while wal.drive() {}
+        }
+        let trace = disk.trace();
+        let count = |op| {
+            let of = |call: &&DiskCall| call.op == op && call.path.ends_with("spare.tmp");
+            trace.iter().filter(of).count()
+        };
+        assert!(count(DiskOp::Create) >= 3, "it made no spares");
+        count(DiskOp::SyncData) as f64 / count(DiskOp::Create) as f64
+    };
+    let little = syncs(10_000);
+    assert!(little > 2.0, "{little}");
+    // What the last small group asked for is still filled.
+    syncs(200_000);
+    assert!((syncs(200_000) - 1.0).abs() < 1e-9);
 }

@@ -88,3 +88,34 @@ fn tables_of_climbing_keys_are_never_written_again() {
     assert_eq!(written.max(), Some(tables.len() - 1));
     assert_eq!(scan(&store, 1, Lsn::new(64_000)).len(), 1_000);
 }
+
+/// Such a version can only come from elsewhere: the store itself refuses to write it.
+#[test]
+fn a_version_above_all_positions_is_refused_when_it_is_found() {
+    use lsm_tree::{AbstractTree, AnyTree, Config, SequenceNumberCounter};
+
+    let bed = Bed::new();
+    bed.raise(Lsn::MAX);
+    let store = bed.open();
+    store.insert(Lsn::new(64), &[put(1, "k", "v")]).unwrap();
+    assert_eq!(store.checkpoint(Lsn::new(64)).unwrap(), Lsn::new(64));
+    let beyond = super::super::writer::END_MAX + 64;
+    let refused = store.insert(beyond, &[put(1, "k", "v")]);
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    store.close();
+    let counter = SequenceNumberCounter::default();
+    let config = Config::new(bed.dir(), counter.clone(), SequenceNumberCounter::default());
+    let AnyTree::Standard(tree) = config.open().unwrap() else {
+        unreachable!("no key-value separation was asked for")
+    };
+    tree.insert("k", "v", beyond.get());
+    let memtable = tree.rotate_memtable().unwrap();
+    let written = tree.flush_to_tables(memtable.iter().map(Ok));
+    let (tables, _) = written.unwrap().unwrap();
+    counter.set(beyond.get() + 1);
+    let registered = tree.register_tables(&tables, None, None, &[memtable.id()], 0);
+    registered.unwrap();
+    drop((tables, memtable, tree));
+    let opened = LsmStore::open(&bed.dir(), true, bed.gate(), small());
+    assert!(matches!(opened, Err(Error::Corrupt { .. })), "{opened:?}");
+}
