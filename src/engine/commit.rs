@@ -102,7 +102,12 @@ impl Engine {
     /// What became of a transaction that the log took and the store did not.
     fn not_inserted(&self, end: Lsn, error: &StorageError) -> Error {
         self.refuse_writes();
-        let why = error.to_string();
+        // A store that waited in vain for a log that stopped says only that it ended.
+        let stopped = self
+            .wal
+            .poisoned()
+            .filter(|_| matches!(error, StorageError::Closed));
+        let why = stopped.as_ref().unwrap_or(error).to_string();
         let timeline = self.written_on(end);
         Error::Unknown {
             lsn: end,

@@ -24,8 +24,8 @@
 //! # Rules by operation
 //!
 //! * **Append** reserves places under a lock and returns; a group becomes durable with one write
-//!   and one sync (`writer.rs`, `log_file.rs`). Nobody may act on a record before `flushed` passed
-//!   it.
+//!   and one sync (`writer.rs`, `log_file.rs`). Nobody may show, keep or confirm a record before
+//!   `flushed` passed it.
 //! * **Begin a segment**: the one before is synced, a ready zero-filled file is renamed, the
 //!   directory is synced, then the first record is written.
 //! * **Open** finds the true end (`recovery.rs`). A torn write is cut and set aside, damage below

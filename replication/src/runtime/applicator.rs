@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use mainstay_storage::{Applicator, Lsn, Signal, Store, Wal};
+use mainstay_storage::{Applicator, Error as StorageError, Lsn, Signal, Store, Wal};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
@@ -155,9 +155,7 @@ impl Replay {
             match work.run() {
                 Ok(()) => Some(work.applicator),
                 Err(error) => {
-                    // The store may have waited for a log that has stopped.
-                    let error = work.wal.poisoned().map_or(error, Error::from);
-                    tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
+                    work.tell(error);
                     // Whoever waits for more to be applied waits for nothing.
                     work.applied.close();
                     None
@@ -262,6 +260,18 @@ impl Work {
             self.checkpoint(self.applicator.position())?;
         }
         Ok(())
+    }
+
+    /// Says why nothing is applied any more.
+    fn tell(&self, error: Error) {
+        // The store may have waited for a log that has ended.
+        let closed = matches!(error, Error::Storage(StorageError::Closed));
+        let error = match self.wal.poisoned() {
+            Some(stopped) if closed => stopped.into(),
+            None if closed && self.wal.commit().is_closed() => return,
+            _ => error,
+        };
+        tracing::error!(%error, "cannot apply the log; restart this node, or rebuild it");
     }
 
     /// How far of `upto` may be applied; `None` while nothing may.

@@ -273,8 +273,11 @@ impl Driver {
             Action::Identify => self.identify().await?,
             Action::FetchHistory(timeline) => self.fetch_history(timeline).await?,
             Action::CutLog(to) => {
-                self.cut(to)?;
-                self.events.push_front(Event::LogCut);
+                match self.cut(to) {
+                    Ok(()) => self.events.push_front(Event::LogCut),
+                    // Nothing comes before the log has its new end.
+                    Err(error) => self.ended = Some(Ended::Failed(error)),
+                }
             }
             Action::AdoptHistory(history) => self.adopt(&history)?,
             Action::Start { from, timeline } => self.start(from, timeline).await?,

@@ -202,7 +202,8 @@ fn a_standby_that_needs_a_backup_says_what_log_is_gone() {
     assert!(gone.contains("no log from 0/800 on any more"), "{gone}");
 }
 
-fn random_event((kind, lsn, flag): (u8, u64, bool), machine: &Receiver) -> Event {
+/// `may` is up to where the store was allowed to apply.
+fn random_event((kind, lsn, flag): (u8, u64, bool), machine: &Receiver, may: Lsn) -> Event {
     let at = Lsn::new(lsn * 8);
     let texts = [
         "1:a@0/100",
@@ -237,7 +238,7 @@ fn random_event((kind, lsn, flag): (u8, u64, bool), machine: &Receiver) -> Event
         },
         12 => Event::Written(at.min(machine.received)),
         13 => Event::Flushed(at.min(machine.received)),
-        14 => Event::Applied(at.min(machine.may_apply).min(machine.own.flush)),
+        14 => Event::Applied(at.min(may).min(machine.own.flush)),
         15 => Event::CopyDoneReceived,
         16 => Event::NextTimeline,
         17 => Event::StreamEnded,
@@ -267,13 +268,14 @@ proptest! {
         config.commit = Lsn::new(0x160);
         let mut machine = Receiver::new(config, Moment::ZERO);
         let (mut now, mut out, mut end) = (Moment::ZERO, Vec::new(), Lsn::new(0x180));
+        let mut may = Lsn::new(0x120);
         for raw in events {
             now = now + Duration::from_secs(1);
             let commit = machine.commit;
-            let event = random_event(raw, &machine);
+            let event = random_event(raw, &machine, may);
             let cut = matches!(event, Event::LogCut);
             machine.on(event, now, &mut out);
-            let asks = machine.state == State::Identifying;
+            let asks = out.iter().any(|action| matches!(action, Action::Identify));
             prop_assert!(machine.commit >= commit || cut || asks);
             if cut {
                 end = machine.received;
@@ -288,7 +290,10 @@ proptest! {
                         prop_assert_eq!(from, end);
                         prop_assert_eq!(timeline, machine.history.current());
                     }
-                    Action::ApplyUpTo(to) => prop_assert!(to <= machine.commit && to <= end),
+                    Action::ApplyUpTo(to) => {
+                        prop_assert!(to <= machine.commit && to <= end);
+                        may = may.max(to);
+                    }
                     Action::CutLog(to) => prop_assert!(to < end && to >= machine.own.apply),
                     Action::SendStatus { timeline, .. } => {
                         let newest = newest_known(&machine.history, machine.accepted);

@@ -255,7 +255,7 @@ mod tests {
         let core = Core::new(config, Vec::new(), wal.clone(), applied, None, observer).unwrap();
         let entry = WalEntry::new(WalEntryType::Insert, None, vec![7; 100]);
         let end = wal.append(&[entry]).unwrap().end;
-        core.applied.raise(end);
+        core.applied.raise(end + 4096);
         let mut shown = pin!(core.shown(end));
         for flushed in [false, true] {
             while flushed && wal.drive() {}

@@ -21,11 +21,4 @@ impl FlushGate {
     pub fn reached(&self) -> Lsn {
         self.flushed.get().min(self.commit.get())
     }
-
-    /// Whether that is `end` or may become so: a log that has ended climbs no more.
-    pub(super) fn may_reach(&self, end: Lsn) -> bool {
-        let ended = self.flushed.is_closed() || self.commit.is_closed();
-        // Looked at in this order: what it reached before it ended counts.
-        !ended || self.reached() >= end
-    }
 }

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::fault::Fault;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::signal::Signal;
+use crate::signal::{Signal, WaitError};
 
 /// How long an insert pauses while level 0 is long.
 const SLOW_PAUSE: Duration = Duration::from_millis(1);
@@ -85,6 +85,8 @@ impl Turn<'_> {
             match wait.as_mut().poll(&mut context) {
                 Poll::Pending => registered.push(wait),
                 Poll::Ready(Ok(_)) => {}
+                // Looked at anew: what lies there is other log now.
+                Poll::Ready(Err(WaitError::SetBack)) => return true,
                 Poll::Ready(Err(_)) => return false,
             }
         }

@@ -210,15 +210,17 @@ impl Shared {
                 "inserts wait: memory is full of what may not reach disk yet"
             );
         }
+        let gate = [&self.gate.flushed, &self.gate.commit];
         self.work.until(|turn| {
             if turn.state.sealed.len() < self.options.sealed_max {
                 return Some(Ok(()));
             }
-            let next = turn.state.sealed.front().map(Sealed::end);
-            if next.is_some_and(|end| !self.gate.may_reach(end)) {
-                return Some(Err(Error::Closed));
+            match turn.state.sealed.front().map(Sealed::end) {
+                Some(end) if self.gate.reached() < end => {
+                    return (!turn.wait_for(&gate, end)).then_some(Err(Error::Closed));
+                }
+                _ => turn.wait(),
             }
-            turn.wait();
             None
         })?
     }

@@ -15,12 +15,16 @@ use crate::lsn::Lsn;
 impl Shared {
     /// Raises the commit position, as far as what is flushed.
     pub(crate) fn advance_commit(&self, to: Lsn) {
-        let to = match canary("show-before-flush") {
-            true => to.min(self.sealed.get()),
-            false => to.min(self.flushed.get()),
-        };
-        if to > self.commit.get() {
+        if to.min(self.committable()) > self.commit.get() {
             self.note(to);
+        }
+    }
+
+    /// Nothing above is committed, whoever says so.
+    fn committable(&self) -> Lsn {
+        match canary("show-before-flush") {
+            true => self.sealed.get(),
+            false => self.flushed.get(),
         }
     }
 
@@ -68,13 +72,16 @@ impl Shared {
         }
     }
 
-    /// Notes what is flushed, and the commit position, which climbs to `commit` if it is lower. It
+    /// Notes what is flushed, and the commit position, which climbs to `commit`, as far as that is
+    /// flushed, if it is lower. It
     /// is noted before it is shown: only a power cut may set a reader's view back. Both happen
     /// while the control file is locked, or another thread could note the lower one in between. A
     /// failure to note it is harmless otherwise.
     pub(crate) fn note(&self, commit: Lsn) {
         let early = canary("commit-noted-as-it-was").then(|| self.commit.get());
         let mut control = self.control.lock();
+        // Looked at under the lock, under which a cut takes both back.
+        let commit = commit.min(self.committable());
         let commit = commit.max(early.unwrap_or_else(|| self.commit.get()));
         let mark = self.watermark(&control, commit);
         if let Err(error) = control.note_watermark(mark) {

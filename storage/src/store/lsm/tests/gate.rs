@@ -155,12 +155,20 @@ fn checkpoints_do_not_pile_up_memtables_that_may_not_be_flushed() {
     }
 }
 
-/// What may wait for a gate that will not open any more.
-fn wait_in_vain(begin: impl FnOnce(&LsmStore) + Send + 'static, bed: &Bed, store: &LsmStore) {
+/// Lets `begin` wait, as `waits` says, for a gate that will not open any more.
+fn wait_in_vain(
+    begin: impl FnOnce(&LsmStore) + Send + 'static,
+    waits: impl Fn() -> bool,
+    bed: &Bed,
+    store: &LsmStore,
+) {
     let waiting = thread::spawn({
         let store = store.clone();
         move || begin(&store)
     });
+    while !waits() {
+        thread::yield_now();
+    }
     bed.flushed.close();
     waiting.join().unwrap();
 }
@@ -174,7 +182,7 @@ fn nobody_waits_for_a_log_that_has_ended() {
     let large = (0..40).map(|n| put(1, &format!("{n:0>200}"), "v"));
     let large = large.collect::<Vec<_>>();
     let insert = move |store: &LsmStore| closed(store.insert(Lsn::new(64), &large));
-    wait_in_vain(insert.clone(), &bed, &store);
+    wait_in_vain(insert.clone(), || bed.flushed.waiters() > 0, &bed, &store);
     insert(&store);
     assert_eq!(store.applied(), Lsn::ZERO);
     // For memory.
@@ -186,7 +194,7 @@ fn nobody_waits_for_a_log_that_has_ended() {
         let refused = inserted.filter_map(Result::err).next();
         closed(Err(refused.expect("memory is full")));
     };
-    wait_in_vain(flood, &bed, &store);
+    wait_in_vain(flood, || store.status().stalls > 0, &bed, &store);
 }
 
 #[test]
