@@ -134,11 +134,12 @@ impl Receiver {
             Event::Accepted(timeline) => self.on_accepted(timeline, out),
             Event::Disconnected { random, appended } => {
                 self.received = self.received.min(appended);
-                self.may_apply = self.may_apply.min(self.received);
-                if self.cutting.is_none() && self.state != State::Stopped {
-                    // Some of it may not have been carried out: it is said again.
-                    self.may_apply = self.own.apply;
-                }
+                let says_again = self.cutting.is_none() && self.state != State::Stopped;
+                self.may_apply = match says_again {
+                    // Some of it may not have been carried out.
+                    true => self.own.apply,
+                    false => self.may_apply.min(self.received),
+                };
                 self.on_disconnected(random, now);
             }
             Event::Tick => self.on_tick(now, out),

@@ -38,6 +38,13 @@ fn put(wal: &Wal) -> Lsn {
     wal.append(&[entry]).unwrap().end
 }
 
+/// Lets the log have its bytes up to `end`, without a sync.
+fn seal(wal: &Wal, end: Lsn) {
+    while wal.sealed().get() < end {
+        assert!(wal.drive(), "nothing to do");
+    }
+}
+
 /// Commit, replayable, flushed.
 fn positions(wal: &Wal) -> [Lsn; 3] {
     [wal.commit(), wal.replayable(), wal.flushed()].map(|position| position.get())
@@ -54,9 +61,7 @@ fn what_a_primary_committed_is_replayed_once_sealed_and_committed_once_flushed()
         [flushed; 3],
         "what is there already counts"
     );
-    while wal.sealed().get() < second {
-        assert!(wal.drive(), "nothing to do");
-    }
+    seal(&wal, second);
     assert_eq!(positions(&wal), [flushed, first, flushed]);
     // In between it may be told more.
     wal.follow_commit(second);
@@ -86,9 +91,7 @@ fn no_cut_takes_what_may_have_been_replayed_and_a_rewind_forgets_that_it_was_com
     while wal.drive() {}
     let told = put(&wal);
     wal.follow_commit(told);
-    while wal.sealed().get() < told {
-        assert!(wal.drive(), "nothing to do");
-    }
+    seal(&wal, told);
     let refused = wal.cut(kept);
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     wal.rewind(kept).unwrap().expect("there was more");
@@ -118,9 +121,7 @@ fn a_power_cut_takes_what_was_replayed_ahead_and_nothing_that_was_shown() {
     while wal.drive() {}
     let second = put(&wal);
     wal.follow_commit(second);
-    while wal.sealed().get() < second {
-        assert!(wal.drive(), "nothing to do");
-    }
+    seal(&wal, second);
     assert_eq!(positions(&wal), [first, second, first]);
     disk.crash(CrashMode::LoseUnsynced);
     drop(wal);

@@ -8,17 +8,26 @@ use crate::entry::{WalEntry, WalEntryType};
 use crate::lsn::SegmentSize;
 use crate::wal::{NewLog, Wal, WalOptions};
 
-#[test]
-fn a_driven_log_writes_when_it_is_driven_and_where_an_append_needs_room() {
-    let disk = SimDisk::new(1);
-    let options = WalOptions {
+const DIR: &str = "/node";
+
+fn options() -> WalOptions {
+    WalOptions {
         driven: true,
         segment_size: SegmentSize::MIN,
         ..WalOptions::new(|| 7)
-    };
+    }
+}
+
+fn begun() -> (SimDisk, Wal) {
+    let disk = SimDisk::new(1);
     let new = NewLog::new_cluster(SegmentSize::MIN);
-    let dir = Path::new("/node");
-    let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options).unwrap();
+    let wal = Wal::create(Arc::new(disk.clone()), Path::new(DIR), new, &options());
+    (disk, wal.unwrap())
+}
+
+#[test]
+fn a_driven_log_writes_when_it_is_driven_and_where_an_append_needs_room() {
+    let (disk, wal) = begun();
     let put = |len: usize| [WalEntry::new(WalEntryType::Insert, None, vec![7; len])];
     // The first needs a segment, which is made on the spot.
     let first = wal.append(&put(100)).unwrap().end;
@@ -40,7 +49,7 @@ fn a_driven_log_writes_when_it_is_driven_and_where_an_append_needs_room() {
     let end = wal.appended();
     wal.close().unwrap();
     drop(wal);
-    let (wal, recovered) = Wal::open(Arc::new(disk.clone()), dir, &options).unwrap();
+    let (wal, recovered) = Wal::open(Arc::new(disk.clone()), Path::new(DIR), &options()).unwrap();
     assert!(recovered.clean);
     assert_eq!(recovered.end, end);
     // A full disk refuses, and a later attempt finds space.
@@ -55,12 +64,7 @@ fn a_driven_log_writes_when_it_is_driven_and_where_an_append_needs_room() {
 
 #[test]
 fn a_segment_whose_removal_is_not_durable_is_never_written_to() {
-    let options = WalOptions {
-        driven: true,
-        segment_size: SegmentSize::MIN,
-        ..WalOptions::new(|| 7)
-    };
-    let dir = Path::new("/node");
+    let (options, dir) = (options(), Path::new(DIR));
     let put = || [WalEntry::new(WalEntryType::Insert, None, vec![7; 250_000])];
     let mut failed = 0;
     for call in 1..12 {
@@ -95,15 +99,7 @@ fn a_segment_whose_removal_is_not_durable_is_never_written_to() {
 
 #[test]
 fn segments_for_log_that_comes_in_bulk_are_not_filled_with_zeros() {
-    let disk = SimDisk::new(1);
-    let options = WalOptions {
-        driven: true,
-        segment_size: SegmentSize::MIN,
-        ..WalOptions::new(|| 7)
-    };
-    let new = NewLog::new_cluster(SegmentSize::MIN);
-    let dir = Path::new("/node");
-    let wal = Wal::create(Arc::new(disk.clone()), dir, new, &options).unwrap();
+    let (disk, wal) = begun();
     // How often the disk is asked for each spare that appends of `len` bytes need: once where its
     // space is only taken, and again and again where it is filled little by little.
     let syncs = |len: usize| {
