@@ -118,7 +118,7 @@ pub(crate) struct End {
     pub(crate) lsn: Lsn,
     /// CRC of the last record; `None` when the log begins here, with any predecessor.
     pub(crate) prev_crc: Option<u32>,
-    /// Over the bytes of the segment that `lsn` is in, up to `lsn`.
+    /// Over the bytes of the segment that `lsn` is in, as far as they were written.
     pub(crate) segment_crc: Hasher,
     /// The file of that segment; `None` when `lsn` is at a segment's start.
     pub(crate) file: Option<Arc<dyn DiskFile>>,
@@ -234,7 +234,6 @@ impl LogFile {
 
     fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
-        self.end.segment_crc.update(bytes);
         self.end.lsn = self.end.lsn + bytes.len() as u64;
     }
 
@@ -313,6 +312,8 @@ impl LogFile {
         let start = Lsn::new(self.end.lsn.get() - len as u64);
         let offset = self.owner.size.offset_of(start);
         let space = self.owner.size.bytes() - offset - len as u64;
+        // All at once: a checksum of little is slow.
+        self.end.segment_crc.update(&self.buffer);
         let zeros = RECORD_HEADER_LEN.min(usize::try_from(space).unwrap_or(RECORD_HEADER_LEN));
         self.buffer.resize(len + zeros, 0);
         let bytes = if len < LENT_MIN {
