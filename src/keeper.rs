@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mainstay_storage::{Lsn, WaitError};
+use mainstay_storage::{Lsn, Signal};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -13,8 +13,13 @@ use crate::error::{Error, Result};
 /// restart never replays more than about this much.
 const REPLAY_BYTES_MAX: u64 = 256 << 20;
 
-/// Bytes of log between two looks at what can be checkpointed and removed.
+/// Bytes of log between two looks at what can be checkpointed and removed. There is one as well
+/// whenever the store has written something out: that may take until long after the last write,
+/// and whoever restarts or copies this node then would replay what the store has.
 const LOOK_EVERY: u64 = 16 << 20;
+
+/// Longest between two looks: others may need less of the log meanwhile.
+const LOOK_AFTER: Duration = Duration::from_secs(60);
 
 /// Starts the thread. `retain` says from where on log is needed beyond what the store needs.
 ///
@@ -30,15 +35,17 @@ pub(crate) fn start(
 }
 
 fn run(engine: &Engine, retain: &dyn Fn() -> Lsn) {
+    let mut known = engine.wal.control().checkpoint;
     loop {
         let next = engine.wal.flushed().get() + LOOK_EVERY;
-        let waited = engine
-            .wal
-            .flushed()
-            .wait_blocking(next, Some(Duration::from_secs(60)));
-        if waited == Err(WaitError::Closed) {
+        let more = engine.store.durable_signal().wait(known + 1);
+        let mut waits = [engine.wal.flushed().wait(next), more];
+        Signal::wait_any_within(&mut waits, Some(LOOK_AFTER));
+        if engine.wal.flushed().is_closed() {
             return;
         }
+        // Taken before it is noted, and even if that fails: whoever tries again does so later.
+        known = engine.store.durable();
         let behind = engine
             .wal
             .flushed()
@@ -84,4 +91,57 @@ pub(crate) fn close(engine: &Engine, keeper: JoinHandle<()>, save: bool) -> Resu
     let _ = keeper.join();
     saved?;
     Ok(closed?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use mainstay_storage::{LsmOptions, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
+
+    use crate::transaction::WriteTransaction;
+
+    use super::*;
+
+    /// Far less than until the next look for other reasons.
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_the_store_wrote_out_is_noted_though_no_log_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let wal = Wal::create(Arc::new(OsDisk), dir.path(), new, &options).unwrap();
+        let end = wal.appended();
+        let store = LsmOptions {
+            memtable_bytes: 64 << 10,
+            ..LsmOptions::default()
+        };
+        let (engine, _) = Engine::open(wal, store, end).unwrap();
+        engine.open_for_writes();
+        let keeper = start(engine.clone(), || Lsn::MAX).unwrap();
+        for row in 0..200_u64 {
+            let mut transaction = WriteTransaction::begin(engine.clone()).unwrap();
+            let written = transaction.put("rows", &row.to_be_bytes(), &[7; 1 << 10]);
+            written.unwrap();
+            transaction.commit_blocking().unwrap();
+        }
+        let log = engine.wal.flushed().get().bytes_since(end);
+        assert!(log < LOOK_EVERY, "or somebody looks anyway");
+        let begun = Instant::now();
+        while engine.store.durable() <= end
+            || engine.wal.control().checkpoint < engine.store.durable()
+        {
+            assert!(
+                begun.elapsed() < SOON,
+                "a copy or a restart replays what the store has"
+            );
+            std::thread::yield_now();
+        }
+        engine.close_for_writes(None);
+        close(&engine, keeper, true).unwrap();
+    }
 }

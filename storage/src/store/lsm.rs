@@ -231,6 +231,11 @@ impl LsmStore {
         self.shared().durable.get()
     }
 
+    /// [`durable`](Self::durable), to wait for.
+    pub fn durable_signal(&self) -> &Signal {
+        &self.shared().durable
+    }
+
     /// The lowest position that can be read; [`durable`](Self::durable) after opening.
     pub fn oldest(&self) -> Lsn {
         self.shared().horizon.floor()
