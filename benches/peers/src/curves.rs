@@ -9,7 +9,8 @@ use std::time::Instant;
 use crate::measure::Spread;
 use crate::pair::Pair;
 use crate::process::{Node, peak_mib};
-use crate::rig::{Size, clear, cluster, cluster_commits, filled, seconds, text, warm};
+use crate::rig::copies::{filled, size_of};
+use crate::rig::{Size, clear, cluster, cluster_commits, seconds, text, warm};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -246,7 +247,7 @@ fn recovery(dir: &Path, mib: f64, _size: Size) -> Values {
 }
 
 fn reads(dir: &Path, percent: f64, size: Size) -> Values {
-    let read = Pair::start(dir).reads(percent / 100.0, size.seconds / 2.0);
+    let read = Pair::start(dir, None).reads(percent / 100.0, size.seconds / 2.0);
     vec![("p50", read.p50), ("p99", read.p99)]
 }
 
@@ -255,7 +256,7 @@ fn copies(dir: &Path, mib: f64, _size: Size) -> Values {
     let begun = Instant::now();
     let standby = Node::start(&dir.join("b"), "b", &["--follow", &primary.address]);
     let took = begun.elapsed().as_secs_f64();
-    let rate = crate::rig::size_of(&dir.join("b")) as f64 / took / 1e6;
+    let rate = size_of(&dir.join("b")) as f64 / took / 1e6;
     vec![("rate", rate), ("standby_mib", peak_mib(standby.pid()))]
 }
 

@@ -44,20 +44,27 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn start(dir: &Path) -> Self {
+    /// With this policy, if any; the standby counts for it.
+    pub(crate) fn start(dir: &Path, policy: Option<&str>) -> Self {
         let runtime = Runtime::new().expect("threads");
         let (primary, standby) = runtime.block_on(async {
             let primary = Node::builder(dir.join("a")).name("a").listen("127.0.0.1:0");
+            let primary = match policy {
+                Some(policy) => primary.sync(policy.parse().expect("a policy")),
+                None => primary,
+            };
             let primary = primary.start().await.expect("a free port");
-            // Whoever writes to a table first makes it, and two who do so at once conflict.
+            let at = primary.listen_addr().expect("it listens");
+            let standby = Node::builder(dir.join("b")).name("b").listen("127.0.0.1:0");
+            let standby = standby.follow(format!("postgres://mainstay@{at}"));
+            let standby = standby.start().await.expect("a base backup");
+            // Whoever writes to a table first makes it, and two who do so at once conflict. Under a
+            // policy the standby has joined once this is answered.
             primary
                 .put(TABLE, b"first", b"")
                 .await
                 .expect("the disk works");
-            let at = primary.listen_addr().expect("it listens");
-            let standby = Node::builder(dir.join("b")).name("b").listen("127.0.0.1:0");
-            let standby = standby.follow(format!("postgres://mainstay@{at}"));
-            (primary, standby.start().await.expect("a base backup"))
+            (primary, standby)
         });
         let next = Arc::new(AtomicU64::new(0));
         Self {
@@ -68,9 +75,9 @@ impl Pair {
         }
     }
 
-    /// The time from a commit's answer to the row's being read on the standby, at `rate` commits a
-    /// second, in milliseconds.
-    pub(crate) fn visible(&self, rate: f64, seconds: f64) -> Figures {
+    /// The time from a commit's answer, which waits for `level`, to the row's being read on the
+    /// standby, at `rate` commits a second, in milliseconds.
+    pub(crate) fn visible(&self, level: Level, rate: f64, seconds: f64) -> Figures {
         let value = vec![7; 100];
         let (begun, mut all) = (Instant::now(), Latencies::default());
         self.runtime.block_on(async {
@@ -79,7 +86,7 @@ impl Pair {
                 let key = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
                 let mut transaction = self.primary.begin().expect("it is the primary");
                 transaction.put(TABLE, &key, &value).expect("it fits");
-                let receipt = transaction.commit_at(Level::Local).await;
+                let receipt = transaction.commit_at(level).await;
                 let lsn = receipt.expect("the disk works").lsn;
                 let committed = Instant::now();
                 let waited = self.standby.wait_for(lsn, PATIENCE).await;

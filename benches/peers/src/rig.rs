@@ -3,10 +3,12 @@
 //! Every round of Mainstay has nodes of its own in empty directories; PostgreSQL and Redis are
 //! started once and rest while others are measured.
 
-use std::collections::BTreeSet;
+pub(crate) mod copies;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mainstay::Level;
 use tempfile::TempDir;
 
 use crate::engines::{self, Load};
@@ -20,11 +22,8 @@ use crate::redis::Redis;
 /// Log that goes before a stream.
 const WARM_BYTES: u64 = 512 << 20;
 
-/// A store whose tables stay the same for so long is at rest.
-const QUIET: Duration = Duration::from_millis(500);
-
-/// Longest until a store is, after the largest load.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Commits a second while it is measured when they can be seen.
+const VISIBLE_RATE: f64 = 500.0;
 
 /// The store's cache of blocks when nobody configures it, in MiB.
 fn cache_mib() -> f64 {
@@ -122,10 +121,12 @@ impl Rig {
             "stream" => stream(dir, self.size.bytes),
             "catch-up" => catch_up(dir, self.size.bytes),
             "apply" => apply(dir, self.size.rows),
-            "visible" => Pair::start(dir).visible(500.0, seconds),
-            "lag-half" => Pair::start(dir).lag(0.5, seconds),
-            "lag-full" => Pair::start(dir).lag(1.0, 2.0 * seconds),
-            "base-backup" => base_backup(dir, self.size.bytes),
+            "visible" => Pair::start(dir, None).visible(Level::Local, VISIBLE_RATE, seconds),
+            "visible-local" => visible_under_policy(dir, Level::Local, seconds),
+            "visible-sync" => visible_under_policy(dir, Level::RemoteFlush, seconds),
+            "lag-half" => Pair::start(dir, None).lag(0.5, seconds),
+            "lag-full" => Pair::start(dir, None).lag(1.0, 2.0 * seconds),
+            "base-backup" => copies::base_backup(dir, self.size.bytes),
             "promote" => take_over(dir, false),
             "kill-promote" => take_over(dir, true),
             "levels-1" => levels(dir, 1, seconds),
@@ -152,7 +153,9 @@ impl Rig {
             "local-64" => postgres.inserts(Mode::Alone, 64, size.seconds),
             "stream" => postgres.stream(size.bytes),
             "catch-up" => postgres.catch_up(size.bytes),
-            "visible" => postgres.visible(500.0, size.seconds),
+            "visible" => postgres.visible(Mode::Async, "on", VISIBLE_RATE, size.seconds),
+            "visible-local" => postgres.visible(Mode::Flush, "local", VISIBLE_RATE, size.seconds),
+            "visible-sync" => postgres.visible(Mode::Flush, "on", VISIBLE_RATE, size.seconds),
             "base-backup" => postgres.base_backup(size.bytes),
             "promote" => postgres.take_over(false),
             "kill-promote" => postgres.take_over(true),
@@ -184,7 +187,7 @@ impl Rig {
             ("batch-1000", _) => load(1, 1000, true, true),
             ("apply", _) => load(1, 100, false, false),
             ("stream", "pipe") => limits::pipe(dir, self.size.bytes),
-            ("base-backup", "copy") => copy(dir, self.size.bytes),
+            ("base-backup", "copy") => copies::copy(dir, self.size.bytes),
             other => panic!("no row {other:?}"),
         }
     }
@@ -224,7 +227,13 @@ pub(crate) fn cluster(dir: &Path, more: &[&str]) -> [Node; 2] {
     [primary, standby]
 }
 
+/// A node takes it with spaces for the underscores.
 const POLICY: [&str; 2] = ["--sync", "ANY_1_(*)"];
+
+fn visible_under_policy(dir: &Path, level: Level, seconds: f64) -> Figures {
+    let policy = POLICY[1].replace('_', " ");
+    Pair::start(dir, Some(&policy)).visible(level, VISIBLE_RATE, seconds)
+}
 
 pub(crate) fn cluster_commits(dir: &Path, level: &str, clients: u64, seconds: f64) -> Commits {
     let [mut primary, _standby] = cluster(dir, &POLICY);
@@ -252,7 +261,7 @@ fn stream(dir: &Path, bytes: u64) -> Figures {
         forget_peak(node.pid());
     }
     let before = cpu_seconds(primary.pid()) + cpu_seconds(standby.pid());
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let answer = primary.ask(&format!("bulk {bytes} 1024"));
     standby.ask(&format!("flushed {}", text(&answer, "end")));
     let took = begun.elapsed().as_secs_f64();
@@ -277,7 +286,7 @@ fn catch_up(dir: &Path, bytes: u64) -> Figures {
     let answer = primary.ask(&format!("bulk {bytes} 1024"));
     let written = seconds(&answer, "bytes");
     standby.ask("resume");
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     standby.ask(&format!("flushed {}", text(&answer, "end")));
     Figures::of(written / begun.elapsed().as_secs_f64() / 1e6)
 }
@@ -289,7 +298,7 @@ fn apply(dir: &Path, rows: u64) -> Figures {
     let answer = primary.ask(&format!("load {rows} 100 100 random"));
     let end = text(&answer, "end");
     standby.ask(&format!("flushed {end}"));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     standby.ask("go_on");
     standby.ask(&format!("applied {end}"));
     let peak = peak_mib(primary.pid()).max(peak_mib(standby.pid()));
@@ -299,73 +308,10 @@ fn apply(dir: &Path, rows: u64) -> Figures {
         .with("peak_above_cache_mib", peak - cache_mib())
 }
 
-/// Rows of 1 KiB, as many as make `bytes`.
-pub(crate) fn filled(dir: &Path, bytes: u64) -> Node {
-    let mut primary = Node::start(&dir.join("a"), "a", &[]);
-    let answer = primary.ask(&format!("load {} 100 1024 ordered", bytes / 1032));
-    primary.ask(&format!("applied {}", text(&answer, "end")));
-    rest(&dir.join("a"));
-    primary
-}
-
-/// Waits until a node has written out and merged what it had to, as PostgreSQL is asked for a
-/// checkpoint before its data are copied.
-fn rest(dir: &Path) {
-    let tables = || {
-        let entries = std::fs::read_dir(dir.join("store/tables")).expect("it has a store");
-        let found = entries.filter_map(|entry| {
-            let entry = entry.expect("it is there");
-            // One that was merged meanwhile is gone.
-            Some((entry.file_name(), entry.metadata().ok()?.len()))
-        });
-        found.collect::<BTreeSet<_>>()
-    };
-    let begun = Instant::now();
-    let (mut seen, mut since) = (tables(), begun);
-    while since.elapsed() < QUIET {
-        assert!(begun.elapsed() < PATIENCE, "its tables never stay the same");
-        std::thread::sleep(QUIET / 20);
-        let now = tables();
-        if now != seen {
-            (seen, since) = (now, Instant::now());
-        }
-    }
-}
-
-fn base_backup(dir: &Path, bytes: u64) -> Figures {
-    let primary = filled(dir, bytes);
-    limits::warm_memory(bytes);
-    let begun = Instant::now();
-    let _standby = Node::start(&dir.join("b"), "b", &["--follow", &primary.address]);
-    let took = begun.elapsed().as_secs_f64();
-    Figures::of(size_of(&dir.join("b")) as f64 / took / 1e6)
-}
-
-fn copy(dir: &Path, bytes: u64) -> Figures {
-    let node = filled(dir, bytes);
-    drop(node);
-    limits::warm_memory(bytes);
-    limits::copy(&dir.join("a"), &dir.join("copy"))
-}
-
 /// Removes `dir`, and waits until the disk has done that, or whoever comes next would.
 pub(crate) fn clear(dir: &Path) {
     std::fs::remove_dir_all(dir).expect("it is ours");
     rustix::fs::sync();
-}
-
-/// Bytes of all files below `dir`.
-pub(crate) fn size_of(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).expect("it is there");
-    let sizes = entries.map(|entry| {
-        let entry = entry.expect("it is there");
-        let about = entry.metadata().expect("it is there");
-        match about.is_dir() {
-            true => size_of(&entry.path()),
-            false => about.len(),
-        }
-    });
-    sizes.sum()
 }
 
 fn take_over(dir: &Path, killed: bool) -> Figures {
@@ -374,7 +320,7 @@ fn take_over(dir: &Path, killed: bool) -> Figures {
     standby.ask(&format!("applied {}", text(&answer, "end")));
     if killed {
         primary.order("commits local 8 100 60");
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1));
         primary.kill();
     }
     let answer = standby.ask("promote");

@@ -179,6 +179,28 @@ pub(crate) const ROWS: &[Row] = &[
         ..NONE
     },
     Row {
+        name: "visible-local",
+        question: "The same with a synchronous standby, the commit waiting for its own disk only",
+        unit: "ms",
+        less: true,
+        bounds: &[
+            peer("postgres", Some(0.6), Some(0.25)),
+            own("p99_ms", None, Some(2.0)),
+        ],
+        ..NONE
+    },
+    Row {
+        name: "visible-sync",
+        question: "The same with a synchronous standby, the commit waiting for its disk too",
+        unit: "ms",
+        less: true,
+        bounds: &[
+            peer("postgres", None, Some(0.6)),
+            own("p99_ms", None, Some(2.0)),
+        ],
+        ..NONE
+    },
+    Row {
         name: "lag-half",
         question: "How far a standby is behind at half of the primary's highest rate, p99",
         unit: "ms",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Mode, PATIENCE, Postgres};
 use crate::measure::{Figures, Latencies};
 use crate::process::is_there;
+use crate::rig::copies::size_of;
 
 impl Postgres {
     /// Inserts rows of 100 bytes with `pgbench`: transactions a second, and latencies in
@@ -126,7 +127,7 @@ impl Postgres {
         let begun = Instant::now();
         let copy = self.basebackup("copy", &[]);
         let took = begun.elapsed().as_secs_f64();
-        let size = crate::rig::size_of(&copy);
+        let size = size_of(&copy);
         fs::remove_dir_all(&copy).expect("it is ours");
         Figures::of(size as f64 / took / 1e6)
     }
@@ -147,13 +148,16 @@ impl Postgres {
         }
     }
 
-    /// From a commit's answer to the row's being read on the standby, at `rate` commits a second,
-    /// in milliseconds. A reader asks again and again.
-    pub(crate) fn visible(&mut self, rate: f64, seconds: f64) -> Figures {
-        self.set_mode(Mode::Async);
+    /// From a commit's answer, with this `synchronous_commit`, to the row's being read on the
+    /// standby, at `rate` commits a second, in milliseconds. A reader asks again and again.
+    pub(crate) fn visible(&mut self, mode: Mode, waits: &str, rate: f64, seconds: f64) -> Figures {
+        self.set_mode(mode);
         self.sql("truncate seen");
         self.until_standby("true");
         let (mut primary, mut standby) = (self.connect(0), self.connect(1));
+        primary
+            .batch_execute(&format!("set synchronous_commit = {waits}"))
+            .expect("a setting");
         let insert = primary
             .prepare("insert into seen values ($1)")
             .expect("a statement");
