@@ -30,7 +30,6 @@ use crate::protocol::receiver::{Action, Event, GiveUp, Receiver, ReceiverConfig,
 use crate::runtime::client::Client;
 use crate::runtime::core::Core;
 use crate::runtime::link::Turn;
-use crate::time::Moment;
 use crate::wire::FrontendMessage;
 use crate::wire::replication::{Fence, NativeStatus, ReceiverMessage};
 use incoming::Incoming;
@@ -38,6 +37,7 @@ pub(crate) use orders::Order;
 use upstreams::Upstreams;
 use weigh::Telling;
 pub use weigh::{Way, WayChosen};
+use writing::DiskSpeed;
 
 /// Bytes that may be on their way to our disk before we stop taking in more.
 const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
@@ -67,8 +67,7 @@ struct Driver {
     incoming: Incoming,
     /// There is log in the queue that nobody was told to write.
     unwritten: bool,
-    /// Until when the disk counts as slow.
-    slow_until: Option<Moment>,
+    disk: DiskSpeed,
     written: Lsn,
     flushed: Lsn,
     applied: Lsn,
@@ -116,7 +115,7 @@ pub(crate) async fn run(
         from_primary: false,
         incoming: Incoming::new(flushed),
         unwritten: false,
-        slow_until: None,
+        disk: DiskSpeed::default(),
         written: flushed,
         flushed,
         applied,
