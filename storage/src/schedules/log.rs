@@ -212,3 +212,32 @@ fn what_a_primary_committed_counts_however_it_crosses_with_the_disk() {
         wal.close().unwrap();
     });
 }
+
+/// A standby is told what is committed while it takes back the very log that this is about: either
+/// it may be replayed, and the cut is refused, or what comes there instead is not committed.
+#[test]
+fn what_was_committed_of_log_that_is_cut_does_not_count_for_what_comes_instead() {
+    explore(|| {
+        let (disk, wal) = begun(1 << 20);
+        wal.set_commit_follows(false);
+        let told = append(&wal, b'o');
+        let follower = thread::spawn({
+            let wal = wal.clone();
+            move || wal.follow_commit(told.end)
+        });
+        let cut = wal.cut(told.start);
+        follower.join().unwrap();
+        let end = match cut {
+            Ok(_) => told.start,
+            Err(Error::Invalid(_)) => told.end,
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(wal.appended(), end);
+        let instead = append(&wal, b'n').end;
+        wal.flushed().wait_blocking(instead, None).unwrap();
+        assert_eq!(wal.replayable().get(), end);
+        assert_eq!(wal.commit().get(), end);
+        assert!(noted(&disk) <= end, "{} was noted", noted(&disk));
+        wal.close().unwrap();
+    });
+}
