@@ -281,10 +281,12 @@ impl EntrySource for FromLog {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Instant;
 
     use mainstay_storage::{LsmOptions, NewLog, OsDisk, ReadAt, SegmentSize, WalOptions};
 
     use super::*;
+    use crate::transaction::WriteTransaction;
 
     #[test]
     fn changes_that_share_an_allocation_are_encoded_as_each_alone() {
@@ -361,5 +363,58 @@ mod tests {
         inserted.join().unwrap().unwrap();
         let row = engine.reader().get(1, b"ada", placed.end).unwrap();
         assert_eq!(row.as_deref(), Some(&b"1815"[..]));
+    }
+
+    fn writing(engine: &Arc<Engine>) -> WriteTransaction {
+        let mut transaction = WriteTransaction::begin(engine.clone()).unwrap();
+        transaction.put("t", b"key", b"value").unwrap();
+        transaction
+    }
+
+    /// How long a commit waits for its turn while another has it, and for nothing in the end.
+    fn waits_in_vain(engine: &Arc<Engine>) -> Duration {
+        let appended = engine.wal.appended();
+        let mut transaction = writing(engine);
+        let begun = Instant::now();
+        assert!(transaction.place_at_once().is_none());
+        let waited = begun.elapsed();
+        assert_eq!(
+            engine.wal.appended(),
+            appended,
+            "it did not wait for its turn"
+        );
+        waited
+    }
+
+    #[test]
+    fn a_commit_waits_for_its_turn_unless_the_one_before_it_waited_in_vain() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let wal = Wal::create(Arc::new(OsDisk), dir.path(), new, &options).unwrap();
+        let end = wal.appended();
+        let (engine, _) = Engine::open(wal, LsmOptions::default(), end).unwrap();
+        engine.open_for_writes();
+        let place_here = |mut transaction: WriteTransaction| {
+            let placed = transaction.place_at_once();
+            placed.expect("nobody else has a turn")
+        };
+        // Whoever gets a turn after that, on either way, lets the next one wait again.
+        for place in [place_here, WriteTransaction::place, place_here] {
+            let turn = engine.commits.lock();
+            assert!(waits_in_vain(&engine) >= TURN_WAIT_MAX);
+            // The quickest of many: a busy machine makes any one of them slow.
+            let quickest = (0..200).map(|_| waits_in_vain(&engine)).min();
+            assert!(quickest < Some(TURN_WAIT_MAX), "{quickest:?}");
+            drop(turn);
+            let appended = engine.wal.appended();
+            assert!(place(writing(&engine)).unwrap().end > appended);
+        }
+        engine.close_for_writes(None);
+        engine.store.close();
+        engine.wal.close().unwrap();
     }
 }
