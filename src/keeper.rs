@@ -41,7 +41,8 @@ fn run(engine: &Engine, retain: &dyn Fn() -> Lsn) {
         let more = engine.store.durable_signal().wait(known + 1);
         let mut waits = [engine.wal.flushed().wait(next), more];
         Signal::wait_any_within(&mut waits, Some(LOOK_AFTER));
-        if engine.wal.flushed().is_closed() {
+        // Whoever closes it does what is left to do, after those who need log have gone.
+        if engine.is_closed() || engine.wal.flushed().is_closed() {
             return;
         }
         // Taken before it is noted, and even if that fails: whoever tries again does so later.
@@ -95,6 +96,7 @@ pub(crate) fn close(engine: &Engine, keeper: JoinHandle<()>, save: bool) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     use mainstay_storage::{LsmOptions, NewLog, OsDisk, SegmentSize, Wal, WalOptions};
@@ -122,7 +124,13 @@ mod tests {
         };
         let (engine, _) = Engine::open(wal, store, end).unwrap();
         engine.open_for_writes();
-        let keeper = start(engine.clone(), || Lsn::MAX).unwrap();
+        let looks = Arc::new(AtomicUsize::new(0));
+        let looked = looks.clone();
+        let retain = move || {
+            looked.fetch_add(1, Ordering::SeqCst);
+            Lsn::MAX
+        };
+        let keeper = start(engine.clone(), retain).unwrap();
         for row in 0..200_u64 {
             let mut transaction = WriteTransaction::begin(engine.clone()).unwrap();
             let written = transaction.put("rows", &row.to_be_bytes(), &[7; 1 << 10]);
@@ -132,16 +140,25 @@ mod tests {
         let log = engine.wal.flushed().get().bytes_since(end);
         assert!(log < LOOK_EVERY, "or somebody looks anyway");
         let begun = Instant::now();
-        while engine.store.durable() <= end
-            || engine.wal.control().checkpoint < engine.store.durable()
-        {
+        let noted = || {
+            let durable = engine.store.durable();
+            durable > end && engine.wal.control().checkpoint == durable
+        };
+        // It sleeps then until there is more.
+        while !noted() || engine.store.durable_signal().waiters() == 0 {
             assert!(
                 begun.elapsed() < SOON,
                 "a copy or a restart replays what the store has"
             );
             std::thread::yield_now();
         }
+        let until_now = looks.load(Ordering::SeqCst);
         engine.close_for_writes(None);
         close(&engine, keeper, true).unwrap();
+        let at_last = looks.load(Ordering::SeqCst);
+        assert_eq!(
+            at_last, until_now,
+            "closing writes out, and removes nothing"
+        );
     }
 }

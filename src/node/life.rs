@@ -134,8 +134,17 @@ impl Plan {
         }
         tokio::spawn(follow_role(engine.clone(), replicator.role_changes()?));
         tokio::spawn(follow_policy(engine.clone(), replicator.sync_standing()?));
-        let retaining = replicator.clone();
-        let keeper = keeper::start(engine.clone(), move || retaining.retain_from())?;
+        let (retaining, reading, read) =
+            (replicator.clone(), engine.clone(), replicator.applied()?);
+        let retain = move || {
+            let needed = retaining.retain_from();
+            // A standby reads on from where it is, even what its store had when it was opened.
+            match reading.is_writable() {
+                true => needed,
+                false => needed.min(read.get()),
+            }
+        };
+        let keeper = keeper::start(engine.clone(), retain)?;
         Ok(Arc::new(Life {
             engine,
             replicator,
@@ -334,5 +343,77 @@ async fn follow_policy(
     while standings.changed().await.is_ok() {
         let standing = standings.borrow_and_update().clone();
         engine.set_standing(&standing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use mainstay_storage::SegmentSize;
+
+    use crate::Node;
+    use crate::transaction::WriteTransaction;
+
+    use super::*;
+
+    const ROWS: u64 = 4096;
+
+    fn store() -> LsmOptions {
+        LsmOptions {
+            memtable_bytes: 64 << 10,
+            ..LsmOptions::default()
+        }
+    }
+
+    /// A node that died before it noted what its store had written out; where that begins.
+    fn died(dir: &Path) -> Lsn {
+        let options = WalOptions {
+            segment_size: SegmentSize::MIN,
+            ..WalOptions::new(|| 0)
+        };
+        let new = NewLog::new_cluster(SegmentSize::MIN);
+        let wal = Wal::create(Arc::new(OsDisk), dir, new, &options).unwrap();
+        let begin = wal.appended();
+        let (engine, _) = Engine::open(wal, store(), begin).unwrap();
+        engine.open_for_writes();
+        for row in 0..ROWS {
+            let mut transaction = WriteTransaction::begin(engine.clone()).unwrap();
+            let set = transaction.put("rows", &row.to_be_bytes(), &[7; 1 << 10]);
+            set.unwrap();
+            transaction.commit_blocking().unwrap();
+        }
+        while engine.store.durable() < begin + 2 * SegmentSize::MIN.bytes() {
+            std::thread::yield_now();
+        }
+        engine.close_for_writes(None);
+        engine.store.close();
+        engine.wal.stop();
+        begin
+    }
+
+    #[tokio::test]
+    async fn log_that_a_standby_reads_later_stays_though_its_store_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = died(dir.path());
+        let node = Node::builder(dir.path())
+            .follow("postgres://mainstay@127.0.0.1:1")
+            .min_apply_delay(Duration::from_secs(3600))
+            .wal_keep_size(0)
+            .store(store());
+        let node = node.start().await.unwrap();
+        let engine = node.inner.life().engine.clone();
+        let begun = Instant::now();
+        while engine.wal.control().checkpoint < engine.store.durable() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "it is noted soon"
+            );
+            tokio::task::yield_now().await;
+        }
+        // The look that noted it is over then.
+        node.stop().await.unwrap();
+        assert_eq!(engine.wal.oldest(), begin);
     }
 }

@@ -85,13 +85,13 @@ fn main() {
             std::process::exit(1);
         })
     };
-    let mut measuring = Measuring::new(&given);
     if given.only.is_empty()
-        && let Err(why) = measuring.has_room()
+        && let Err(why) = has_room(given.quick)
     {
         eprintln!("{why}");
         std::process::exit(1);
     }
+    let mut measuring = Measuring::new(&given);
     let all = measuring.rows();
     println!("{}", report::table(&all));
     println!("{}", report::figures(&all));
@@ -113,6 +113,26 @@ fn main() {
             eprintln!("{path}: {error}");
             std::process::exit(1);
         }
+    }
+}
+
+/// Whether the disk has room for all of it: PostgreSQL keeps its log on both ends.
+fn has_room(quick: bool) -> Result<(), String> {
+    const GB: u64 = 1_000_000_000;
+    let (needed, less) = match quick {
+        true => (8, "--only"),
+        false => (25, "--quick or --only"),
+    };
+    let dir = std::env::temp_dir();
+    let about = rustix::fs::statvfs(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let free = about.f_bavail * about.f_frsize / GB;
+    match free >= needed {
+        true => Ok(()),
+        false => Err(format!(
+            "{} has {free} GB free, and all rows and curves take up to {needed} GB\n  \
+             Let TMPDIR name a directory on a disk with more, or give {less}.",
+            dir.display(),
+        )),
     }
 }
 
@@ -197,23 +217,6 @@ impl<'a> Measuring<'a> {
             size,
             rounds: given.rounds.unwrap_or(rounds),
             rig: Rig::new(size),
-        }
-    }
-
-    /// Whether the disk has room for all of it: PostgreSQL keeps its log on both ends.
-    fn has_room(&self) -> Result<(), String> {
-        const GB: u64 = 1_000_000_000;
-        let needed = if self.size.quick { 8 } else { 25 };
-        let root = self.rig.root();
-        let about = rustix::fs::statvfs(root).map_err(|error| error.to_string())?;
-        let free = about.f_bavail * about.f_frsize / GB;
-        match free >= needed {
-            true => Ok(()),
-            false => Err(format!(
-                "{} has {free} GB free, and a whole run takes up to {needed} GB\n  \
-                 Let TMPDIR name a directory on a disk with more, or give --quick or --only.",
-                root.display(),
-            )),
         }
     }
 
