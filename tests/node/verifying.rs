@@ -43,12 +43,15 @@ fn positions_that_are_lost_make_no_verification_wrong() {
         }
         let b = node(&dirs[1], "b").store(forgetful()).follow(url(&a));
         let b = b.start().await.unwrap();
+        // It has to stream from its primary to be compared with it.
+        let first = a.put("u", b"k", b"v").await.unwrap();
+        reach(&b, first.lsn).await;
         let stop = Arc::new(AtomicBool::new(false));
         let writing = tokio::spawn({
             let (a, stop) = (a.clone(), stop.clone());
             async move {
                 let mut n = 0_u32;
-                let mut last = a.put("u", b"k", b"v").await.unwrap();
+                let mut last = first;
                 while !stop.load(Ordering::Acquire) {
                     n += 1;
                     let value = [b'w'; 4000];
