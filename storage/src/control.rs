@@ -17,6 +17,7 @@
 //! unreadable, never ahead of the truth. The CRC of each covers everything before and after it in
 //! its slot. Both slots unreadable is corruption, not a new node.
 
+mod change;
 mod slot;
 
 use std::path::{Path, PathBuf};
@@ -24,11 +25,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::canary;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::timeline::Timeline;
+pub(crate) use change::ControlChange;
 use slot::{SLOT_HEAD_LEN, codec, encode_slot, newest_slot};
 
 /// Version of the control file's format.
@@ -216,9 +217,22 @@ impl ControlFile {
     /// Writes and syncs `control`; when this returns, it counts.
     ///
     /// # Errors
-    /// `TooLarge` when its lists exceed the slot; `Closed`; disk errors, after which the old state
-    /// counts here, while a restart may find the new one.
+    /// As [`begin`](Self::begin); disk errors, after which the old state counts here, while a
+    /// restart may find the new one.
     pub(crate) fn replace(&mut self, control: Control) -> Result<()> {
+        let change = self.begin(control)?;
+        change.write()?;
+        self.adopt(&change);
+        change.copy();
+        Ok(())
+    }
+
+    /// The change to `control`, to be written, [adopted](Self::adopt) and copied before another
+    /// one begins.
+    ///
+    /// # Errors
+    /// `TooLarge` when its lists exceed the slot; `Closed`.
+    pub(crate) fn begin(&self, control: Control) -> Result<ControlChange> {
         if self.closed {
             return Err(Error::Closed);
         }
@@ -232,27 +246,23 @@ impl ControlFile {
             });
         }
         let generation = self.generation + 1;
-        let slot = encode_slot(generation, &body);
-        let slots = if canary("control-in-place") { 1 } else { 2 };
-        let index = generation % slots;
-        self.write_slot(&slot, index)
-            .map_err(|source| Error::io("write", &self.path, source))?;
-        (self.generation, self.current) = (generation, control);
-        if slots == 2
-            && !canary("control-without-copy")
-            && let Err(error) = self.write_slot(&slot, 1 - index)
-        {
-            tracing::warn!(%error, "could not copy the control file's slot");
-        }
-        Ok(())
+        Ok(ControlChange {
+            path: self.path.clone(),
+            file: self.file.clone(),
+            generation,
+            slot: encode_slot(generation, &body),
+            control,
+        })
     }
 
-    fn write_slot(&self, slot: &[u8], index: u64) -> std::io::Result<()> {
-        self.file.write_all_at(slot, index * SLOT_LEN)?;
-        if canary("control-without-fsync") {
-            return Ok(());
-        }
-        self.file.sync_data()
+    /// From now on `change`, which was written, counts.
+    ///
+    /// # Panics
+    /// Where another one was adopted since it began.
+    pub(crate) fn adopt(&mut self, change: &ControlChange) {
+        let next = self.generation + 1;
+        assert_eq!(change.generation, next, "one change at a time");
+        (self.generation, self.current) = (next, change.control.clone());
     }
 
     /// Refuses every further change: the directory is about to be another's.

@@ -42,6 +42,7 @@
 mod append;
 mod broken;
 mod check;
+mod control;
 mod cut;
 mod directory;
 #[cfg(feature = "fuzz")]
@@ -69,10 +70,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::control::Control;
 use crate::disk::{Disk, DiskLock};
 use crate::error::{Error, Result};
 use crate::lsn::{Lsn, SegmentSize};
@@ -254,66 +253,6 @@ impl Wal {
         &self.shared().replayable
     }
 
-    /// What is durably promised, as of now.
-    pub fn control(&self) -> Control {
-        self.shared().control.lock().get().clone()
-    }
-
-    /// Changes what is durably promised; when this returns, it counts.
-    ///
-    /// # Errors
-    /// Disk errors, after which the old state counts until a restart, which may find either;
-    /// [`Error::TooLarge`], [`Error::Closed`].
-    pub fn update_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
-        let mut file = self.shared().control.lock();
-        let mut control = file.get().clone();
-        change(&mut control);
-        if control == *file.get() {
-            return Ok(());
-        }
-        file.replace(control)
-    }
-
-    /// Notes durably that the store holds everything below `durable`: replay starts there.
-    ///
-    /// # Errors
-    /// [`Error::Ahead`] beyond what is flushed; disk errors.
-    pub fn checkpoint(&self, durable: Lsn) -> Result<()> {
-        let flushed = self.flushed().get();
-        if durable > flushed {
-            return Err(Error::Ahead {
-                wanted: durable,
-                end: flushed,
-            });
-        }
-        let mut configs = self.shared().configs.lock();
-        let passed = configs.iter().rposition(|(end, _)| *end <= durable);
-        self.update_control(|control| {
-            control.checkpoint = control.checkpoint.max(durable);
-            // Asked again, because the log may be being cut.
-            control.watermark = self.flushed().get();
-            if let Some((end, config)) = passed.map(|at| &configs[at]) {
-                control.config_lsn = *end;
-                control.config = config.to_vec();
-            }
-        })?;
-        configs.drain(..passed.map_or(0, |at| at + 1));
-        Ok(())
-    }
-
-    /// The newest `Config` entry of the log and the end of its record; empty and zero when there
-    /// is none. It counts from the moment it is in the log, committed or not.
-    pub fn config(&self) -> (Bytes, Lsn) {
-        let newest = self.shared().configs.lock().last().cloned();
-        newest.map_or_else(
-            || {
-                let control = self.control();
-                (Bytes::from(control.config), control.config_lsn)
-            },
-            |(end, config)| (config, end),
-        )
-    }
-
     /// The error that every append now ends with, if the log was poisoned.
     pub fn poisoned(&self) -> Option<Error> {
         self.shared().poisoned()
@@ -352,8 +291,9 @@ impl Wal {
         };
         self.shared().end_waits();
         // A handle that outlives the close must not reach what the next owner writes.
+        let changing = self.shared().changing.lock();
         self.shared().control.lock().close();
-        drop(lock);
+        drop((changing, lock));
         closed
     }
 

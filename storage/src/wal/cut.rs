@@ -36,7 +36,8 @@ impl Wal {
         let shared = self.shared();
         shared.exclusively(|file, halfway| {
             // Now that nothing is on its way to the disk, which moves it.
-            let floor = floor().max(self.control().checkpoint);
+            let settled = self.settled_control();
+            let floor = floor().max(settled.checkpoint);
             if to < floor || to > file.end.lsn {
                 let end = file.end.lsn;
                 let range = format!("between {floor} (which must stay) and {end} (the end)");

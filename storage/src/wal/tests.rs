@@ -3,12 +3,14 @@
 use super::*;
 use crate::disk::OsDisk;
 use crate::entry::{WalEntry, WalEntryType};
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 use tempfile::TempDir;
 
 mod commit;
+mod control;
 mod copies;
 mod driven;
 mod exhaustive;

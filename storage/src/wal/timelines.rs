@@ -225,9 +225,10 @@ impl Wal {
     /// The `Config` entries that bind while only what is below `commit` is known committed: the
     /// newest at or below it, and all above, oldest first, each with the end of its record.
     pub fn binding_configs(&self, commit: Lsn) -> Vec<(bytes::Bytes, Lsn)> {
+        // Locked first: a checkpoint moves entries from there to the control file.
+        let newer = self.shared().configs.lock();
         let control = self.control();
         let mut all = vec![(bytes::Bytes::from(control.config), control.config_lsn)];
-        let newer = self.shared().configs.lock();
         all.extend(newer.iter().map(|(end, config)| (config.clone(), *end)));
         drop(newer);
         let settled = all.iter().rposition(|(_, end)| *end <= commit).unwrap_or(0);

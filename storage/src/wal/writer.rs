@@ -54,7 +54,10 @@ pub(crate) struct Shared {
     want_spare: Condvar,
     pub(crate) file: Mutex<LogFile>,
     pub(crate) tail: RwLock<Tail>,
+    /// Not locked while a change is synced: whoever notes what is flushed would wait for that.
     pub(crate) control: Mutex<ControlFile>,
+    /// Held while the control file changes, and locked before it.
+    pub(crate) changing: Mutex<()>,
     pub(crate) segments: RwLock<std::collections::BTreeMap<u64, u32>>,
     pub(crate) owner: RwLock<Arc<Owner>>,
     pub(crate) spares: Arc<Spares>,
@@ -169,6 +172,7 @@ impl Shared {
             file: Mutex::new(file),
             tail: RwLock::new(tail),
             control: Mutex::new(control),
+            changing: Mutex::new(()),
             segments: RwLock::new(segments),
             owner: RwLock::new(owner),
             spares,
