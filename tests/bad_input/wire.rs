@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use tempfile::TempDir;
 
 use super::{assert_filled, fill, start};
-use crate::support::{DEADLINE, Node, assert_says};
+use crate::support::{DEADLINE, Node, assert_says, until};
 
 /// Longest message that is read here.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -232,4 +232,20 @@ fn a_wrong_password_is_refused_as_postgresql_does() {
             .out
             .contains("|1|")
     );
+}
+
+#[test]
+fn a_temporary_slot_ends_with_its_connection() {
+    let dir = TempDir::new().unwrap();
+    let node = start(&dir, "a").start();
+    let mut raw = Raw::replication(&node);
+    let created = raw.query("CREATE_REPLICATION_SLOT t TEMPORARY PHYSICAL RESERVE_WAL");
+    assert!(created.iter().all(|(tag, _)| *tag != b'E'), "{created:?}");
+    let slots = node.http.slots();
+    assert_eq!(
+        (&slots[0]["name"], &slots[0]["active"]),
+        (&"t".into(), &true.into())
+    );
+    drop(raw);
+    until("it is gone", || node.http.slots() == serde_json::json!([]));
 }

@@ -211,13 +211,18 @@ impl SlotSet {
         }
     }
 
-    /// Takes back what `session` has; its temporary slots go.
+    /// Takes back what `session` streamed from; its temporary slots stay its own.
     pub fn release(&mut self, session: u64) {
-        let mine = |slot: &Slot| slot.active == Some(session);
-        self.slots.retain(|_, slot| !(slot.temporary && mine(slot)));
-        for slot in self.slots.values_mut().filter(|slot| mine(slot)) {
+        let mine = |slot: &&mut Slot| slot.active == Some(session) && !slot.temporary;
+        for slot in self.slots.values_mut().filter(mine) {
             slot.active = None;
         }
+    }
+
+    /// Takes back all that `session` has, which is over: its temporary slots go.
+    pub fn end_session(&mut self, session: u64) {
+        self.release(session);
+        self.slots.retain(|_, slot| slot.active != Some(session));
     }
 
     /// Notes that the consumer of `name` needs log only from `restart_lsn` on and confirmed

@@ -70,6 +70,13 @@ pub(crate) struct Registered {
     pub(crate) logged: bool,
 }
 
+impl Drop for Session {
+    /// However it ended, what it held is free.
+    fn drop(&mut self) {
+        self.core.slots.end_session(self.number);
+    }
+}
+
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     let mut link = Link::new(stream);

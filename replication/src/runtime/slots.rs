@@ -58,10 +58,17 @@ impl Slots {
         self.set.lock().retain_from()
     }
 
-    /// Gives back what a session holds.
+    /// Gives back what a session streamed from.
     pub(crate) fn release(&self, session: u64) {
         let mut set = self.set.lock();
         set.release(session);
+        set.note_idle(wall_clock());
+    }
+
+    /// Gives back all that a session has, which is over.
+    pub(crate) fn end_session(&self, session: u64) {
+        let mut set = self.set.lock();
+        set.end_session(session);
         set.note_idle(wall_clock());
     }
 

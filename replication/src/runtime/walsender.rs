@@ -72,13 +72,13 @@ impl Session {
             id: start.timeline_id,
         };
         let served = self.serve_stream(&mut stream, request).await;
-        self.note_slot(&mut stream)?;
+        let noted = self.note_slot(&mut stream);
         self.decoder.set_phase(FrontendPhase::Command);
         self.core.slots.release(self.number);
         if let Some(standby) = &self.standby {
             self.core.stream_ended(&standby.member.name, self.number);
         }
-        served
+        noted.and(served)
     }
 
     async fn serve_stream(&mut self, stream: &mut Stream, first: Event) -> Result<()> {

@@ -100,6 +100,11 @@ fn one_session_at_a_time_and_a_temporary_slot_ends_with_it() {
     assert_eq!((set.unsaved(), set.is_durable("t")), (None, true));
     assert!(!set.encode().contains('t') || !set.encode().contains("\nt "));
     set.release(1);
+    assert_eq!(set.get("a").unwrap().active, None);
+    assert_eq!(set.get("t").unwrap().active, Some(1), "it may stream again");
+    set.end_session(2);
+    assert_eq!(set.retain_from(), Some(Lsn::new(80)));
+    set.end_session(1);
     assert_eq!(
         (set.get("t"), set.retain_from()),
         (None, Some(Lsn::new(800)))
