@@ -3,7 +3,9 @@
 mod builder;
 mod discard;
 mod failover;
+mod following;
 mod life;
+mod order;
 mod outcome;
 mod policy;
 mod port;
@@ -38,7 +40,6 @@ use crate::error::{Error, Result};
 use crate::events::{Event, EventFilter, EventLog};
 use crate::status::NodeStatus;
 use crate::transaction::WriteTransaction;
-use crate::upstream::Upstream;
 use life::{Life, Plan};
 
 /// How long an order waits for a change of role that is under way before it is refused.
@@ -308,54 +309,6 @@ impl Node {
         self.inner.events.events(filter)
     }
 
-    /// Follows another primary from now on, `postgres://[user@]host:port[,host:port]`.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] on a URL that cannot be read, [`Error::Refused`] on a primary.
-    pub async fn follow(&self, url: &str) -> Result<()> {
-        let upstream = Upstream::parse(url)?;
-        if self.inner.redirected(&upstream.addresses) {
-            return Ok(());
-        }
-        let _unchanged = self.inner.unchanged().await?;
-        let life = self.inner.life();
-        let told = record::told_to_follow(&self.inner.name, &upstream.addresses);
-        if life.replicator.role() != Role::Fenced {
-            life.replicator.follow(upstream.addresses).await?;
-            self.inner.events.record(told);
-            return Ok(());
-        }
-        self.inner.events.record(told);
-        turn::step_down(&self.inner, upstream.addresses).await
-    }
-
-    /// On a standby: applies nothing from now on, or goes on. What is received is kept and
-    /// confirmed all the same. A promotion applies everything whatever was said here; a restart, a
-    /// rewind or a copy of another node's data forgets it.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] on a primary; [`Error::Stopped`].
-    pub async fn pause_apply(&self, paused: bool) -> Result<()> {
-        let _unchanged = self.inner.unchanged().await?;
-        Ok(self.inner.life().replicator.pause_apply(paused).await?)
-    }
-
-    /// Makes this primary a standby of the node at `url`, which is to become the primary. Until it
-    /// is, this cluster takes no writes; [`switchover`](Self::switchover) does both.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] on a URL that cannot be read, [`Error::NotPrimary`].
-    pub async fn demote(&self, url: &str) -> Result<()> {
-        let upstream = Upstream::parse(url)?;
-        let _unchanged = self.inner.unchanged().await?;
-        if self.role() != Role::Primary {
-            return Err(self.not_primary());
-        }
-        let told = record::told_to_follow(&self.inner.name, &upstream.addresses);
-        self.inner.events.record(told);
-        turn::step_down(&self.inner, upstream.addresses).await
-    }
-
     /// Stops cleanly: connections end as a shutdown does, memory is written out, the log is marked
     /// as properly closed. Everything else is [`Error::Stopped`] then, and the outcome of commits
     /// that still wait for standbys [`Error::Unknown`]. A second call does nothing; giving up this
@@ -366,9 +319,7 @@ impl Node {
     pub async fn stop(&self) -> Result<()> {
         let inner = self.inner.clone();
         inner.closing.send_replace(true);
-        // A task of its own, so that a caller who gives up waiting leaves nothing half done.
-        let stopped = tokio::spawn(async move { inner.stop().await }).await;
-        stopped.unwrap_or(Err(Error::Stopped))
+        order::to_its_end(async move { inner.stop().await }).await
     }
 
     /// Where the node listens.

@@ -2,6 +2,7 @@
 //! worker, so that whatever blocks a thread that others need is a test that fails.
 
 mod following;
+mod given_up;
 mod life;
 mod policy;
 mod promotion;

@@ -5,8 +5,8 @@
 
 use mainstay_replication::Successor;
 
-use super::Node;
 use super::promotion::NotPromoted;
+use super::{Node, order};
 use crate::error::Result;
 use crate::orders::{FailedOver, FailoverOptions, PossibleLoss};
 
@@ -18,13 +18,22 @@ impl Node {
     /// # Errors
     /// [`Error::Refused`](crate::Error::Refused) with the reason and how to go on: on a primary or
     /// a fenced node, when nobody can be chosen, and when the chosen one is refused; nothing has
-    /// changed then. Connection errors, after which only the chosen node's status can tell.
+    /// changed then. Connection errors, after which only the chosen node's status can tell. Giving
+    /// up this call does not end it.
     pub async fn failover(&self, options: &FailoverOptions) -> Result<FailedOver> {
         let failed_over = self.fail_over_or_say(options).await;
         failed_over.map_err(|refused| refused.error)
     }
 
     pub(crate) async fn fail_over_or_say(
+        &self,
+        options: &FailoverOptions,
+    ) -> std::result::Result<FailedOver, NotPromoted> {
+        let (node, options) = (self.clone(), options.clone());
+        order::to_its_end(async move { node.fail_over(&options).await }).await
+    }
+
+    async fn fail_over(
         &self,
         options: &FailoverOptions,
     ) -> std::result::Result<FailedOver, NotPromoted> {

@@ -3,7 +3,7 @@
 use mainstay_replication::Role;
 use mainstay_replication::protocol::policy::SyncPolicy;
 
-use super::{Inner, Node};
+use super::{Inner, Node, order};
 use crate::error::Result;
 use crate::status::{PolicyChanged, PolicyReport};
 
@@ -29,8 +29,13 @@ impl Node {
     /// # Errors
     /// [`Error::NotPrimary`](crate::Error::NotPrimary); [`Error::Config`](crate::Error::Config) for
     /// a policy that can never be met; [`Error::Refused`](crate::Error::Refused) with the way out.
-    /// Nothing has changed then.
+    /// Nothing has changed then. Giving up this call does not end it.
     pub async fn set_policy(&self, policy: SyncPolicy, force: bool) -> Result<PolicyChanged> {
+        let node = self.clone();
+        order::to_its_end(async move { node.change_policy(policy, force).await }).await
+    }
+
+    async fn change_policy(&self, policy: SyncPolicy, force: bool) -> Result<PolicyChanged> {
         let _unchanged = self.inner.unchanged().await?;
         self.on_primary()?;
         let life = self.inner.life();
@@ -48,11 +53,15 @@ impl Node {
     /// As [`set_policy`](Self::set_policy); [`Error::Refused`](crate::Error::Refused) while it is
     /// connected, [`Error::Config`](crate::Error::Config) when there is none of this name.
     pub async fn remove_standby(&self, name: &str, force: bool) -> Result<PolicyChanged> {
-        let _unchanged = self.inner.unchanged().await?;
-        self.on_primary()?;
-        let life = self.inner.life();
-        let change = life.replicator.remove_standby(name, force).await?;
-        Ok(PolicyChanged::of(change))
+        let (node, name) = (self.clone(), name.to_owned());
+        let removing = async move {
+            let _unchanged = node.inner.unchanged().await?;
+            node.on_primary()?;
+            let life = node.inner.life();
+            let change = life.replicator.remove_standby(&name, force).await?;
+            Ok(PolicyChanged::of(change))
+        };
+        order::to_its_end(removing).await
     }
 
     fn on_primary(&self) -> Result<()> {

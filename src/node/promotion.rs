@@ -2,7 +2,7 @@
 
 use mainstay_replication::{PromoteOptions, Promotion};
 
-use super::{Node, record};
+use super::{Node, order, record};
 use crate::error::{Error, Result};
 use crate::orders::{PossibleLoss, Promoted, PromotionOutlook};
 
@@ -43,7 +43,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Refused`](crate::Error::Refused) with the reason and how to go on; nothing has
-    /// changed then.
+    /// changed then. Giving up this call does not end it.
     pub async fn promote(&self, force: bool) -> Result<Promoted> {
         let options = PromoteOptions {
             force,
@@ -77,7 +77,9 @@ impl Node {
         &self,
         options: &PromoteOptions,
     ) -> std::result::Result<Promoted, NotPromoted> {
-        let promotion = self.taken_over(options, None).await?;
+        let (node, options) = (self.clone(), *options);
+        let promoting = async move { node.taken_over(&options, None).await };
+        let promotion = order::to_its_end(promoting).await?;
         Ok(Promoted::of(&self.inner.name, promotion))
     }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::life::Life;
 use super::promotion::NotPromoted;
-use super::{Inner, Node, record, turn};
+use super::{Inner, Node, order, record, turn};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::orders::SwitchedOver;
@@ -31,12 +31,17 @@ const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 impl Node {
     /// Hands the primary's place to the standby `to`, or to the one that is furthest, and follows
     /// it. Writes are held meanwhile; see the [crate's documentation](crate) for what they end
-    /// with.
+    /// with. Giving up this call does not end it.
     ///
     /// # Errors
     /// [`Error::NotPrimary`]; [`Error::Refused`] with the reason, and this node goes on as
     /// primary.
     pub async fn switchover(&self, to: Option<&str>) -> Result<SwitchedOver> {
+        let (node, to) = (self.clone(), to.map(str::to_owned));
+        order::to_its_end(async move { node.switch_over(to.as_deref()).await }).await
+    }
+
+    async fn switch_over(&self, to: Option<&str>) -> Result<SwitchedOver> {
         let _unchanged = self.inner.unchanged().await?;
         let life = self.inner.life();
         if life.replicator.role() != Role::Primary {
