@@ -98,6 +98,7 @@ impl Session {
             while let Some(event) = self.take_message(stream)? {
                 self.bring(stream, event).await?;
             }
+            self.let_released_append(stream).await?;
             if self.link.queued() == 0
                 && let Some(to) = stream.in_flight.take()
             {

@@ -32,6 +32,36 @@ impl Session {
         }
         Ok(true)
     }
+
+    /// Lets those go first whom the peer's report has just released: what they append next and the
+    /// news of their commit then go out in one write, and the peer wakes once for both. Nobody is
+    /// waited for who does not run on this thread.
+    ///
+    /// # Errors
+    /// As [`overlaps`](Self::overlaps), and those of sending.
+    pub(super) async fn let_released_append(&mut self, stream: &mut Stream) -> Result<()> {
+        let core = self.core.clone();
+        if core.wal.commit().get() <= stream.commit || !self.overlaps(stream).await? {
+            return Ok(());
+        }
+        // Woken by the append itself where there is one: a yield alone ends with the runtime waking
+        // another of its threads.
+        tokio::select! {
+            biased;
+            _ = core.wal.sealed().wait(stream.sealed + 1) => {}
+            _ = tokio::task::yield_now() => {}
+        }
+        let sealed = core.wal.sealed().get();
+        if sealed > stream.sealed
+            && let Some(sendable) = stream.look_at_sealed(&core, sealed)
+        {
+            self.bring(stream, sendable).await?;
+        }
+        for moved in stream.look_at_positions(&core) {
+            self.bring(stream, moved).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Stream {
