@@ -48,6 +48,7 @@ mod wait;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -78,6 +79,9 @@ pub const CONNECTIONS_MAX: usize = 1024;
 
 /// Most bytes of bodies that are being worked on; further requests with a body wait.
 pub const BODIES_BYTES_MAX: usize = 256 << 20;
+
+/// Longest silence in the middle of a body; the request ends with it.
+pub const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Rows in one answer to a scan when `limit` is not given, and the most it may ask for.
 pub const SCAN_ROWS_DEFAULT: usize = 1000;

@@ -29,6 +29,6 @@ pub use replicator::*;
 pub use runtime::{
     Backup, BackupRequest, Bootstrapped, Compared, Contents, Divergence, HandedOver, Mended,
     Outlook, PromoteOptions, SlotState, Subscription, TakeOverRequest, Way, WayBack, WayChosen,
-    adopt_backup, bootstrap, finish_bootstrap, holds_backup, restore_backup, take_backup,
-    verify_backup,
+    adopt_backup, bootstrap, finish_bootstrap, holds_backup, keep_alive, restore_backup,
+    take_backup, verify_backup,
 };

@@ -73,6 +73,7 @@ pub use handover::{HandedOver, TakeOverRequest};
 pub(crate) use handover::{ask as ask_to_take_over, requests as take_over_requests, until_flushed};
 pub(crate) use health::watch_health;
 pub(crate) use net::TcpListener;
+pub use net::keepalive::keep_alive;
 pub(crate) use promote::look;
 pub use promote::{Outlook, PromoteOptions};
 pub(crate) use subscription::SubscribeSource;

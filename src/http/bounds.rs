@@ -1,6 +1,7 @@
-//! How much HTTP may hold at once: connections, and bytes of bodies.
+//! How much HTTP may hold at once: connections, and bytes of bodies; and for how long without a word.
 //!
-//! Beyond either limit newcomers wait. Requests without a body never wait for the second one, so a
+//! Beyond either limit newcomers wait. What is held for a client that is gone, or that stops in the
+//! middle of a body, is given back after a while. Requests without a body never wait for the second one, so a
 //! node whose writers all wait for a standby still answers reads and orders.
 
 use std::io;
@@ -8,17 +9,23 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::serve::Listener;
+use mainstay_replication::keep_alive;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_stream::StreamExt as _;
 
-use super::{Api, ApiError, BODIES_BYTES_MAX, CONNECTIONS_MAX, TRANSACTION_BYTES_MAX};
+use super::{
+    Api, ApiError, BODIES_BYTES_MAX, BODY_SILENCE_MAX, CONNECTIONS_MAX, TRANSACTION_BYTES_MAX,
+};
 
 /// What a permit for bytes of a body stands for, in bytes.
 const GRAIN: usize = 1 << 10;
@@ -44,9 +51,22 @@ pub(crate) async fn admit(State(api): State<Api>, request: Request, next: Next) 
     let len = len.unwrap_or(0_usize).min(TRANSACTION_BYTES_MAX);
     let grains = u32::try_from(len.div_ceil(GRAIN)).unwrap_or(u32::MAX);
     match api.bodies.acquire_many(grains).await {
-        Ok(_room) => next.run(request).await,
+        Ok(_room) if len > 0 => {
+            let request = request.map(|body| without_silence(body, BODY_SILENCE_MAX));
+            next.run(request).await
+        }
+        Ok(_) => next.run(request).await,
         Err(closed) => ApiError::new(503, closed.to_string()).into_response(),
     }
+}
+
+/// `body`, which breaks off when nothing of it comes for `longest`.
+fn without_silence(body: Body, longest: Duration) -> Body {
+    let pieces = body.into_data_stream().timeout(longest);
+    Body::from_stream(pieces.map(|piece| match piece {
+        Ok(piece) => piece.map_err(io::Error::other),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }))
 }
 
 /// A listener that accepts up to [`CONNECTIONS_MAX`] connections at a time.
@@ -76,6 +96,9 @@ impl Listener for BoundedListener {
         // Answers are small and somebody waits for each; without this they are held back.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "an HTTP connection stays without TCP_NODELAY");
+        }
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%error, "an HTTP connection stays without TCP keepalive");
         }
         (
             Connection {
@@ -135,5 +158,24 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Bytes, to_bytes};
+    use tokio_stream::{iter, pending};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_not_waited_for() {
+        let piece = || iter([Ok::<_, io::Error>(Bytes::from_static(b"begin"))]);
+        let whole = without_silence(Body::from_stream(piece()), BODY_SILENCE_MAX);
+        assert_eq!(to_bytes(whole, usize::MAX).await.unwrap(), "begin");
+        let broken_off = Body::from_stream(piece().chain(pending()));
+        let broken_off = without_silence(broken_off, Duration::from_millis(1));
+        let error = to_bytes(broken_off, usize::MAX).await.unwrap_err();
+        assert!(error.to_string().contains("timed out"), "{error}");
     }
 }

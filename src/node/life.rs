@@ -247,9 +247,11 @@ impl Life {
             engine.await_replay();
         }
         let promoted = replicator.promote_with(options).await;
-        let rest = replicator.take_replay();
+        // Left for the next attempt where this one failed.
+        let rest = promoted.as_ref().ok();
+        let rest = rest.and_then(|promotion| Some((promotion, replicator.take_replay()?)));
         engine.set_remote(engine.remote(), replicator.is_synchronous());
-        if let (Ok(promotion), Some(rest)) = (&promoted, rest) {
+        if let Some((promotion, rest)) = rest {
             open_for_writes(engine, replicator, rest, promotion.end).await?;
         } else {
             let (engine, opened) = (engine.clone(), promoted.is_ok());

@@ -93,12 +93,7 @@ pub(super) fn copy_anew(inner: &Arc<Inner>, life: &Arc<Life>, why: &str) {
 fn turn_out(inner: &Arc<Inner>, plan: Plan, turned: Result<Arc<Life>>) {
     match turned {
         Ok(next) => inner.live(plan, next),
-        Err(Error::Stopped) => {}
-        Err(error) => {
-            tracing::error!(%error, "cannot follow the new primary; restart this node");
-            inner.events.record(record::stuck(&inner.name, &error));
-            inner.say(Some(format!("{error}; restart this node")));
-        }
+        Err(error) => inner.is_stuck(&error),
     }
 }
 
@@ -202,6 +197,16 @@ async fn stay(inner: &Inner, life: &Life, plan: &mut Plan, error: &Error) -> Res
 }
 
 impl Inner {
+    /// Says why there is no next life.
+    fn is_stuck(&self, error: &Error) {
+        if matches!(error, Error::Stopped) {
+            return;
+        }
+        tracing::error!(%error, "cannot follow the new primary; restart this node");
+        self.events.record(record::stuck(&self.name, error));
+        self.say(Some(format!("{error}; restart this node")));
+    }
+
     /// Tells a copy that is under way whom to copy from, and to follow then; false when there is
     /// none.
     pub(super) fn redirected(&self, upstreams: &[String]) -> bool {
@@ -286,7 +291,8 @@ pub(super) async fn step_down(inner: &Arc<Inner>, upstreams: Vec<String>) -> Res
     plan.config.follow = upstreams;
     plan.config.accept_loss_from = None;
     close(&life).await;
-    let next = plan.open().await?;
+    let next = plan.open().await;
+    let next = next.inspect_err(|error| inner.is_stuck(error))?;
     inner.live(plan, next);
     Ok(())
 }

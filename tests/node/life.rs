@@ -292,3 +292,19 @@ fn the_port_of_a_node_that_turns_stays_its_own() {
         assert!(take(port, &AtomicBool::new(false)));
     });
 }
+
+#[test]
+fn a_demotion_after_which_nothing_can_be_opened_says_so_to_whoever_looks() {
+    on_one_worker(async || {
+        let dir = TempDir::new().unwrap();
+        let a = node(&dir, "a").start().await.unwrap();
+        let control = dir.path().join("control");
+        std::fs::rename(&control, control.with_extension("away")).unwrap();
+        std::fs::create_dir(&control).unwrap();
+        let failed = a.demote("postgres://127.0.0.1:1").await.unwrap_err();
+        let problem = a.status().problem.expect("it is stuck");
+        assert!(problem.contains(&failed.to_string()), "{problem}");
+        assert!(problem.contains("restart this node"), "{problem}");
+        a.stop().await.unwrap();
+    });
+}

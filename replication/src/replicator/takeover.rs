@@ -19,6 +19,16 @@ use crate::runtime::{Core, Follower, Outlook, PromoteOptions, look, promote, tel
 /// How long a promotion without a policy waits until the store given has all of the log.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Why a node whose replay has failed does not become primary.
+const NOT_APPLIED: &str = "the log cannot be applied to this node's store; its log says why. \
+                           Promote another node; restart this one, or take its data anew with \
+                           mainstay resync --full";
+
+/// Why a node is not served that opened a timeline and whose replay failed meanwhile.
+const NOT_APPLIED_BY_NOW: &str = "the log could not be applied to this node's store any more while \
+                                  its timeline was opened; its log says why. Restart this node: it \
+                                  is the primary then";
+
 /// What a promotion led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promotion {
@@ -49,7 +59,7 @@ impl WalReplicator {
     ///
     /// # Errors
     /// [`Error::Refused`] and [`Error::NotPromoted`] with the reason and the way to go on; nothing
-    /// was opened then.
+    /// was opened then. [`Error::Invalid`] when the store failed after the timeline was opened.
     pub async fn promote(&self, force: bool) -> Result<Promotion> {
         let options = PromoteOptions {
             force,
@@ -86,7 +96,8 @@ impl WalReplicator {
         {
             let rest = tokio::task::spawn_blocking(move || replay.stop()).await;
             let rest = rest.map_err(|error| Error::Invalid(error.to_string()))?;
-            *self.inner.rest.lock() = Some(rest.ok_or(Error::NotRunning)?);
+            let rest = rest.ok_or_else(|| Error::Invalid(NOT_APPLIED_BY_NOW.to_owned()))?;
+            *self.inner.rest.lock() = Some(rest);
         }
         if let Some(replay) = &running.replay {
             replay.apply_freely();
@@ -157,6 +168,10 @@ fn may_be_promoted(core: &Core, options: &PromoteOptions) -> Result<()> {
     if core.is_primary() {
         let text = "this node is the primary already";
         return Err(Error::Refused(text.to_owned()));
+    }
+    // Whoever forces it accepts that rows are missing which nobody has, not all that come.
+    if core.applied.is_closed() {
+        return Err(Error::Refused(NOT_APPLIED.to_owned()));
     }
     match options.force {
         true => Ok(()),

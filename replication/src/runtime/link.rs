@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
-use crate::runtime::net::TcpStream;
+use crate::runtime::net::{TcpStream, keep_alive};
 use chunks::Chunks;
 
 /// Most bytes that are taken in before somebody reads them.
@@ -53,6 +53,9 @@ impl Link {
     pub(crate) fn new(stream: TcpStream) -> Self {
         // Small messages go out at once; the kernel refusing this costs only latency.
         let _ = stream.set_nodelay(true);
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%error, "a connection stays without TCP keepalive");
+        }
         let peer = stream
             .peer_addr()
             .map_or_else(|_| "a peer".to_owned(), |at| at.to_string());

@@ -5,10 +5,13 @@
 //! simulates, which can be cut, held up and mended (`partitions.rs`).
 
 #[cfg(not(all(test, turmoil)))]
+pub(crate) use self::keepalive::keep_alive;
+#[cfg(not(all(test, turmoil)))]
 pub(crate) use tokio::net::{TcpListener, TcpStream, lookup_host};
 
 #[cfg(all(test, turmoil))]
-pub(crate) use self::simulated::{TcpListener, TcpStream, lookup_host};
+pub(crate) use self::simulated::{TcpListener, TcpStream, keep_alive, lookup_host};
 
+pub(super) mod keepalive;
 #[cfg(all(test, turmoil))]
 mod simulated;

@@ -20,6 +20,8 @@ pub(super) struct Journal {
     pub(super) lines: Lines,
     durable: Lsn,
     closed: Arc<AtomicBool>,
+    /// It takes no more.
+    fails: Arc<AtomicBool>,
 }
 
 impl Journal {
@@ -37,6 +39,7 @@ impl Journal {
             durable: last(&lines),
             lines: Arc::new(Mutex::new(lines)),
             closed: Arc::default(),
+            fails: Arc::default(),
         }
     }
 
@@ -69,6 +72,9 @@ impl Store for Journal {
             !self.closed.load(Ordering::Acquire),
             "used after it was closed"
         );
+        if self.fails.load(Ordering::Acquire) {
+            return Err(mainstay_storage::Error::Store("no more is taken".into()));
+        }
         let texts = transaction
             .entries()
             .map(|entry| Ok(String::from_utf8_lossy(&entry?.data).into_owned()));
@@ -285,4 +291,37 @@ async fn stopping_closes_the_store_once_after_the_last_use_and_it_is_not_used_ag
     again.start().await.unwrap();
     assert_eq!(texts(&lines), ["one"], "it was made durable before");
     again.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_whose_store_takes_no_more_is_not_promoted() {
+    let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (a, _) = journalling(&config(da.path(), "a"));
+    a.start().await.unwrap();
+    a.append(put("one")).await.unwrap();
+    let config_b = following(&db, &a);
+    within(bootstrap(&config_b)).await.unwrap();
+    let journal = Journal::open(&config_b.data_dir.join("store"));
+    let fails = journal.fails.clone();
+    let b = WalReplicator::with_store(config_b.clone(), vec![], Box::new(journal));
+    b.start().await.unwrap();
+    fails.store(true, Ordering::Release);
+    let last = a.append(put("two")).await.unwrap();
+    until("it says so", || b.problem().is_some()).await;
+    let wal = b.wal().unwrap();
+    until("it has the log all the same", || wal.flushed().get() > last).await;
+    let before = wal.timeline();
+    for force in [false, true] {
+        let refused = b.promote(force).await.unwrap_err().to_string();
+        assert!(refused.contains("cannot be applied"), "{refused}");
+    }
+    assert_eq!(wal.timeline(), before, "nothing was opened");
+    b.stop().await.unwrap();
+    drop(b);
+    let (b, lines) = journalling(&config_b);
+    b.start().await.unwrap();
+    b.promote(true).await.unwrap();
+    until("it is applied now", || lines.lock().len() >= 2).await;
+    b.stop().await.unwrap();
+    a.stop().await.unwrap();
 }
