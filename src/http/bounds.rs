@@ -1,8 +1,8 @@
-//! How much HTTP may hold at once: connections, and bytes of bodies; and for how long without a word.
+//! How much HTTP may hold at once, connections and bytes of bodies, and for how long in silence.
 //!
 //! Beyond either limit newcomers wait. What is held for a client that is gone, or that stops in the
-//! middle of a body, is given back after a while. Requests without a body never wait for the second one, so a
-//! node whose writers all wait for a standby still answers reads and orders.
+//! middle of a body, is given back after a while. Requests without a body never wait for the second
+//! limit, so a node whose writers all wait for a standby still answers reads and orders.
 
 use std::io;
 use std::net::SocketAddr;
