@@ -63,6 +63,8 @@ pub(crate) struct Engine {
     replaying: AtomicBool,
     /// Tells that it is there, or never will be. Goes with `commits`.
     replayed: Condvar,
+    /// All of the log was in the store once; since then only writes of its own came.
+    has_all: AtomicBool,
     limits: Limits,
     /// Whoever waited last for `commits` did so in vain: its holder waits for something slow.
     stalled: AtomicBool,
@@ -155,6 +157,7 @@ impl Engine {
             successor: Mutex::new(None),
             replaying: AtomicBool::new(false),
             replayed: Condvar::new(),
+            has_all: AtomicBool::new(false),
             limits,
             stalled: AtomicBool::new(false),
             endings: Signal::new(Lsn::ZERO),

@@ -17,6 +17,10 @@
 //! Both have the same tables, transactions and snapshots, and the same files: what a `Database`
 //! wrote, a `Node` opens as a primary.
 //!
+//! A node streams its log in tasks of the runtime that it was started on. As everywhere under
+//! tokio, a task that blocks its thread, perhaps to read from the standby what it has just
+//! committed, can hold the stream up that it waits for; such work belongs into `spawn_blocking`.
+//!
 //! # A first database
 //!
 //! ```

@@ -23,7 +23,8 @@ pub struct WalStreamingConfig {
     pub node_id: Option<Uuid>,
     /// The node's name, which policies and `application_name` use.
     pub name: String,
-    /// Where to listen, `host:port`; port 0 takes a free one. `None`: nobody can follow.
+    /// Where to listen, `host:port`; port 0 takes a free one. `None`: nobody can follow,
+    /// and this node cannot follow others.
     pub listen: Option<String>,
     /// The address that others reach this node at; the one it listens on if `None`.
     pub advertise: Option<String>,

@@ -27,7 +27,13 @@ impl Engine {
         self.replaying.store(false, Ordering::Release);
         self.replayed.notify_all();
         replayed?;
+        self.has_all.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether its store has had all of its log, so that it can go on with writes of its own.
+    pub(crate) fn has_all(&self) -> bool {
+        self.has_all.load(Ordering::Acquire)
     }
 
     /// Says that a replay is about to come, for which [`settle`](Self::settle) waits.

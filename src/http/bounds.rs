@@ -61,7 +61,7 @@ pub(crate) async fn admit(State(api): State<Api>, request: Request, next: Next) 
 }
 
 /// `body`, which breaks off when nothing of it comes for `longest`.
-fn without_silence(body: Body, longest: Duration) -> Body {
+pub(super) fn without_silence(body: Body, longest: Duration) -> Body {
     let pieces = body.into_data_stream().timeout(longest);
     Body::from_stream(pieces.map(|piece| match piece {
         Ok(piece) => piece.map_err(io::Error::other),

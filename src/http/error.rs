@@ -1,5 +1,8 @@
 //! What an HTTP client is told when something does not work.
 
+use std::error::Error as _;
+use std::io;
+
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -7,6 +10,7 @@ use serde_json::{Map, Value};
 
 use mainstay_replication::SlotError;
 
+use super::BODY_SILENCE_MAX;
 use crate::Error;
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -146,16 +150,37 @@ pub(crate) fn of_body(rejection: &BytesRejection, max: usize) -> ApiError {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return ApiError::new(413, format!("the body is over the limit of {max} bytes"));
     }
+    if is_silence(rejection) {
+        let seconds = BODY_SILENCE_MAX.as_secs();
+        let text = format!("nothing of the body came for {seconds} s; nothing was done");
+        return ApiError::new(408, text);
+    }
     ApiError::bad(format!(
         "the body did not arrive whole: {}",
         rejection.body_text()
     ))
 }
 
+fn is_silence(rejection: &BytesRejection) -> bool {
+    let mut source = rejection.source();
+    while let Some(error) = source {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Bytes;
+    use axum::extract::{FromRequest as _, Request};
     use mainstay_storage::Lsn;
+
+    use super::super::bounds::without_silence;
 
     fn status(error: Error) -> u16 {
         ApiError::from(error).status
@@ -192,5 +217,14 @@ mod tests {
         );
         assert_eq!(status(Error::Refused(String::new())), 412);
         assert_eq!(status(Error::Stopped), 503);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_has_its_status() {
+        let silent = axum::body::Body::from_stream(tokio_stream::pending::<Result<Bytes, Error>>());
+        let silent = without_silence(silent, std::time::Duration::from_millis(1));
+        let request = Request::new(silent);
+        let rejection = Bytes::from_request(request, &()).await.unwrap_err();
+        assert_eq!(of_body(&rejection, 1).status, 408);
     }
 }

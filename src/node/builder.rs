@@ -50,7 +50,8 @@ impl NodeBuilder {
     }
 
     /// Where standbys and stock PostgreSQL tools connect, `host:port`; port 0 takes a free one.
-    /// Without it nobody can follow this node.
+    /// Without it nobody can follow this node, and it cannot follow others: who chooses a new
+    /// primary asks every standby.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.config.listen = Some(address.into());
         self

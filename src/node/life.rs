@@ -34,6 +34,15 @@ const DECIDING_MAX: Duration = Duration::from_secs(2);
 /// How long opening waits until what was not committed is replayed.
 const REPLAY_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Why nobody follows another node who listens nowhere.
+const UNREACHABLE: &str = "a node that follows another must be reachable, because who chooses a new \
+                           primary asks it: say where with listen(\"host:port\")";
+
+/// Why a node does not write that is the primary of a timeline.
+const LACKS_THE_END: &str = "the end of the log is not in this node's store, because replaying it \
+                             failed, so it takes no writes. Promote another node, or restart this \
+                             one as the primary, without --follow";
+
 /// What a life is opened with.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -71,6 +80,7 @@ impl Plan {
     /// # Errors
     /// As [`NodeBuilder::start`](crate::NodeBuilder::start).
     pub(super) async fn open(&mut self) -> Result<Arc<Life>> {
+        self.check_reachable()?;
         let filled = self.fill().await?;
         let wal = self.open_log(filled).await?;
         let (store, end) = (self.store.clone(), wal.appended());
@@ -85,6 +95,17 @@ impl Plan {
         });
         let (engine, rest) = opened.await.map_err(|_| Error::Stopped)??;
         self.begin(engine, rest, end).await
+    }
+
+    /// Whether others can ask this node, where it is to follow.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with what to do.
+    pub(super) fn check_reachable(&self) -> Result<()> {
+        match self.is_primary() || self.config.listen.is_some() {
+            true => Ok(()),
+            false => Err(Error::Config(UNREACHABLE.to_owned())),
+        }
     }
 
     /// Starts to serve what is open; a primary replays the `rest` of its log, up to `end`, first.
@@ -257,10 +278,15 @@ impl Life {
             let (engine, opened) = (engine.clone(), promoted.is_ok());
             let settled = tokio::task::spawn_blocking(move || {
                 engine.await_no_replay();
-                // It was the primary before, so all of its log is in the store.
-                opened.then(|| engine.open_for_writes());
+                // It was the primary before, so all of its log is in the store, unless the replay
+                // failed with which it began.
+                let lacks = opened && !engine.has_all();
+                (opened && !lacks).then(|| engine.open_for_writes());
+                lacks
             });
-            settled.await.map_err(|_| Error::Stopped)?;
+            if settled.await.map_err(|_| Error::Stopped)? {
+                return Err(Error::Refused(LACKS_THE_END.to_owned()).into());
+            }
         }
         Ok(promoted?)
     }
@@ -400,6 +426,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let begin = died(dir.path());
         let node = Node::builder(dir.path())
+            .listen("127.0.0.1:0")
             .follow("postgres://mainstay@127.0.0.1:1")
             .min_apply_delay(Duration::from_secs(3600))
             .wal_keep_size(0)
@@ -417,5 +444,62 @@ mod tests {
         // The look that noted it is over then.
         node.stop().await.unwrap();
         assert_eq!(engine.wal.oldest(), begin);
+    }
+
+    async fn pair(dirs: &[tempfile::TempDir; 2]) -> (Node, Node) {
+        let node = |at: usize, name| {
+            let dir = dirs[at].path();
+            Node::builder(dir).name(name).listen("127.0.0.1:0")
+        };
+        let a = node(0, "a").start().await.unwrap();
+        let url = format!("postgres://mainstay@{}", a.listen_addr().unwrap());
+        let b = node(1, "b").follow(url).start().await.unwrap();
+        let receipt = a.put("rows", b"k", b"v").await.unwrap();
+        let soon = Duration::from_secs(20);
+        b.wait_for(receipt.lsn, soon).await.unwrap();
+        (a, b)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_standby_whose_store_stopped_is_not_promoted() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (a, b) = pair(&dirs).await;
+        let life = b.inner.life();
+        life.engine.store.close();
+        a.put("rows", b"l", b"w").await.unwrap();
+        let applied = life.replicator.applied().unwrap();
+        let ended = applied.wait(Lsn::MAX).await;
+        assert_eq!(ended, Err(mainstay_storage::WaitError::Closed));
+        let before = life.engine.wal.timeline();
+        let refused = b.promote(true).await.unwrap_err().to_string();
+        assert!(refused.contains("cannot be applied"), "{refused}");
+        assert_eq!(life.engine.wal.timeline(), before, "nothing was opened");
+        assert!(b.begin().is_err());
+        // Whoever chooses the best standby is told, too.
+        let options = PromoteOptions::default();
+        let outlook = life.replicator.promotion_outlook(&options).await;
+        assert!(outlook.is_err());
+        drop((a, b));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn writes_begin_only_where_the_store_has_all_of_the_log() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (a, b) = pair(&dirs).await;
+        let life = b.inner.life();
+        a.stop().await.unwrap();
+        // Somebody takes what was to be replayed, as a replay does that fails.
+        let options = PromoteOptions {
+            force: true,
+            ..PromoteOptions::default()
+        };
+        life.replicator.promote_with(&options).await.unwrap();
+        drop(life.replicator.take_replay().expect("it was a standby"));
+        life.replicator.fence().unwrap();
+        let refused = life.promoted(&options).await.unwrap_err();
+        let refused = refused.error.to_string();
+        assert!(refused.contains("takes no writes"), "{refused}");
+        assert!(b.begin().is_err());
+        b.stop().await.unwrap();
     }
 }

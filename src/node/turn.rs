@@ -287,9 +287,11 @@ async fn close(life: &Life) {
 pub(super) async fn step_down(inner: &Arc<Inner>, upstreams: Vec<String>) -> Result<()> {
     let mut plan = inner.plan.lock().clone();
     let life = inner.life();
-    life.engine.give_way(upstreams.join(", "));
+    let successor = upstreams.join(", ");
     plan.config.follow = upstreams;
     plan.config.accept_loss_from = None;
+    plan.check_reachable()?;
+    life.engine.give_way(successor);
     close(&life).await;
     let next = plan.open().await;
     let next = next.inspect_err(|error| inner.is_stuck(error))?;

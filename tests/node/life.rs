@@ -308,3 +308,20 @@ fn a_demotion_after_which_nothing_can_be_opened_says_so_to_whoever_looks() {
         a.stop().await.unwrap();
     });
 }
+
+#[test]
+fn a_standby_that_nobody_can_reach_is_not_started() {
+    on_one_worker(async || {
+        let [da, db] = [(); 2].map(|()| TempDir::new().unwrap());
+        let a = node(&da, "a").start().await.unwrap();
+        let b = Node::builder(db.path()).name("b").follow(url(&a));
+        let refused = b.start().await.unwrap_err().to_string();
+        assert!(refused.contains("listen("), "{refused}");
+        let primary = Node::builder(db.path()).name("b").start().await.unwrap();
+        let refused = primary.demote(&url(&a)).await.unwrap_err().to_string();
+        assert!(refused.contains("listen("), "{refused}");
+        primary.put("t", b"k", b"v").await.unwrap();
+        primary.stop().await.unwrap();
+        a.stop().await.unwrap();
+    });
+}

@@ -22,6 +22,10 @@ use crate::runtime::{self, Contents, CopyStore, Core, Follower, Replay, SharedSt
 const STORE_CLOSED: &str = "the store given was closed when this replicator stopped; open it again \
                             and make a new replicator with it";
 
+/// Why nobody follows another node who listens nowhere.
+const UNREACHABLE: &str = "a node that follows another must be reachable: who chooses a new primary \
+                           asks it. Say where it listens";
+
 /// What the caller brought.
 pub(super) enum Given {
     /// Nothing: the log is opened in the data directory. With a store, perhaps, which is kept
@@ -94,6 +98,9 @@ pub(super) struct Running {
 
 impl Inner {
     pub(super) async fn open(&self, listener: Option<TcpListener>) -> Result<Running> {
+        if listener.is_none() && !self.upstreams().is_empty() {
+            return Err(Error::Invalid(UNREACHABLE.to_owned()));
+        }
         let (wal, store, copy, owned) = match &self.given {
             Given::Engine {
                 wal, store, copy, ..

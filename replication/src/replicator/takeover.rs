@@ -19,15 +19,10 @@ use crate::runtime::{Core, Follower, Outlook, PromoteOptions, look, promote, tel
 /// How long a promotion without a policy waits until the store given has all of the log.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Why a node whose replay has failed does not become primary.
-const NOT_APPLIED: &str = "the log cannot be applied to this node's store; its log says why. \
-                           Promote another node; restart this one, or take its data anew with \
-                           mainstay resync --full";
-
-/// Why a node is not served that opened a timeline and whose replay failed meanwhile.
+/// Why a node does not serve that opened a timeline and whose replay failed meanwhile.
 const NOT_APPLIED_BY_NOW: &str = "the log could not be applied to this node's store any more while \
-                                  its timeline was opened; its log says why. Restart this node: it \
-                                  is the primary then";
+                                  its timeline was opened; its messages say why. Promote another \
+                                  node, or restart this one as the primary, without --follow";
 
 /// What a promotion led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,9 +165,7 @@ fn may_be_promoted(core: &Core, options: &PromoteOptions) -> Result<()> {
         return Err(Error::Refused(text.to_owned()));
     }
     // Whoever forces it accepts that rows are missing which nobody has, not all that come.
-    if core.applied.is_closed() {
-        return Err(Error::Refused(NOT_APPLIED.to_owned()));
-    }
+    core.check_applied()?;
     match options.force {
         true => Ok(()),
         false => core.check_rows(),

@@ -96,11 +96,18 @@ impl Drop for Held {
 }
 
 /// Ends the waits for a replay that has ended.
-struct Ended(Arc<Orders>);
+struct Ended {
+    orders: Arc<Orders>,
+    applied: Signal,
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.heeded.close();
+        self.orders.heeded.close();
+        // As after an error: nothing more is applied.
+        if std::thread::panicking() {
+            self.applied.close();
+        }
     }
 }
 
@@ -131,7 +138,10 @@ impl Replay {
         retain: impl Fn() -> Lsn + Send + 'static,
     ) -> Result<Self> {
         let orders = Orders::new();
-        let ended = Ended(orders.clone());
+        let ended = Ended {
+            orders: orders.clone(),
+            applied: applied.clone(),
+        };
         let (applicator, runs_ahead) = {
             let store = store.lock();
             (Applicator::new(&wal, &**store)?, store.runs_ahead())

@@ -235,20 +235,7 @@ impl Attempt<'_> {
                 self.outlook = Some(self.look());
                 return Err(Error::Refused("it was only to look".to_owned()));
             }
-            Action::AskOwn(request) => {
-                if let Some(follower) = self.follower.take() {
-                    follower.stop(core.config.stop_timeout).await;
-                    core.set_orders(None);
-                    core.set_upstream(None);
-                }
-                let promise = self.own_promise(request).await?;
-                let policies = core.policies()?;
-                return Ok(Some(Event::OwnAnswered {
-                    promise,
-                    policies,
-                    lives: core.lives(),
-                }));
-            }
+            Action::AskOwn(request) => return self.ask_own(request).await.map(Some),
             Action::AskPromise(name, request) => {
                 let address = self.address_of(&name);
                 tokio::spawn(ask_promise(
@@ -293,6 +280,25 @@ impl Attempt<'_> {
             Action::Refuse(refusal) => return Err(self.refused(&refusal)),
         }
         Ok(None)
+    }
+
+    /// Asks this node itself, which follows nobody from then on.
+    async fn ask_own(&mut self, request: PromiseRequest) -> Result<Event> {
+        let core = self.core;
+        // Asking others took a while. From here on members are bound.
+        core.check_applied()?;
+        if let Some(follower) = self.follower.take() {
+            follower.stop(core.config.stop_timeout).await;
+            core.set_orders(None);
+            core.set_upstream(None);
+        }
+        let promise = self.own_promise(request).await?;
+        let policies = core.policies()?;
+        Ok(Event::OwnAnswered {
+            promise,
+            policies,
+            lives: core.lives(),
+        })
     }
 
     /// This node's own promise, which counts for as little as any of its life's.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mainstay_replication::protocol::slot::SlotError;
-use mainstay_replication::{Error, WalStreamingConfig, bootstrap};
+use mainstay_replication::{Error, WalReplicator, WalStreamingConfig, bootstrap};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -82,4 +82,20 @@ async fn a_standby_whose_primary_lives_is_not_promoted_and_hears_what_that_would
     assert!(why.contains("primary") && !loss.ruled_out, "{refused}");
     b.stop().await.unwrap();
     a.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_standby_that_listens_nowhere_follows_nobody() {
+    let dir = TempDir::new().unwrap();
+    let config = WalStreamingConfig {
+        listen: None,
+        ..config(dir.path(), "b")
+    };
+    let primary = WalReplicator::new(config.clone(), vec![]);
+    primary.start().await.unwrap();
+    primary.stop().await.unwrap();
+    let follow = vec!["127.0.0.1:1".to_owned()];
+    let standby = WalReplicator::new(WalStreamingConfig { follow, ..config }, vec![]);
+    let refused = standby.start().await.unwrap_err().to_string();
+    assert!(refused.contains("must be reachable"), "{refused}");
 }

@@ -295,6 +295,16 @@ async fn stopping_closes_the_store_once_after_the_last_use_and_it_is_not_used_ag
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_whose_store_takes_no_more_is_not_promoted() {
+    is_not_promoted_once(|journal| journal.fails.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_whose_store_panicked_is_not_promoted() {
+    is_not_promoted_once(|journal| journal.closed.clone()).await;
+}
+
+/// A standby applies nothing any more once the flag is set that `of` its journal names.
+async fn is_not_promoted_once(of: impl FnOnce(&Journal) -> Arc<AtomicBool>) {
     let (da, db) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (a, _) = journalling(&config(da.path(), "a"));
     a.start().await.unwrap();
@@ -302,12 +312,16 @@ async fn a_standby_whose_store_takes_no_more_is_not_promoted() {
     let config_b = following(&db, &a);
     within(bootstrap(&config_b)).await.unwrap();
     let journal = Journal::open(&config_b.data_dir.join("store"));
-    let fails = journal.fails.clone();
+    let fails = of(&journal);
     let b = WalReplicator::with_store(config_b.clone(), vec![], Box::new(journal));
     b.start().await.unwrap();
     fails.store(true, Ordering::Release);
     let last = a.append(put("two")).await.unwrap();
-    until("it says so", || b.problem().is_some()).await;
+    let told = || {
+        b.problem()
+            .is_some_and(|problem| problem.contains("cannot be applied"))
+    };
+    until("it says so", told).await;
     let wal = b.wal().unwrap();
     until("it has the log all the same", || wal.flushed().get() > last).await;
     let before = wal.timeline();
@@ -316,6 +330,7 @@ async fn a_standby_whose_store_takes_no_more_is_not_promoted() {
         assert!(refused.contains("cannot be applied"), "{refused}");
     }
     assert_eq!(wal.timeline(), before, "nothing was opened");
+    fails.store(false, Ordering::Release);
     b.stop().await.unwrap();
     drop(b);
     let (b, lines) = journalling(&config_b);

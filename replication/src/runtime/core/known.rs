@@ -11,13 +11,18 @@ use mainstay_storage::{Lsn, TallyMark};
 
 use super::Core;
 use crate::cluster::{ClusterConfig, MEMBERS_MAX, Member};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::protocol::level::OnMiss;
 use crate::protocol::name::NodeName;
 use crate::protocol::promotion::{PossibleLoss, PromiseRefusal};
 use crate::protocol::vote::Lives;
 use crate::runtime::promote::PromoteOptions;
 use crate::time::Moment;
+
+/// Why a node whose replay has failed does not become primary.
+const NOT_APPLIED: &str = "the log cannot be applied to this node's store; its messages say why. \
+                           Promote another node; restart this one, or take its data anew with \
+                           mainstay resync --full";
 
 impl Core {
     /// A session with the primary begins; what it had before stays known until it says something.
@@ -146,8 +151,20 @@ impl Core {
         };
         // It could not even write that a timeline begins.
         let stopped = self.wal.poisoned().map(|error| error.to_string());
+        let unapplied = || self.check_applied().err().map(|error| error.to_string());
         let wrong = || self.check_rows().err().map(|error| error.to_string());
-        stopped.or_else(wrong).or_else(no_vote)
+        stopped.or_else(unapplied).or_else(wrong).or_else(no_vote)
+    }
+
+    /// Whether the log still gets into this node's store, without which it cannot serve.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the way to go on.
+    pub(crate) fn check_applied(&self) -> Result<()> {
+        match self.applied.is_closed() {
+            true => Err(Error::Refused(NOT_APPLIED.to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// What the log says of the cluster, if that can be read and says anything yet.
@@ -212,5 +229,8 @@ mod tests {
         let refused = crate::runtime::promote::run(&core, &options, &mut None).await;
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains(&no_vote), "{refused}");
+        // A store that takes no more comes first: it does not get its vote back by itself.
+        core.applied.close();
+        assert_eq!(core.passed_over(), Some(format!("refused: {NOT_APPLIED}")));
     }
 }

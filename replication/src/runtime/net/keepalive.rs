@@ -18,7 +18,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered questions after which the connection is broken.
 const KEEPALIVE_COUNT: u32 = 6;
 
-/// Lets the system end `stream` when its peer is gone without a word: after two minutes.
+/// Lets the system end `stream` when its peer is gone without a word: after two minutes of silence.
+/// What is on its way to the peer is sent again for as long as the system does that anyway.
 ///
 /// # Errors
 /// The system's; the connection works all the same.

@@ -41,7 +41,8 @@ impl Session {
     /// As [`overlaps`](Self::overlaps), and those of sending.
     pub(super) async fn let_released_append(&mut self, stream: &mut Stream) -> Result<()> {
         let core = self.core.clone();
-        if core.wal.commit().get() <= stream.commit || !self.overlaps(stream).await? {
+        let released = !stream.close && core.wal.commit().get() > stream.commit;
+        if !released || !self.overlaps(stream).await? {
             return Ok(());
         }
         // Woken by the append itself where there is one: a yield alone ends with the runtime waking
