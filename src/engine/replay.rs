@@ -24,16 +24,18 @@ impl Engine {
         let _commits = self.commits.lock();
         self.replaying.store(true, Ordering::Release);
         let replayed = applicator.apply_upto(&mut self.store.clone() as &mut dyn Store, upto);
+        // In this order: whoever sees that it is over sees what came of it.
+        self.has_all.fetch_or(replayed.is_ok(), Ordering::AcqRel);
         self.replaying.store(false, Ordering::Release);
         self.replayed.notify_all();
         replayed?;
-        self.has_all.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Whether its store has had all of its log, so that it can go on with writes of its own.
-    pub(crate) fn has_all(&self) -> bool {
-        self.has_all.load(Ordering::Acquire)
+    /// Whether its store has not had all of its log, and will not get it either: it cannot go on
+    /// with writes of its own then. Not known while a replay is under way, or about to come.
+    pub(crate) fn lacks_the_end(&self) -> bool {
+        !self.replaying.load(Ordering::Acquire) && !self.has_all.load(Ordering::Acquire)
     }
 
     /// Says that a replay is about to come, for which [`settle`](Self::settle) waits.

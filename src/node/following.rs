@@ -33,6 +33,7 @@ impl Node {
             self.inner.events.record(told);
             return Ok(());
         }
+        self.inner.plan.lock().may_follow()?;
         self.inner.events.record(told);
         turn::step_down(&self.inner, upstreams).await
     }
@@ -67,6 +68,7 @@ impl Node {
         if self.role() != Role::Primary {
             return Err(self.not_primary());
         }
+        self.inner.plan.lock().may_follow()?;
         let told = record::told_to_follow(&self.inner.name, &upstreams);
         self.inner.events.record(told);
         turn::step_down(&self.inner, upstreams).await

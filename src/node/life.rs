@@ -80,8 +80,10 @@ impl Plan {
     /// # Errors
     /// As [`NodeBuilder::start`](crate::NodeBuilder::start).
     pub(super) async fn open(&mut self) -> Result<Arc<Life>> {
+        // A directory may say whom to follow: known once it is filled.
         self.check_reachable()?;
         let filled = self.fill().await?;
+        self.check_reachable()?;
         let wal = self.open_log(filled).await?;
         let (store, end) = (self.store.clone(), wal.appended());
         let delayed = !self.is_primary() && !self.config.min_apply_delay.is_zero();
@@ -97,12 +99,19 @@ impl Plan {
         self.begin(engine, rest, end).await
     }
 
-    /// Whether others can ask this node, where it is to follow.
+    fn check_reachable(&self) -> Result<()> {
+        match self.is_primary() {
+            true => Ok(()),
+            false => self.may_follow(),
+        }
+    }
+
+    /// Whether others can ask this node, which they must if it is to follow.
     ///
     /// # Errors
     /// [`Error::Config`] with what to do.
-    pub(super) fn check_reachable(&self) -> Result<()> {
-        match self.is_primary() || self.config.listen.is_some() {
+    pub(super) fn may_follow(&self) -> Result<()> {
+        match self.config.listen.is_some() {
             true => Ok(()),
             false => Err(Error::Config(UNREACHABLE.to_owned())),
         }
@@ -264,8 +273,12 @@ impl Life {
         options: &PromoteOptions,
     ) -> std::result::Result<Promotion, NotPromoted> {
         let (engine, replicator) = (&self.engine, &self.replicator);
-        if replicator.role() == Role::Standby {
-            engine.await_replay();
+        match replicator.role() {
+            Role::Standby => engine.await_replay(),
+            Role::Fenced if engine.lacks_the_end() => {
+                return Err(Error::Refused(LACKS_THE_END.to_owned()).into());
+            }
+            _ => {}
         }
         let promoted = replicator.promote_with(options).await;
         // Left for the next attempt where this one failed.
@@ -280,12 +293,13 @@ impl Life {
                 engine.await_no_replay();
                 // It was the primary before, so all of its log is in the store, unless the replay
                 // failed with which it began.
-                let lacks = opened && !engine.has_all();
+                let lacks = opened && engine.lacks_the_end();
                 (opened && !lacks).then(|| engine.open_for_writes());
                 lacks
             });
             if settled.await.map_err(|_| Error::Stopped)? {
-                return Err(Error::Refused(LACKS_THE_END.to_owned()).into());
+                let failed = mainstay_storage::Error::Store(LACKS_THE_END.into());
+                return Err(Error::from(failed).into());
             }
         }
         Ok(promoted?)
@@ -468,14 +482,13 @@ mod tests {
         life.engine.store.close();
         a.put("rows", b"l", b"w").await.unwrap();
         let applied = life.replicator.applied().unwrap();
-        let ended = applied.wait(Lsn::MAX).await;
-        assert_eq!(ended, Err(mainstay_storage::WaitError::Closed));
+        let ended = timeout(Duration::from_secs(20), applied.wait(Lsn::MAX)).await;
+        assert_eq!(ended, Ok(Err(mainstay_storage::WaitError::Closed)));
         let before = life.engine.wal.timeline();
         let refused = b.promote(true).await.unwrap_err().to_string();
         assert!(refused.contains("cannot be applied"), "{refused}");
         assert_eq!(life.engine.wal.timeline(), before, "nothing was opened");
         assert!(b.begin().is_err());
-        // Whoever chooses the best standby is told, too.
         let options = PromoteOptions::default();
         let outlook = life.replicator.promotion_outlook(&options).await;
         assert!(outlook.is_err());
@@ -496,9 +509,11 @@ mod tests {
         life.replicator.promote_with(&options).await.unwrap();
         drop(life.replicator.take_replay().expect("it was a standby"));
         life.replicator.fence().unwrap();
+        let before = life.engine.wal.timeline();
         let refused = life.promoted(&options).await.unwrap_err();
         let refused = refused.error.to_string();
         assert!(refused.contains("takes no writes"), "{refused}");
+        assert_eq!(life.engine.wal.timeline(), before, "nothing was opened");
         assert!(b.begin().is_err());
         b.stop().await.unwrap();
     }

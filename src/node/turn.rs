@@ -290,7 +290,7 @@ pub(super) async fn step_down(inner: &Arc<Inner>, upstreams: Vec<String>) -> Res
     let successor = upstreams.join(", ");
     plan.config.follow = upstreams;
     plan.config.accept_loss_from = None;
-    plan.check_reachable()?;
+    plan.may_follow()?;
     life.engine.give_way(successor);
     close(&life).await;
     let next = plan.open().await;

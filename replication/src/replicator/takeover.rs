@@ -9,7 +9,7 @@ use mainstay_storage::{Applicator, Lsn};
 use tokio::time::timeout;
 
 use super::WalReplicator;
-use super::running::Given;
+use super::running::{Given, UNREACHABLE};
 use crate::error::{Error, Result};
 use crate::event::ReplicationEvent;
 use crate::protocol::promotion::PossibleLoss;
@@ -138,13 +138,17 @@ impl WalReplicator {
     /// Follows other addresses from now on. On a primary that is refused.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::Refused`].
+    /// [`Error::NotRunning`], [`Error::Refused`]; [`Error::Invalid`] on a node that listens
+    /// nowhere.
     pub async fn follow(&self, upstreams: Vec<String>) -> Result<()> {
         let mut running = self.inner.running.lock().await;
         let running = running.as_mut().ok_or(Error::NotRunning)?;
         if running.core.is_primary() {
             let text = "this node is the primary; another node must be promoted first";
             return Err(Error::Refused(text.to_owned()));
+        }
+        if running.core.listen().is_none() {
+            return Err(Error::Invalid(UNREACHABLE.to_owned()));
         }
         // A primary that is fenced may still be opening a timeline.
         let _changing = running.core.changing.lock().await;

@@ -286,7 +286,9 @@ impl Attempt<'_> {
     async fn ask_own(&mut self, request: PromiseRequest) -> Result<Event> {
         let core = self.core;
         // Asking others took a while. From here on members are bound.
-        core.check_applied()?;
+        if self.purpose == Purpose::Promote {
+            core.check_applied()?;
+        }
         if let Some(follower) = self.follower.take() {
             follower.stop(core.config.stop_timeout).await;
             core.set_orders(None);

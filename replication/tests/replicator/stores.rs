@@ -21,7 +21,7 @@ pub(super) struct Journal {
     durable: Lsn,
     closed: Arc<AtomicBool>,
     /// It takes no more.
-    fails: Arc<AtomicBool>,
+    pub(super) fails: Arc<AtomicBool>,
 }
 
 impl Journal {

@@ -1,5 +1,7 @@
 //! A primary that is overtaken, or restarts: what it goes on promising, and by whose leave.
 
+use std::sync::atomic::Ordering;
+
 use bytes::BytesMut;
 use mainstay_replication::protocol::level::Level;
 use mainstay_replication::wire::{BackendDecoder, BackendMessage, FrontendMessage};
@@ -7,13 +9,14 @@ use mainstay_replication::wire::{ReplicationMode, StartupMessage};
 use mainstay_replication::{
     Error, PromoteOptions, Role, WalReplicator, WalStreamingConfig, bootstrap,
 };
-use mainstay_storage::{BrokenMark, Lsn, WalEntry, WalEntryType};
+use mainstay_storage::{BrokenMark, Lsn, WaitError, WalEntry, WalEntryType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use uuid::Uuid;
 
+use super::stores::Journal;
 use crate::support::{assert_same_log, config, flushed, primary, put, standby, until, within};
 
 /// Asks `node` for a promise of timeline `number`, for a candidate that never opens it.
@@ -166,6 +169,24 @@ async fn a_primary_without_a_policy_goes_on_by_its_own_leave_and_ends_open_trans
     }
     let whole = [TxBegin, Insert, TxCommit].map(|entry_type| in_tx(1, entry_type));
     a.append_all(whole.into()).await.unwrap();
+    a.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_store_takes_no_more_still_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let journal = Journal::open(&dir.path().join("store"));
+    let fails = journal.fails.clone();
+    fails.store(true, Ordering::Release);
+    let a = WalReplicator::with_store(config(dir.path(), "a"), vec![], Box::new(journal));
+    a.start().await.unwrap();
+    a.append(put("one")).await.unwrap();
+    let applied = a.applied().unwrap();
+    let ended = within(applied.wait(Lsn::MAX)).await;
+    assert_eq!(ended, Err(WaitError::Closed));
+    promise_to_nobody(&a, 7).await;
+    until("it goes on", || number(&a) == 8).await;
+    confirms(&a, "after the promise").await;
     a.stop().await.unwrap();
 }
 
