@@ -178,4 +178,18 @@ mod tests {
         let error = to_bytes(broken_off, usize::MAX).await.unwrap_err();
         assert!(error.to_string().contains("timed out"), "{error}");
     }
+
+    #[tokio::test]
+    async fn the_system_asks_after_a_client_and_its_place_is_given_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut listener = BoundedListener::new(listener);
+        let address = listener.local_addr().unwrap();
+        let (client, (connection, _)) =
+            tokio::join!(TcpStream::connect(address), listener.accept());
+        let socket = socket2::SockRef::from(&connection.stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(listener.room.available_permits(), CONNECTIONS_MAX - 1);
+        drop((client, connection));
+        assert_eq!(listener.room.available_permits(), CONNECTIONS_MAX);
+    }
 }

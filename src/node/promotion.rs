@@ -43,7 +43,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Refused`](crate::Error::Refused) with the reason and how to go on; nothing has
-    /// changed then. Giving up this call does not end it.
+    /// changed then. Any other when its store or its disk failed after the timeline was opened.
+    /// Giving up this call does not end it.
     pub async fn promote(&self, force: bool) -> Result<Promoted> {
         let options = PromoteOptions {
             force,

@@ -23,8 +23,8 @@ const STORE_CLOSED: &str = "the store given was closed when this replicator stop
                             and make a new replicator with it";
 
 /// Why nobody follows another node who listens nowhere.
-pub(super) const UNREACHABLE: &str = "a node that follows another must be reachable: who chooses a new primary \
-                           asks it. Say where it listens";
+pub(super) const UNREACHABLE: &str = "a node that follows another must be reachable: who chooses a \
+                                      new primary asks it. Say where it listens";
 
 /// What the caller brought.
 pub(super) enum Given {

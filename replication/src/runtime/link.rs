@@ -251,6 +251,16 @@ mod tests {
         assert!(b.input.iter().all(|&byte| byte == 7));
     }
 
+    #[cfg(not(turmoil))]
+    #[tokio::test]
+    async fn the_system_asks_after_either_end() {
+        let (a, b) = pair().await;
+        for link in [&a, &b] {
+            let socket = socket2::SockRef::from(&link.stream);
+            assert!(socket.keepalive().unwrap());
+        }
+    }
+
     #[tokio::test]
     async fn a_closed_peer_ends_the_input() {
         let (mut a, mut b) = pair().await;

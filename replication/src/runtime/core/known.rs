@@ -231,6 +231,9 @@ mod tests {
         assert!(refused.contains(&no_vote), "{refused}");
         // A store that takes no more comes first: it does not get its vote back by itself.
         core.applied.close();
-        assert_eq!(core.passed_over(), Some(format!("refused: {NOT_APPLIED}")));
+        let not_applied = format!("refused: {NOT_APPLIED}");
+        assert_eq!(core.passed_over(), Some(not_applied.clone()));
+        let refused = crate::runtime::promote::run(&core, &options, &mut None).await;
+        assert_eq!(refused.unwrap_err().to_string(), not_applied, "asked last");
     }
 }

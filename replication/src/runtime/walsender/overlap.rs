@@ -5,6 +5,9 @@
 //! byte leaves: a primary that then crashes goes on in a new timeline, and a standby that is ahead
 //! of it cuts what it never applied. Without a policy nobody waits for a standby, so nothing is
 //! sent early, and a crashed primary goes on as it was.
+//!
+//! What is sent early is worth most where it leaves together with the news that let it be appended,
+//! so whom a standby's report releases is let go first.
 
 use mainstay_storage::Lsn;
 
